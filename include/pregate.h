@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Pregate: Mixture-of-Experts language models whose experts do not fit in fast memory.
+ *
+ * This header is the manual. Two nouns carry it:
+ *
+ *   pg_engine    a loaded model, the slots its experts live in, the threads that compute
+ *   pg_session   one timeline of tokens with its KV cache
+ *
+ *     struct pg_err err;
+ *     struct pg_options opt = {PG_OPTIONS_INIT, .model = "model.gguf", .memory_bytes = 2ull << 30};
+ *     pg_engine *e;
+ *     pg_session *s;
+ *     if (pg_engine_open(&e, &opt, &err) || pg_session_open(&s, e, NULL, &err))
+ *         return puts(err.text);
+ *     pg_session_sync(s, prompt, n_prompt, &err);
+ *     struct pg_sampling how = {PG_SAMPLING_INIT, .temp = 0.8f};
+ *     while (!pg_session_next(s, &how, &token, &err) && token != pg_vocab_eos(pg_engine_vocab(e)))
+ *         ...
+ *
+ * Rules that hold everywhere:
+ *  - A function that can fail returns 0 or a negative PG_E... code, and fills *err (which may be
+ *    NULL) with a sentence that names the thing, the value found and the value wanted.
+ *  - `open` gives, `close` takes; closing NULL is fine. A pointer parameter is borrowed for the call
+ *    unless its comment says more.
+ *  - Option structs begin with `size`; write {PG_..._INIT, .field = value}. A zero field means its
+ *    default, so that a program built against an older header keeps working.
+ *  - The library never exits, prints, or reads the environment. Nothing allocates after
+ *    pg_session_open on the token path.
+ *  - Where an expert is stored, the memory budget, the batch, the thread count and the instruction
+ *    set never change a bit of the result. Only PG_MODE_PREGATE computes another function.
+ *  - An engine and all its sessions are used by one thread at a time.
+ */
+#ifndef PREGATE_H
+#define PREGATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define PG_API __attribute__((visibility("default")))
+#else
+#define PG_API
+#endif
+
+#define PG_VERSION "0.1.0"
+
+/* ------------------------------------------------------------------ errors ------------------ */
+
+#define PG_ERROR_MAP(X)                                                                            \
+    X(PG_ENOMEM, -1, "out of memory")                                                              \
+    X(PG_EIO, -2, "input/output error")                                                            \
+    X(PG_EFORMAT, -3, "malformed file")                                                            \
+    X(PG_ENOTSUP, -4, "not supported")                                                             \
+    X(PG_EARG, -5, "bad argument")                                                                 \
+    X(PG_EBUDGET, -6, "memory budget too small")                                                   \
+    X(PG_ECONTEXT, -7, "context is full")                                                          \
+    X(PG_ENUMERIC, -8, "numerical error")                                                          \
+    X(PG_ECANCELLED, -9, "cancelled")                                                              \
+    X(PG_ESYSTEM, -10, "system call failed")
+
+enum pg_error {
+#define X(name, value, text) name = value,
+    PG_ERROR_MAP(X)
+#undef X
+};
+
+struct pg_err {
+    int code;
+    char text[508];
+};
+
+/* The generic text of a code, "unknown error" for others. */
+PG_API const char *pg_error_text(int code);
+
+/* ------------------------------------------------------------------ options ----------------- */
+
+/* Who decides which experts of block N+1 run, and what is warned about them while block N runs. */
+enum pg_mode {
+    PG_MODE_AUTO,         /* resident if everything fits, else lookahead */
+    PG_MODE_RESIDENT,     /* everything in fast memory; refused if it does not fit */
+    PG_MODE_ONDEMAND,     /* router decides, no warning */
+    PG_MODE_PREFETCH_ALL, /* router decides; all experts of the next block are warned */
+    PG_MODE_LOOKAHEAD,    /* router decides; the next router run early on this block's state warns */
+    PG_MODE_HINT,         /* router decides; the trained pre-gate of this block warns */
+    PG_MODE_PREGATE,      /* the trained pre-gate decides, one block early, finally */
+    PG_MODE_COUNT
+};
+
+/* Which expert leaves when a slot is needed. */
+enum pg_evict { PG_EVICT_CYCLE, PG_EVICT_LRU, PG_EVICT_LFU, PG_EVICT_LIFO, PG_EVICT_COUNT };
+
+enum pg_hints { PG_HINTS_AUTO, PG_HINTS_ON, PG_HINTS_OFF };
+enum pg_kv_type { PG_KV_F16, PG_KV_F32 };
+enum pg_io_path { PG_IO_AUTO, PG_IO_URING, PG_IO_PREAD };
+enum pg_cpu_level { PG_CPU_AUTO, PG_CPU_REF, PG_CPU_AVX2, PG_CPU_AVX512, PG_CPU_NEON };
+enum pg_log_level { PG_LOG_ERROR, PG_LOG_WARN, PG_LOG_INFO, PG_LOG_DEBUG };
+
+/* Names as the command line spells them; _parse returns -1 for an unknown name. */
+PG_API const char *pg_mode_name(enum pg_mode m);
+PG_API int pg_mode_parse(const char *name);
+PG_API const char *pg_evict_name(enum pg_evict p);
+PG_API int pg_evict_parse(const char *name);
+
+/* A recorded routing that is forced on the model (pg_routes_open). */
+typedef struct pg_routes pg_routes;
+
+struct pg_options {
+    size_t size;              /* sizeof(struct pg_options); PG_OPTIONS_INIT sets it */
+    const char *model;        /* GGUF file; of a split set, its first file */
+    const char *sidecar;      /* pre-gates, for hint and pregate; NULL looks beside the model */
+    uint64_t memory_bytes;    /* bound of the whole process; 0 = what cgroup and machine leave */
+    enum pg_mode mode;
+    enum pg_evict evict;
+    enum pg_hints hints;
+    int lookahead;            /* blocks ahead that lookahead warns; 0 = 1 */
+    int n_threads;            /* 0 = the machine's */
+    int n_ctx;                /* context the plan makes room for; 0 = min(model's, 4096) */
+    int n_sessions;           /* sessions the plan makes room for; 0 = 1 */
+    int n_batch;              /* tokens a step at most; 0 = the largest of 512 … 8 that fits well */
+    enum pg_kv_type kv_type;
+    enum pg_io_path io_path;
+    enum pg_cpu_level cpu;    /* highest instruction set level to use */
+    int trace_events;         /* ring of trace events kept for pg_trace_write; 0 = none */
+    const pg_routes *routes;  /* forced routing; borrowed until the engine is closed */
+    void (*log)(void *user, enum pg_log_level level, const char *text);
+    /* Long work (loading, long prefill): done of total bytes or tokens. Non-zero return cancels. */
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;               /* handed to log and progress */
+};
+#define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
+
+struct pg_session_options {
+    size_t size;
+    int n_ctx; /* tokens; 0 = the engine's n_ctx */
+};
+#define PG_SESSION_OPTIONS_INIT .size = sizeof(struct pg_session_options)
+
+struct pg_sampling {
+    size_t size;
+    float temp;               /* 0 = greedy */
+    int top_k;                /* 0 = off */
+    float top_p;              /* 0 or 1 = off */
+    float min_p;              /* 0 = off */
+    float repeat_penalty;     /* 0 or 1 = off */
+    float presence_penalty;
+    float frequency_penalty;
+    int penalty_last_n;       /* tokens the penalties look back on; 0 = 64 */
+    uint64_t seed;            /* of the session's random stream; taken at the first sampled token */
+};
+#define PG_SAMPLING_INIT .size = sizeof(struct pg_sampling)
+
+/* ------------------------------------------------------------------ engine ------------------ */
+
+typedef struct pg_engine pg_engine;
+typedef struct pg_session pg_session;
+typedef struct pg_vocab pg_vocab;
+
+/* What the memory budget is spent on, made before anything is loaded. Bytes. */
+struct pg_plan {
+    uint64_t budget;          /* what was asked for, or found */
+    uint64_t minimum;         /* the smallest budget that opens with these options */
+    uint64_t dense;           /* weights that are always in memory */
+    uint64_t kv;              /* all sessions */
+    uint64_t scratch;         /* buffers of one step */
+    uint64_t overhead;        /* vocabulary, tables, program */
+    uint64_t slots;           /* n_slots * slot_bytes */
+    uint64_t slot_bytes;
+    uint64_t expert_bytes;    /* all experts of the model */
+    uint64_t token_expert_bytes; /* experts that one token uses, all blocks */
+    uint64_t token_dense_bytes;  /* dense weights that one token reads from memory */
+    int n_slots;              /* whole experts */
+    int n_expert_total;       /* experts in the model, all blocks */
+    int n_batch;
+    enum pg_mode mode;        /* AUTO resolved */
+};
+
+struct pg_model_info {
+    char arch[32];
+    char name[96];
+    char file_type[24];       /* the type that most weights have */
+    uint64_t file_bytes, n_params, n_params_active;
+    int n_layer, n_moe_layer, n_embd, n_head, n_head_kv, n_ff, n_expert, n_expert_used, n_vocab;
+    int n_ctx_train;
+};
+
+/* Counters since open; take two and subtract. Times in seconds, sizes in bytes. */
+struct pg_stats {
+    uint64_t n_prompt, n_decode;           /* tokens evaluated */
+    double prompt_seconds, decode_seconds; /* wall time in steps: compute + stall */
+    double compute_seconds, stall_seconds; /* stall: nothing to compute, waiting for a read */
+    uint64_t expert_requests;              /* (block, expert) wanted by a step, counted once a step */
+    uint64_t hits;                         /* already in a slot, not thanks to a pending warning */
+    uint64_t warned_in_time;               /* arrived through a warning before it was wanted */
+    uint64_t warned_late;                  /* warned, still under way when wanted */
+    uint64_t missed;                       /* read on demand */
+    uint64_t warned_unused;                /* read through a warning and evicted unused */
+    uint64_t expert_bytes_read;            /* demand and warned together */
+    uint64_t hint_bytes_read, hint_bytes_used;
+    double io_busy_seconds;                /* at least one read under way */
+    double io_busy_decode_seconds;         /* the same, in decode steps only */
+    uint64_t expert_bytes_read_decode;
+    uint64_t read_errors;
+    uint64_t peak_rss_bytes;               /* VmHWM */
+    bool hints_active;                     /* false once warned reads stopped paying */
+    const char *io_path;                   /* "io_uring, direct", "pread x8, buffered", ... */
+    const char *cpu_level;
+};
+
+/* The plan for these options without loading weights. PG_EBUDGET still fills *out. */
+PG_API int pg_plan_make(struct pg_plan *out, const struct pg_options *opt, struct pg_err *err);
+
+PG_API int pg_engine_open(pg_engine **out, const struct pg_options *opt, struct pg_err *err);
+PG_API void pg_engine_close(pg_engine *e); /* its sessions must be closed first */
+PG_API void pg_engine_plan(const pg_engine *e, struct pg_plan *out);
+PG_API void pg_engine_info(const pg_engine *e, struct pg_model_info *out);
+PG_API void pg_engine_stats(const pg_engine *e, struct pg_stats *out);
+PG_API const pg_vocab *pg_engine_vocab(const pg_engine *e); /* lives with the engine */
+/* Writes the event ring as a Chrome/Perfetto trace (JSON), by atomic rename. */
+PG_API int pg_trace_write(const pg_engine *e, const char *path, struct pg_err *err);
+
+/* ------------------------------------------------------------------ sessions ---------------- */
+
+PG_API int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_options *opt,
+                           struct pg_err *err);
+PG_API void pg_session_close(pg_session *s);
+
+/* Make the session's state that of `tokens`: keep the common prefix, evaluate the rest. */
+PG_API int pg_session_sync(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err);
+
+/* Sample the next token from the last logits, append it and evaluate it. PG_ECONTEXT when full. */
+PG_API int pg_session_next(pg_session *s, const struct pg_sampling *how, int32_t *token,
+                           struct pg_err *err);
+
+/* Append tokens; logits, if not NULL, receives a row for each: [n, n_vocab]. */
+PG_API int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logits,
+                           struct pg_err *err);
+
+/* Forget all tokens from position `n` on. */
+PG_API int pg_session_truncate(pg_session *s, size_t n);
+
+PG_API size_t pg_session_n_tokens(const pg_session *s);
+/* Logits of the last evaluated token, [n_vocab]; NULL before the first. Valid until the next step. */
+PG_API const float *pg_session_logits(const pg_session *s);
+
+/* One step over several sessions: each row appends tokens to its session (a decode row has one, a
+ * prompt chunk many). Each wanted expert is brought once for all rows, and each row gets the bits
+ * that it would get alone. A session may stand in one row only; the sum of n is at most n_batch.
+ * Afterwards pg_session_logits of each session is that of its row's last token. */
+struct pg_row {
+    pg_session *session;
+    const int32_t *tokens;
+    int n;
+};
+PG_API int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err);
+
+/* Sample from the session's last logits without evaluating; for use with pg_step. */
+PG_API int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
+                             struct pg_err *err);
+
+/* ------------------------------------------------------------------ text -------------------- */
+
+/* Opens the vocabulary alone; works on files without weights. */
+PG_API int pg_vocab_open(pg_vocab **out, const char *path, struct pg_err *err);
+PG_API void pg_vocab_close(pg_vocab *v); /* not for one from pg_engine_vocab */
+
+#define PG_TOKENIZE_SPECIAL 1 /* special tokens written in the text become those tokens */
+#define PG_TOKENIZE_BOS 2     /* put the beginning-of-text token first if the model wants one */
+
+/* Ids of the bytes. Returns in *n_out how many there are; writes at most cap of them. With the cap
+ * too small returns PG_EARG and *n_out says what is needed. n ids are never more than n_text + 2. */
+PG_API int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags,
+                       int32_t *ids, size_t cap, size_t *n_out, struct pg_err *err);
+
+PG_API int pg_vocab_n(const pg_vocab *v);
+PG_API int32_t pg_vocab_bos(const pg_vocab *v); /* -1: none */
+PG_API int32_t pg_vocab_eos(const pg_vocab *v); /* -1: none */
+PG_API bool pg_vocab_is_end(const pg_vocab *v, int32_t id); /* eos, end of turn, ... */
+
+/* Ids to text as they come: what is written is always whole UTF-8 characters, the rest waits in
+ * `held`. Start zeroed. */
+struct pg_detok {
+    const pg_vocab *vocab;
+    unsigned char held[8];
+    int n_held;
+    bool not_first; /* the space that a tokenizer put before the text has been dropped */
+};
+/* Appends the text of `id`; returns its length. A piece is at most PG_PIECE_MAX bytes; out must
+ * hold that. id -1 flushes what is held, invalid bytes replaced by U+FFFD. */
+#define PG_PIECE_MAX 1024
+PG_API size_t pg_detokenize(struct pg_detok *d, int32_t id, char *out);
+
+/* ------------------------------------------------------------------ files ------------------- */
+
+/* The directory of a GGUF file (or split set): keys and tensors, no data. */
+typedef struct pg_file pg_file;
+
+struct pg_file_key {
+    const char *name;
+    const char *type; /* "u32", "string", "array[string]" ... */
+    char value[96];   /* as text, shortened, escaped */
+    uint64_t n;       /* elements of an array, else 1 */
+};
+struct pg_file_tensor {
+    const char *name;
+    const char *type; /* "Q4_K" */
+    int n_dims;
+    int64_t ne[4];
+    uint64_t offset, bytes; /* of the data in its file */
+    int part;               /* file of a split set */
+};
+PG_API int pg_file_open(pg_file **out, const char *path, struct pg_err *err);
+PG_API void pg_file_close(pg_file *f);
+PG_API int pg_file_n_keys(const pg_file *f);
+PG_API int pg_file_n_tensors(const pg_file *f);
+PG_API void pg_file_key_at(const pg_file *f, int i, struct pg_file_key *out);
+PG_API void pg_file_tensor_at(const pg_file *f, int i, struct pg_file_tensor *out);
+PG_API uint64_t pg_file_bytes(const pg_file *f);
+PG_API int pg_file_version(const pg_file *f);
+
+/* A random-weight GGUF of a real shape, the same bytes for the same seed. */
+struct pg_synth_options {
+    size_t size;
+    const char *shape; /* see pg_synth_shape_name */
+    const char *type;  /* "Q4_K" (default), "Q8_0", "F16", ... */
+    const char *out;
+    uint64_t seed;
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+#define PG_SYNTH_OPTIONS_INIT .size = sizeof(struct pg_synth_options)
+PG_API int pg_synth(const struct pg_synth_options *opt, struct pg_err *err);
+PG_API const char *pg_synth_shape_name(int i); /* NULL after the last */
+
+/* A sidecar whose pre-gates are the routers `level` blocks on, gains folded in. */
+PG_API int pg_sidecar_write(const char *model, const char *out, int level, struct pg_err *err);
+
+/* ------------------------------------------------------------------ routes and policies ----- */
+
+/* A trace: one JSON object a line, {"tok": n, "layers": [[ids of block 0], [ids of block 1], ...]} */
+PG_API int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err);
+PG_API void pg_routes_close(pg_routes *r);
+PG_API int pg_routes_n_tokens(const pg_routes *r);
+PG_API int pg_routes_n_layers(const pg_routes *r);
+PG_API int pg_routes_n_used(const pg_routes *r);   /* experts a token and block */
+PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
+
+#define PG_EVICT_BELADY PG_EVICT_COUNT /* for pg_replay only: the optimum, which knows the future */
+struct pg_replay {
+    uint64_t requests, hits;
+};
+/* Runs tokens [0, t1) of the trace through `n_slots` slots; counts only tokens [t0, t1). */
+PG_API int pg_replay_run(const pg_routes *r, int policy, int n_slots, int t0, int t1,
+                         struct pg_replay *out, struct pg_err *err);
+
+/* ------------------------------------------------------------------ machine ----------------- */
+
+/* Measured read bandwidths in bytes/s. Disk: direct expert-sized reads at random places of `path`
+ * for about `seconds`. Dram: all threads streaming over a buffer larger than the caches. */
+PG_API int pg_roof_disk(const char *path, double seconds, double *bytes_per_s, struct pg_err *err);
+PG_API int pg_roof_dram(int n_threads, double seconds, double *bytes_per_s, struct pg_err *err);
+
+struct pg_machine {
+    char cpu_model[96];
+    char cpu_level[16]; /* best level present */
+    int n_cpu;
+    uint64_t memory_total, memory_limit; /* limit: smallest of cgroup chain and machine */
+};
+PG_API void pg_machine_info(struct pg_machine *out);
+PG_API uint64_t pg_peak_rss(void); /* VmHWM in bytes */
+/* Starts the peak anew, where the kernel allows it; returns whether it did. */
+PG_API bool pg_peak_rss_reset(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

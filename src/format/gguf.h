@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT
+ * GGUF v2 and v3: bytes -> a directory of keys and tensors, and back.
+ *
+ * The reader trusts nothing: every count is bounded by the bytes that remain, every size is checked
+ * for overflow, every tensor must lie inside its file, and each refusal names the key or tensor,
+ * the value found and the value wanted. Memory is proportional to the header's bytes.
+ * A split set (name-00001-of-0000N.gguf) is opened by its first file and appears as one directory.
+ */
+#ifndef PG_FORMAT_GGUF_H
+#define PG_FORMAT_GGUF_H
+
+#include "quant/quant.h"
+
+enum pg_gguf_kind { /* GGUF's value type numbers */
+    PG_GGUF_U8, PG_GGUF_I8, PG_GGUF_U16, PG_GGUF_I16, PG_GGUF_U32, PG_GGUF_I32, PG_GGUF_F32,
+    PG_GGUF_BOOL, PG_GGUF_STRING, PG_GGUF_ARRAY, PG_GGUF_U64, PG_GGUF_I64, PG_GGUF_F64
+};
+
+struct pg_str { /* not zero-terminated, may hold any bytes */
+    const char *s;
+    size_t n;
+};
+
+struct pg_gguf_key {
+    const char *name;
+    enum pg_gguf_kind kind;      /* ARRAY: elements are of `elem` */
+    enum pg_gguf_kind elem;
+    uint64_t n;                  /* elements; 1 for a scalar */
+    const void *data;            /* little-endian scalars, packed; strings: see pg_gguf_string_at */
+};
+
+struct pg_gguf_tensor {
+    const char *name;
+    enum pg_type type;
+    int n_dims;
+    int64_t ne[4];               /* fastest dimension first, unused are 1 */
+    int part;                    /* which file of the set */
+    uint64_t offset;             /* of the data, from the start of that file */
+    uint64_t bytes;
+};
+
+struct pg_gguf;
+
+int pg_gguf_open(struct pg_gguf **out, const char *path, struct pg_err *err);
+/* Parses the header of a file of `file_bytes` from its first n bytes in memory (no split set, no
+ * tensor data needed). `name` is used in messages. The bytes are copied. */
+int pg_gguf_parse(struct pg_gguf **out, const void *data, size_t n, uint64_t file_bytes,
+                  const char *name, struct pg_err *err);
+void pg_gguf_close(struct pg_gguf *g);
+
+int pg_gguf_version(const struct pg_gguf *g);
+int pg_gguf_n_parts(const struct pg_gguf *g);
+const char *pg_gguf_part_path(const struct pg_gguf *g, int part);
+uint64_t pg_gguf_file_bytes(const struct pg_gguf *g); /* all parts */
+uint64_t pg_gguf_heap_bytes(const struct pg_gguf *g); /* memory the directory holds */
+
+int pg_gguf_n_keys(const struct pg_gguf *g);
+const struct pg_gguf_key *pg_gguf_key_at(const struct pg_gguf *g, int i);
+const struct pg_gguf_key *pg_gguf_find(const struct pg_gguf *g, const char *key); /* or NULL */
+struct pg_str pg_gguf_string_at(const struct pg_gguf *g, const struct pg_gguf_key *k, uint64_t i);
+
+int pg_gguf_n_tensors(const struct pg_gguf *g);
+const struct pg_gguf_tensor *pg_gguf_tensor_at(const struct pg_gguf *g, int i);
+const struct pg_gguf_tensor *pg_gguf_find_tensor(const struct pg_gguf *g, const char *name);
+
+/* Typed values. `want` is PG_GGUF_REQUIRED or PG_GGUF_OPTIONAL; an absent optional key leaves *out
+ * as it is and returns 0. A value of the wrong kind or outside [lo, hi] is an error. Integers of any
+ * width and sign are accepted where the value fits. */
+enum pg_gguf_want { PG_GGUF_REQUIRED, PG_GGUF_OPTIONAL };
+int pg_gguf_get_int(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, int64_t lo,
+                    int64_t hi, int64_t *out, struct pg_err *err);
+int pg_gguf_get_f32(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, double lo,
+                    double hi, float *out, struct pg_err *err); /* finite only */
+int pg_gguf_get_bool(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, bool *out,
+                     struct pg_err *err);
+int pg_gguf_get_str(const struct pg_gguf *g, const char *key, enum pg_gguf_want want,
+                    struct pg_str *out, struct pg_err *err);
+
+/* Finds a tensor and checks its shape; ne[] of 0 ends the list (1 to 4 dimensions). Optional and
+ * absent: *out = NULL. */
+int pg_gguf_get_tensor(const struct pg_gguf *g, const char *name, enum pg_gguf_want want,
+                       const int64_t ne[4], const struct pg_gguf_tensor **out, struct pg_err *err);
+
+/* ---- writing. Keys and tensors first, then the data in the order the tensors were added. */
+struct pg_gguf_writer;
+int pg_gguf_writer_open(struct pg_gguf_writer **out, const char *path, struct pg_err *err);
+int pg_gguf_writer_u32(struct pg_gguf_writer *w, const char *key, uint32_t v, struct pg_err *err);
+int pg_gguf_writer_f32(struct pg_gguf_writer *w, const char *key, float v, struct pg_err *err);
+int pg_gguf_writer_bool(struct pg_gguf_writer *w, const char *key, bool v, struct pg_err *err);
+int pg_gguf_writer_str(struct pg_gguf_writer *w, const char *key, const char *v,
+                       struct pg_err *err);
+int pg_gguf_writer_strs(struct pg_gguf_writer *w, const char *key, const struct pg_str *v,
+                        uint64_t n, struct pg_err *err);
+int pg_gguf_writer_i32s(struct pg_gguf_writer *w, const char *key, const int32_t *v, uint64_t n,
+                        struct pg_err *err);
+int pg_gguf_writer_f32s(struct pg_gguf_writer *w, const char *key, const float *v, uint64_t n,
+                        struct pg_err *err);
+int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_type type,
+                          int n_dims, const int64_t *ne, struct pg_err *err);
+/* The next n bytes of tensor data, in any pieces; padding between tensors is the writer's. */
+int pg_gguf_writer_data(struct pg_gguf_writer *w, const void *data, size_t n, struct pg_err *err);
+int pg_gguf_writer_commit(struct pg_gguf_writer *w, struct pg_err *err); /* file appears; frees w */
+void pg_gguf_writer_abandon(struct pg_gguf_writer *w);                   /* no file; frees w */
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ * Asynchronous reads: io_uring, a pool of pread threads, or a simulated disk behind one header.
+ *
+ * One thread submits and reaps. A read belongs to the io from submit until reap hands it back.
+ * Reads are never short: a backend goes on until `need` bytes are there or the read has failed.
+ */
+#ifndef PG_IO_IO_H
+#define PG_IO_IO_H
+
+#include "base/err.h"
+
+struct pg_io;
+
+struct pg_read {
+    int file;            /* index in pg_io_options.paths */
+    uint64_t offset;     /* multiple of PG_PAGE */
+    size_t size;         /* multiple of PG_PAGE */
+    size_t need;         /* bytes that must arrive; less than size only at the end of the file */
+    void *buf;           /* aligned to PG_PAGE */
+    void *user;          /* the submitter's */
+    int os_error;        /* after reap: 0, or an errno; -1: end of file before `need` */
+    size_t got;
+    uint64_t begin_ns, end_ns; /* by pg_io_now */
+    struct pg_read *next;      /* the io's while under way */
+};
+
+struct pg_io_options {
+    const char *const *paths;
+    int n_paths;
+    enum pg_io_path path;   /* AUTO: io_uring, else pread; a named path that is refused is an error */
+    int depth;              /* reads under way at most; 0 = 16 */
+    /* Memory that reads go to, for registration with the kernel where that is possible. */
+    void *arena;
+    size_t arena_bytes;
+};
+
+/* Opens each file with O_DIRECT, proves it by a real transfer, falls back to buffered reads. */
+int pg_io_open(struct pg_io **out, const struct pg_io_options *opt, struct pg_err *err);
+void pg_io_close(struct pg_io *io); /* waits for what is under way */
+
+int pg_io_depth(const struct pg_io *io);
+int pg_io_n_pending(const struct pg_io *io);
+/* False when `depth` reads are under way. */
+bool pg_io_submit(struct pg_io *io, struct pg_read *r);
+/* Finished reads, at most max. wait: blocks until there is one at least (0 only if none pending). */
+int pg_io_reap(struct pg_io *io, struct pg_read **done, int max, bool wait);
+uint64_t pg_io_now(const struct pg_io *io); /* real, or the simulation's */
+const char *pg_io_describe(const struct pg_io *io); /* "io_uring, direct" */
+uint64_t pg_io_busy_ns(const struct pg_io *io);     /* time with at least one read under way */
+/* "FILE: read of 884736 bytes at 4096 failed: Input/output error (got 0)". Returns PG_EIO. */
+int pg_io_error(const struct pg_io *io, const struct pg_read *r, struct pg_err *err);
+
+/* A simulated disk with a virtual clock: time passes only in pg_io_reap and pg_io_sim_advance. Data
+ * is made from (file, offset) so that a test can check what arrived. Deterministic for a seed. */
+struct pg_io_sim {
+    uint64_t seed;
+    uint64_t latency_ns;         /* of each read */
+    uint64_t jitter_ns;          /* added, uniform */
+    uint64_t bytes_per_s;        /* shared by all reads under way */
+    int depth;
+    bool shuffle;                /* completions in random order */
+    uint64_t fail_at;            /* the n-th read (from 1) fails with EIO; 0 = none */
+    double fail_rate;            /* each read fails with this probability */
+    double short_rate;           /* each read comes in pieces with this probability */
+    uint64_t file_bytes;
+};
+int pg_io_open_sim(struct pg_io **out, const struct pg_io_sim *sim, struct pg_err *err);
+void pg_io_sim_advance(struct pg_io *io, uint64_t ns);
+void pg_io_sim_fill(int file, uint64_t offset, void *buf, size_t n); /* what such a read gives */
+
+#endif

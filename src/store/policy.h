@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ * Eviction policies. They see keys and ticks only, no bytes and no threads, so that each can be
+ * replayed against a recorded route trace in milliseconds.
+ *
+ * A key is block * n_expert + expert. The tick counts waves: it grows by one for each block of each
+ * step, so n_block ticks are one cycle.
+ */
+#ifndef PG_STORE_POLICY_H
+#define PG_STORE_POLICY_H
+
+#include "base/err.h"
+
+struct pg_policy;
+
+int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int n_expert,
+                   int n_slots, struct pg_err *err);
+void pg_policy_close(struct pg_policy *p);
+size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots);
+void pg_policy_tick(struct pg_policy *p, int block);          /* a wave of this block begins */
+void pg_policy_use(struct pg_policy *p, int key);             /* wanted by the wave */
+void pg_policy_admit(struct pg_policy *p, int slot, int key); /* key now lives in slot */
+void pg_policy_remove(struct pg_policy *p, int slot);         /* slot is empty now */
+/* What is known of the future: key will be wanted in `distance` ticks; certain or guessed. */
+void pg_policy_expect(struct pg_policy *p, int key, int distance, bool certain);
+/* The slot to give up among those with may[slot] != 0; -1 if none. */
+int pg_policy_victim(struct pg_policy *p, const uint8_t *may);
+
+#endif

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT
+ * Where experts are. The most important page of the project.
+ *
+ * An expert is up to three slabs of a file (gate, up, down). A slot is memory for one expert; each
+ * slab is read straight into it, page-aligned around the slab, and multiplied from there.
+ *
+ *     slot:   free -> loading -> ready <-> pinned          (loading -> free when a read fails)
+ *
+ * A step works through a block's experts in a *wave*:
+ *
+ *     pg_store_acquire(s, block, ids, n)        wanted; reads of the missing start, demand first
+ *     while (pg_store_next(s, &lease) == 1) {   hits first, then as they arrive; pins
+ *         ... multiply from lease.slab[] ...
+ *         pg_store_release(s, &lease);          unpins, exactly once each
+ *     }
+ *
+ * A wave may be larger than the slots: experts are pinned as slots allow, and released ones make
+ * room. One wave at a time. pg_store_hint says what will be wanted; it takes no lease, blocks on
+ * nothing, evicts nothing that is pinned or wanted sooner, and may do nothing. A hinted read that
+ * is under way when its expert is wanted is joined, not repeated. Demand reads always go before
+ * hinted ones. Single-threaded: reads progress while the caller computes, and the queues are
+ * refilled at each call; pg_store_poll does only that.
+ */
+#ifndef PG_STORE_STORE_H
+#define PG_STORE_STORE_H
+
+#include "base/trace.h"
+#include "io/io.h"
+
+#define PG_SLABS 3
+
+/* Where one expert's slabs lie. bytes 0: this slab does not exist. */
+struct pg_place {
+    int file[PG_SLABS];
+    uint64_t offset[PG_SLABS];
+    uint64_t bytes[PG_SLABS];
+};
+
+struct pg_store_options {
+    struct pg_io *io;
+    int n_block, n_expert;         /* key of an expert: block * n_expert + expert */
+    const struct pg_place *place;  /* [n_block * n_expert], borrowed while the store is open */
+    int n_slots;                   /* >= PG_SLOTS_MIN */
+    size_t slot_bytes;             /* pg_store_slot_bytes(place) */
+    void *arena;                   /* n_slots * slot_bytes, page-aligned, borrowed */
+    enum pg_evict evict;
+    enum pg_hints hints;
+    struct pg_trace *trace;        /* NULL: none */
+};
+#define PG_SLOTS_MIN 2
+
+struct pg_lease {
+    int index;                     /* position in the ids of pg_store_acquire */
+    int expert;
+    int slot;
+    const void *slab[PG_SLABS];
+};
+
+struct pg_store_stats {
+    uint64_t requests, hits, warned_in_time, warned_late, missed, warned_unused;
+    uint64_t bytes_read, hint_bytes_read, hint_bytes_used;
+    uint64_t stall_ns, io_busy_ns, read_errors;
+    bool hints_active;
+};
+
+struct pg_store;
+
+size_t pg_store_slot_bytes(const struct pg_place *place, int n_place);
+/* Heap that a store of this size needs besides the arena. */
+size_t pg_store_heap_bytes(int n_block, int n_expert, int n_slots);
+int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, struct pg_err *err);
+void pg_store_close(struct pg_store *s);
+
+/* ids: distinct, in the order in which misses should be read. Never fails: errors show in _next. */
+void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n);
+/* 1: *out is pinned; 0: the wave is done; negative: a read failed twice, the wave is over, nothing
+ * is pinned by it any more, and the store is usable. Waits when nothing is there yet. */
+int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err);
+void pg_store_release(struct pg_store *s, const struct pg_lease *lease);
+/* Ends a wave early (an error elsewhere); leases still held must be released first. */
+void pg_store_abandon(struct pg_store *s);
+
+/* ids in order of confidence. certain: they will be wanted (a pre-gate has decided), so the policy
+ * and the self-check treat them as such. A new hint for a block replaces what is still queued. */
+void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain);
+void pg_store_poll(struct pg_store *s);
+/* Waits until all reads under way have arrived and drops queued hints. */
+void pg_store_drain(struct pg_store *s);
+/* A step of `is_decode` has begun: policies count tokens, the self-check counts windows. */
+void pg_store_step(struct pg_store *s, bool is_decode);
+void pg_store_stats(const struct pg_store *s, struct pg_store_stats *out);
+/* Re-derives every invariant (slots, index, counts, lists) and asserts it. For tests. */
+void pg_store_check(const struct pg_store *s);
+
+#endif
