@@ -1,0 +1,20 @@
+# Verbs; CMake does the work. The plain build lies in build/, the others in build/PRESET.
+configure := cmake -S . -B build $(if $(wildcard build/CMakeCache.txt),,$(if $(shell command -v ninja),-G Ninja))
+
+all:
+	@$(configure) && cmake --build build
+test: all
+	ctest --test-dir build --output-on-failure
+debug asan tsan clang:
+	cmake --preset $@ && cmake --build --preset $@ && ctest --preset $@
+fuzz: # SECONDS of libFuzzer a target, corpus in build/corpus
+	tools/fuzz.sh $${SECONDS_EACH:-60}
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+report:
+	@python3 tools/report.py
+install: all
+	cmake --install build
+clean:
+	rm -rf build
+.PHONY: all test debug asan tsan clang fuzz format report install clean
