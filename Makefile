@@ -3,12 +3,13 @@ configure := cmake -S . -B build $(if $(wildcard build/CMakeCache.txt),,$(if $(s
 
 all:
 	@$(configure) && cmake --build build
+test: configure += -DPG_TESTS=ON
 test: all
 	ctest --test-dir build --output-on-failure
 debug asan tsan clang:
 	cmake --preset $@ && cmake --build --preset $@ && ctest --preset $@
-fuzz: # SECONDS of libFuzzer a target, corpus in build/corpus
-	tools/fuzz.sh $${SECONDS_EACH:-60}
+fuzz: # SECONDS_EACH=N of libFuzzer a target, corpus in build/corpus
+	tools/fuzz.sh $(SECONDS_EACH)
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 report:
