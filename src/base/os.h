@@ -18,12 +18,29 @@ void pg_pages_unmap(void *p, size_t size_bytes);
 /* Overflow-checked zeroed array; NULL when refused. Freed with free(). */
 void *pg_calloc(size_t n, size_t size_bytes);
 
+/* What a waiting loop executes between two looks. */
+#if defined(__x86_64__) || defined(__i386__)
+#define pg_cpu_relax() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define pg_cpu_relax() __asm__ volatile("yield" ::: "memory")
+#else
+#define pg_cpu_relax() __asm__ volatile("" ::: "memory")
+#endif
+
 int pg_os_n_cpu(void);                  /* that this process may run on */
 uint64_t pg_os_memory_total(void);      /* of the machine */
 /* The smallest of cgroup v1 and v2 limits up the tree (max and high), RLIMIT_AS and the machine. */
 uint64_t pg_os_memory_limit(void);
 /* Of that, what is left now: the limit less what others in the group hold that cannot be reclaimed. */
 uint64_t pg_os_memory_available(void);
+
+struct pg_os_memory {
+    uint64_t total, limit, available; /* bytes */
+};
+/* The three numbers above as the files under `root` ("" for this machine) tell them: proc/meminfo,
+ * proc/self/cgroup, proc/self/mountinfo, and the cgroup file systems that those name. RLIMIT_AS is
+ * not in it. */
+void pg_os_memory_read(const char *root, struct pg_os_memory *out);
 
 /* A file that appears whole or not at all: written beside `path`, then renamed over it. */
 struct pg_outfile {
