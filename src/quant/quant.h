@@ -34,12 +34,26 @@ enum pg_act {
     PG_ACT_COUNT
 };
 
+/* One block of a quantised format as integers. Value i of the block is
+ *     d * scale[i / 16] * q[i] - m * min[i / 16]
+ * with offsets (the -8 of Q4_0) already in q. Formats without sub-block scales have scale 1;
+ * Q4_1 and Q5_1, whose minimum is added, have min -1. */
+#define PG_BLOCK_MAX 256
+struct pg_unpacked {
+    float d, m; /* m: 0 in formats without a minimum */
+    int16_t scale[PG_BLOCK_MAX / 16];
+    int16_t min[PG_BLOCK_MAX / 16];
+    int8_t q[PG_BLOCK_MAX];
+};
+
 struct pg_type_traits {
     const char *name; /* "Q4_K"; NULL: not a format we know */
     int block;        /* values */
     int block_bytes;
     enum pg_act act;
-    void (*to_float)(const void *src, float *dst, int64_t n); /* n a multiple of block */
+    bool has_min;                                               /* m and min are used */
+    void (*unpack)(const void *block, struct pg_unpacked *out); /* NULL: a float format */
+    void (*to_float)(const void *src, float *dst, int64_t n);   /* n a multiple of block */
 };
 
 /* Never NULL; a row with name NULL for numbers we do not know. */
