@@ -4,14 +4,23 @@
  *
  * Every level gives the same bits. That is possible because each sum has one written order:
  *
- *   quantised dot   for each scale block b of the row, in order:
- *                       S = exact integer sum of the block (all sub-block scales applied), int32
- *                       acc += scale * (float)S          (one multiply, one add, both rounded)
- *                   (formats with minima also: acc -= scale_min * (float)M, right after)
- *                   An exact integer may be summed in any order, so any tiling is allowed.
+ *   quantised dot   with struct pg_unpacked of a weight block, and q, d of the activation block:
+ *                       S = sum of scale[i / 16] * w.q[i] * x.q[i]     exact, int32
+ *                       M = sum of min[i / 16] * x.q[i]                exact, int32
+ *                       acc = acc + (w.d * x.d) * (float)S
+ *                       acc = acc - (w.m * x.d) * (float)M             only formats with a minimum
+ *                   from acc = 0, blocks in order; each product, conversion and sum rounded by
+ *                   itself, nothing fused. An exact integer may be summed in any order, so any
+ *                   tiling is allowed. acc is never -0, so that  acc + (w.m * x.d) * (float)-M
+ *                   is the same.
  *   float dot       sixteen partial sums, element i goes to sum i % 16 by fused multiply-add in
- *                   order of i; then the tree  s[j] += s[j + 8], + 4, + 2, + 1.
+ *                   order of i (a tail of n % 16 elements adds to the first n % 16 sums only);
+ *                   then the tree  s[j] += s[j + 8] for j < 8, s[j + 4] for j < 4, + 2, + 1.
+ *   plain sum       the same sums and tree with an addition in place of the fused operation.
  *   elementwise     as written in ref.c; exp is ours (pg_expf), a polynomial with a written order.
+ *
+ * Numbers that are not finite give the same infinities and NaNs at every level, but which NaN (sign
+ * and payload) is not promised. The n of the float slots is any number, 0 too.
  *
  * Because a result element depends on its own row and its own token only, batch size, tiling and
  * thread count do not change it either.
@@ -23,12 +32,13 @@
 
 /* Rows of activations, rounded for the format they will meet. Row t of kind
  *   F32: f32 + t * n          Q8, Q8K: q + t * n, d + t * (n / block), sums + t * (n / 16)
- * `sums` are the sums of each 16 values of q, for formats whose values have an offset or minimum. */
+ * `sums` are the sums of each 16 values of q, for formats whose values have an offset or minimum.
+ */
 struct pg_acts {
     enum pg_act kind;
-    int n;          /* values a row, a multiple of the block of every format that reads it */
+    int n; /* values a row, a multiple of the block of every format that reads it */
     const float *f32;
-    int8_t *q;      /* 64-byte aligned rows when n is a multiple of 64 */
+    int8_t *q; /* 64-byte aligned rows when n is a multiple of 64 */
     float *d;
     int16_t *sums;
 };
@@ -36,13 +46,13 @@ struct pg_acts {
 /* y[j * y_stride + r] = dot(row r of w, activation row x_row[j]), for j in [0, n_tok) and
  * r in [row0, row1). */
 struct pg_matmul {
-    const void *w;        /* [n_out, n] in `type`; rows follow each other without a gap */
+    const void *w; /* [n_out, n] in `type`; rows follow each other without a gap */
     enum pg_type type;
     const struct pg_acts *x;
     const int32_t *x_row; /* [n_tok]; NULL: row j */
     int n_tok;
     float *y;
-    size_t y_stride;      /* floats between tokens */
+    size_t y_stride; /* floats between tokens */
 };
 
 struct pg_kernels {
@@ -52,20 +62,25 @@ struct pg_kernels {
     void (*matmul[PG_TYPE_LIMIT])(const struct pg_matmul *m, int row0, int row1);
     int row_tile; /* a good multiple for row ranges handed to threads */
 
-    /* Round n values (multiple of 32 / 256). Scale: max|x| / 127, q = round half to even(x / d). */
+    /* Round n values (a multiple of 32, of 256). For each block, with amax the largest |x|:
+     *     amax < 2^-100     d = 0, q = 0
+     *     else              d = amax / 127, v = x * (127 / amax), q = v rounded half to even
+     * with v above 127 or NaN made 127, then v below -127 made -127. amax compares the bits of |x|
+     * as integers, so a NaN in the block makes d NaN. sums[i] is the sum of q[16 i .. 16 i + 15].
+     */
     void (*act_q8)(const float *x, int n, int8_t *q, float *d, int16_t *sums);
     void (*act_q8k)(const float *x, int n, int8_t *q, float *d, int16_t *sums);
 
     float (*dot)(const float *a, const float *b, int n);
     float (*dot_f16)(const uint16_t *a, const float *b, int n);
-    /* y += s * x */
+    /* y = fma(s, x, y) */
     void (*axpy)(float s, const float *x, float *y, int n);
     void (*axpy_f16)(float s, const uint16_t *x, float *y, int n);
-    /* y = x / sqrt(mean(x^2) + eps) * g */
+    /* y = (x * s) * g, s = 1 / sqrtf(sum / n + eps), sum of x * x as a float dot of x with x */
     void (*rms_norm)(const float *x, const float *g, float eps, float *y, int n);
-    /* x = exp(x - max) / sum; returns nothing useful for NaN, which callers check. */
+    /* x = e * (1 / sum), e = exp(x - max), sum: plain sum of e; all NaN if an x is NaN or +inf. */
     void (*softmax)(float *x, int n);
-    /* y = silu(gate) * up */
+    /* y = gate / (1 + exp(-gate)) * up */
     void (*silu_mul)(const float *gate, const float *up, float *y, int n);
     void (*add)(const float *x, float *y, int n); /* y += x */
     void (*to_f16)(const float *x, uint16_t *y, int n);
@@ -77,11 +92,39 @@ int pg_kernels_init(struct pg_kernels *k, enum pg_cpu_level level, struct pg_err
 /* Levels present, as a bit mask of 1u << enum pg_cpu_level. */
 unsigned pg_kernels_present(void);
 
-/* Each fills the slots it has. Only those compiled in are called; see levels.c. */
+/* Each fills the slots it has. A level above the reference is called when it is present only. */
 void pg_kernels_ref(struct pg_kernels *k);
 void pg_kernels_avx2(struct pg_kernels *k);
 void pg_kernels_avx512(struct pg_kernels *k);
+void pg_kernels_neon(struct pg_kernels *k);
 
-float pg_expf(float x); /* the exp of every level */
+/* The exp of every level, within 1.5 units in the last place. Written order, with x the argument:
+ *     t = fma(x', PG_EXP_LOG2E, PG_EXP_MAGIC), k = t - PG_EXP_MAGIC    x' = min(x, PG_EXP_MAX)
+ *     r = fma(k, -PG_EXP_LN2_HI, x'), then r = fma(k, -PG_EXP_LN2_LO, r)
+ *     p = PG_EXP_C6, then p = fma(p, r, c) for c = C5, C4, C3, C2, 1, 1
+ *     result p * 2^k, its factor made of the low bits of t; 0 where x < PG_EXP_MIN; NaN stays. */
+float pg_expf(float x);
+#define PG_EXP_MAX    88.376259f  /* largest x whose k is 127; more counts as this */
+#define PG_EXP_MIN    -87.336540f /* below, the result would be subnormal */
+#define PG_EXP_LOG2E  0x1.715476p+0f
+#define PG_EXP_MAGIC  0x1.8p+23f /* adding it rounds to an integer, which its low bits then hold */
+#define PG_EXP_LN2_HI 0x1.63p-1f
+#define PG_EXP_LN2_LO -0x1.bd0106p-13f
+#define PG_EXP_C6     0x1.6a2318p-10f
+#define PG_EXP_C5     0x1.123a8ep-7f
+#define PG_EXP_C4     0x1.5558f6p-5f
+#define PG_EXP_C3     0x1.555490p-3f
+#define PG_EXP_C2     0x1.fffffcp-2f
+
+/* What a processor family brings; one of levels_x86.c, levels_arm.c, levels_none.c is built. */
+struct pg_level {
+    enum pg_cpu_level level;
+    const char *name;
+    bool (*present)(void);
+    void (*fill)(struct pg_kernels *k);
+};
+/* Levels above the reference, lowest first. Each builds on those before it. */
+extern const struct pg_level pg_levels[];
+extern const int pg_n_levels;
 
 #endif
