@@ -33,7 +33,7 @@ FORBIDDEN = re.compile(
 # An assertion that fails must end the process and say where: that is its purpose.
 MAY_END = {"src/base/err.c"}
 MAY_FORK = ("src/cpu/", "src/base/os.")
-INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
+INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<(pregate\.h)>)')
 CONDITION = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b")
 
 
@@ -54,7 +54,7 @@ def includes(text):
     for number, line in enumerate(uncommented.splitlines(), 1):
         found = INCLUDE.match(line)
         if found:
-            yield number, found.group(1)
+            yield number, found.group(1) or found.group(2)
 
 
 def check_src(root, path, text, report):
