@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT
+ * Pieces that the AVX-512 files share.
+ */
+#ifndef PG_CPU_X86_AVX512_UTIL_H
+#define PG_CPU_X86_AVX512_UTIL_H
+
+#include "cpu/kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define PG_INLINE static inline __attribute__((always_inline))
+
+enum { PG_LANES = 16 };
+
+/* Four bytes in every lane; as an operand it is folded into the instruction that uses it. */
+PG_INLINE __m512i pg_each_i32(const void *p)
+{
+    int v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+PG_INLINE __m512i pg_each_byte(int v)
+{
+    return _mm512_set1_epi8((char)v);
+}
+
+/* (a & mask) | b */
+PG_INLINE __m512i pg_masked_or(__m512i a, __m512i mask, __m512i b)
+{
+    return _mm512_ternarylogic_epi32(a, mask, b, 0xea);
+}
+
+/* The first n lanes, n in [0, 16]. */
+PG_INLINE __mmask16 pg_first_lanes(int n)
+{
+    return (__mmask16)((1u << n) - 1);
+}
+
+/* The half floats in the low 16 bits of each lane. */
+PG_INLINE __m512 pg_f16_lanes(__m512i v)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+}
+
+#endif
