@@ -1,1 +1,257 @@
 /* SPDX-License-Identifier: MIT */
+#include "gate/gate.h"
+
+#include "store/routes.h"
+
+#include <math.h>
+#include <string.h>
+
+static struct pg_route take_route(struct pg_arena *a, const struct pg_gate_options *opt)
+{
+    size_t n = (size_t)opt->max_tok * (size_t)opt->rule.n_used;
+    struct pg_route r;
+    r.id = pg_arena_take(a, n * sizeof(int32_t));
+    r.weight = pg_arena_take(a, n * sizeof(float));
+    return r;
+}
+
+void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct pg_arena *a)
+{
+    size_t n_expert = (size_t)opt->rule.n_expert;
+    struct pg_route ring;
+    *g = (struct pg_gate){.opt = *opt};
+    g->logits = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
+    g->now = take_route(a, opt);
+    g->warn_ids = pg_arena_take(a, n_expert * sizeof(int32_t));
+    g->votes = pg_arena_take(a, n_expert * sizeof(uint32_t));
+    g->ahead = pg_arena_take(a, (size_t)(opt->level + 1) * sizeof(struct pg_route));
+    for (int i = 0; i <= opt->level; i++) {
+        ring = take_route(a, opt);
+        if (a->base) {
+            g->ahead[i] = ring;
+        }
+    }
+}
+
+static bool all_finite(const float *x, int n)
+{
+    float sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += x[i] - x[i]; /* 0, or NaN for NaN and infinity */
+    }
+    return sum == 0;
+}
+
+static void to_probabilities(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *x)
+{
+    if (!rule->sigmoid) {
+        k->softmax(x, rule->n_expert);
+        return;
+    }
+    for (int i = 0; i < rule->n_expert; i++) {
+        x[i] = 1.0f / (1.0f + pg_expf(-x[i]));
+    }
+}
+
+static void finish_weights(const struct pg_gate_rule *rule, float *weight)
+{
+    float sum = 0;
+    for (int i = 0; i < rule->n_used; i++) {
+        sum += weight[i];
+    }
+    float scale = rule->scale;
+    if (rule->renormalise && sum > 0) {
+        scale /= sum;
+    }
+    for (int i = 0; i < rule->n_used; i++) {
+        weight[i] *= scale;
+    }
+}
+
+bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
+                        const int32_t *id, float *weight)
+{
+    if (!all_finite(logits, rule->n_expert)) {
+        return false;
+    }
+    to_probabilities(rule, k, logits);
+    for (int i = 0; i < rule->n_used; i++) {
+        weight[i] = logits[id[i]];
+    }
+    finish_weights(rule, weight);
+    return true;
+}
+
+/* The n_used largest, by falling value, ties by lower id: one pass with insertion. */
+static void top_k(const float *x, int n, int n_used, int32_t *id)
+{
+    int have = 0;
+    for (int i = 0; i < n; i++) {
+        int at = have;
+        if (have == n_used) {
+            if (x[i] <= x[id[n_used - 1]]) {
+                continue;
+            }
+            at = n_used - 1;
+        } else {
+            have++;
+        }
+        for (; at > 0 && x[i] > x[id[at - 1]]; at--) {
+            id[at] = id[at - 1];
+        }
+        id[at] = i;
+    }
+}
+
+bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
+                        int32_t *id, float *weight)
+{
+    if (!all_finite(logits, rule->n_expert)) {
+        return false;
+    }
+    top_k(logits, rule->n_expert, rule->n_used, id);
+    return pg_gate_rule_weigh(rule, k, logits, id, weight);
+}
+
+/* One batch of logits turned into a route. */
+struct ruling {
+    struct pg_gate *g;
+    int block;
+    const int32_t *pos;
+    struct pg_route *to;
+    bool forced; /* a recorded trace decides, not the logits */
+    bool *failed;
+};
+
+static void rule_row(void *arg, int t, int thread)
+{
+    struct ruling *r = arg;
+    const struct pg_gate_options *o = &r->g->opt;
+    float *logits = r->g->logits + (size_t)t * (size_t)o->rule.n_expert;
+    int32_t *id = r->to->id + (size_t)t * (size_t)o->rule.n_used;
+    float *weight = r->to->weight + (size_t)t * (size_t)o->rule.n_used;
+    bool ok;
+    (void)thread;
+    if (r->forced) {
+        pg_routes_get(o->routes, r->pos[t] % pg_routes_n_tokens(o->routes), r->block, id);
+        ok = pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, id, weight);
+    } else {
+        ok = pg_gate_rule_apply(&o->rule, &o->compute->k, logits, id, weight);
+    }
+    if (!ok) {
+        memset(weight, 0, (size_t)o->rule.n_used * sizeof(float));
+        __atomic_store_n(r->failed, true, __ATOMIC_RELAXED);
+    }
+}
+
+/* The rows of h through `map`, then the rule: r->to for r->block. */
+static int choose(struct ruling *r, const struct pg_weight *map, struct pg_input *h)
+{
+    bool failed = false;
+    r->failed = &failed;
+    pg_linear(r->g->opt.compute, map, h, r->g->logits);
+    pg_rows(r->g->opt.compute, rule_row, r, h->n_tok);
+    return failed ? PG_ENUMERIC : 0;
+}
+
+static int numeric(int block, struct pg_err *err)
+{
+    return pg_fail(err, PG_ENUMERIC,
+                   "numerical error: the router of MoE block %d got values that are not finite "
+                   "(damaged weights, or a model that overflows)",
+                   block);
+}
+
+int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+                   const struct pg_route **out, struct pg_err *err)
+{
+    const struct pg_gate_options *o = &g->opt;
+    if (o->mode == PG_MODE_PREGATE && block >= o->level) {
+        *out = &g->ahead[block % (o->level + 1)];
+        return 0;
+    }
+    struct ruling r = {.g = g, .block = block, .pos = pos, .to = &g->now, .forced = o->routes};
+    *out = &g->now;
+    return choose(&r, &o->routers[block], h) ? numeric(block, err) : 0;
+}
+
+/* The union of a route's experts, the most wanted first: by number of tokens, then by how high the
+ * first of them ranks it. */
+static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
+{
+    int n_used = g->opt.rule.n_used, n = 0;
+    memset(g->votes, 0, (size_t)g->opt.rule.n_expert * sizeof(uint32_t));
+    for (int rank = 0; rank < n_used; rank++) {
+        for (int t = 0; t < n_tok; t++) {
+            int32_t id = r->id[(size_t)t * (size_t)n_used + (size_t)rank];
+            if (g->votes[id]++ == 0) {
+                g->warn_ids[n++] = id;
+            }
+        }
+    }
+    for (int i = 1; i < n; i++) { /* stable insertion sort: n is small or nearly sorted */
+        int32_t id = g->warn_ids[i];
+        int at = i;
+        for (; at > 0 && g->votes[g->warn_ids[at - 1]] < g->votes[id]; at--) {
+            g->warn_ids[at] = g->warn_ids[at - 1];
+        }
+        g->warn_ids[at] = id;
+    }
+    return n;
+}
+
+static void warn_all(struct pg_gate *g, int block)
+{
+    for (int i = 0; i < g->opt.rule.n_expert; i++) {
+        g->warn_ids[i] = i;
+    }
+    pg_store_hint(g->opt.store, block, g->warn_ids, g->opt.rule.n_expert, false);
+}
+
+int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+                 struct pg_err *err)
+{
+    const struct pg_gate_options *o = &g->opt;
+    if (o->mode == PG_MODE_RESIDENT || o->mode == PG_MODE_ONDEMAND) {
+        return 0;
+    }
+    if (o->mode == PG_MODE_PREFETCH_ALL) {
+        if (block + 1 < o->n_block) {
+            warn_all(g, block + 1);
+        }
+        return 0;
+    }
+    int to = block + o->level;
+    if (to >= o->n_block) {
+        return 0;
+    }
+    bool decides = o->mode == PG_MODE_PREGATE;
+    struct ruling r = {.g = g,
+                       .block = to,
+                       .pos = pos,
+                       .to = &g->ahead[to % (o->level + 1)],
+                       .forced = decides && o->routes};
+    /* A guess from a state that is not finite is no guess; the router of that block will speak. */
+    if (choose(&r, &o->pregates[block], h)) {
+        return decides ? numeric(to, err) : 0;
+    }
+    int n = union_of(g, r.to, h->n_tok);
+    pg_store_hint(o->store, to, g->warn_ids, n, decides);
+    return 0;
+}
+
+void pg_gate_fold(const struct pg_weight *router, const float *gain_from, const float *gain_to,
+                  float *out)
+{
+    const struct pg_type_traits *tr = pg_type_traits((uint32_t)router->type);
+    size_t row_bytes = pg_type_bytes(router->type, router->n_in);
+    for (int e = 0; e < router->n_out; e++) {
+        float *row = out + (size_t)e * (size_t)router->n_in;
+        tr->to_float((const char *)router->data + (size_t)e * row_bytes, row, router->n_in);
+        for (int i = 0; i < router->n_in; i++) {
+            /* Where the own gain is zero the pre-gate's input is zero as well. */
+            float ratio = gain_to[i] / gain_from[i];
+            row[i] = isfinite(ratio) ? row[i] * ratio : 0.0f;
+        }
+    }
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT
+ * Which experts, and when it is known: routers, pre-gates, and the warnings they give.
+ *
+ * Blocks are counted over MoE blocks only, 0 … n_block - 1. Per token and block one decision is
+ * made (which experts run, with which weights) and one warning may be given earlier (which will
+ * probably run). The mode names the pair:
+ *
+ *   mode          decides block b           warns, while block b runs
+ *   resident      router b                  -
+ *   ondemand      router b                  -
+ *   prefetch-all  router b                  all experts of b + 1
+ *   lookahead     router b                  pre-gate b, made of router b + level
+ *   hint          router b                  pre-gate b, trained
+ *   pregate       pre-gate b - level        the decision for b + level, which is final
+ *
+ * A pre-gate is one linear map on the normalised input of the MoE layer, followed by the model's own
+ * rule. An untrained one is the router `level` blocks on with the gains of the two norms folded in:
+ * norm_b(x) = g_b ⊙ x/rms(x), so W' = W_{b+level} · diag(g_{b+level} / g_b) sees what that router would
+ * see if the residual stream stood still.
+ */
+#ifndef PG_GATE_GATE_H
+#define PG_GATE_GATE_H
+
+#include "cpu/linear.h"
+#include "store/store.h"
+
+/* How logits become experts and weights. */
+struct pg_gate_rule {
+    int n_expert, n_used;
+    bool sigmoid;     /* else softmax over all experts */
+    bool renormalise; /* the chosen weights sum to 1 */
+    float scale;      /* applied last */
+};
+
+/* A decision for a batch: row t's experts by falling weight, ties by lower id. */
+struct pg_route {
+    int32_t *id;   /* [n_tok, n_used] */
+    float *weight; /* [n_tok, n_used] */
+};
+
+struct pg_gate_options {
+    enum pg_mode mode;               /* not AUTO */
+    struct pg_gate_rule rule;
+    int n_block, level, max_tok;
+    const struct pg_weight *routers; /* [n_block], borrowed */
+    const struct pg_weight *pregates; /* [n_block], data NULL in the last `level`; NULL: none */
+    const pg_routes *routes;         /* forced decisions; NULL: none */
+    struct pg_store *store;
+    struct pg_compute *compute;
+};
+
+struct pg_gate {
+    struct pg_gate_options opt;
+    float *logits;           /* [max_tok, n_expert] */
+    struct pg_route *ahead;  /* ring of level + 1 decisions: block b is in b % (level + 1) */
+    struct pg_route now;     /* where routers decide */
+    int32_t *warn_ids;       /* [n_expert] */
+    uint32_t *votes;         /* [n_expert] */
+};
+
+/* Buffers come from the arena; nothing to close. */
+void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct pg_arena *a);
+
+/* The experts of `block` for the rows of h; pos[t] is row t's position in its session. *out is valid
+ * until the block after next. PG_ENUMERIC when logits are not finite. */
+int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+                   const struct pg_route **out, struct pg_err *err);
+/* What the mode knows, at block `block`, of later blocks; tells the store. In pregate mode this
+ * decides block + level and may fail as pg_gate_decide does. */
+int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+                 struct pg_err *err);
+
+/* The rule alone: logits [n_expert] to ids and weights [n_used]. Overwrites logits. False when they
+ * are not finite. */
+bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
+                        int32_t *id, float *weight);
+/* The same weights for ids that are given. */
+bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
+                        const int32_t *id, float *weight);
+
+/* out [n_expert, n_embd] = router rows (any format) times gain_to / gain_from. */
+void pg_gate_fold(const struct pg_weight *router, const float *gain_from, const float *gain_to,
+                  float *out);
+
+#endif

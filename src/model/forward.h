@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT
+ * One step of the model over a batch of rows, and the pieces that a family's block is made of.
+ *
+ * Scratch of a step, carved from one block at open (T = max_tok, U = n_expert_used, R = max_rows):
+ *
+ *   x    [T, n_embd]             the residual stream
+ *   h    [T, n_embd]             its norm, input of attention and of the experts
+ *   q    [T, n_head * head_dim]  k, v [T, n_head_kv * head_dim]
+ *   att  [T, n_head * head_dim]  output of attention before attn_output
+ *   proj [T, n_embd]             what attention, a dense or a shared feed-forward adds to x
+ *   rope [T, n_rot / 2] cos and sin of each row's position
+ *   score [n_threads, n_ctx]     one head's softmax
+ *   y    [T * U, n_embd]         one row for each (token, chosen expert), an expert's rows together; they
+ *                                are added up at the end, so that the order in which experts arrive
+ *                                changes nothing
+ *   gate_ff, up_ff [R, n_ff]     inside the experts that are computed together
+ */
+#ifndef PG_MODEL_FORWARD_H
+#define PG_MODEL_FORWARD_H
+
+#include "model/kv.h"
+
+struct pg_forward_options {
+    const struct pg_model *model;
+    struct pg_compute *compute;
+    struct pg_gate *gate;   /* NULL for a dense model, store likewise */
+    struct pg_store *store;
+    struct pg_trace *trace;
+    int max_tok, n_ctx, n_threads;
+};
+
+struct pg_forward {
+    struct pg_forward_options opt;
+    const struct pg_model *model;
+    struct pg_compute *c;
+
+    int n_tok;                /* of this step */
+    const int32_t *token, *pos; /* [n_tok] */
+    struct pg_kv *const *kv;  /* [n_tok] the session of each row */
+    struct pg_err *err;
+
+    float *x, *h, *q, *k, *v, *att, *proj, *rope_cos, *rope_sin, *score;
+    float *y, *gate_ff, *up_ff;
+    double *rope_freq; /* [n_rot / 2] radians a position */
+    struct pg_input in_h, in_att, in_ff;
+
+    /* The batch sorted by expert: expert wanted[i] has rows [first[i], first[i + 1]) of y. */
+    int n_wanted;
+    int32_t *wanted, *first; /* [n_expert], [n_expert + 1] */
+    int32_t *count;          /* [n_expert] tokens of each; then the next free row */
+    int32_t *token_of;       /* [T * U] row of y -> token */
+    int32_t *row_of;         /* [T * U] (token, rank) -> row of y */
+    int32_t *iota;           /* [R] 0, 1, 2, … */
+
+    int max_rows, max_group; /* R, and experts computed together */
+    struct pg_lease *lease;  /* [max_group] */
+    struct pg_product *product; /* [2 * max_group] */
+};
+
+/* With an arena that only measures, f is not to be used. */
+void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
+                     struct pg_arena *a);
+
+/* Rows [0, n_tok) through all blocks; x holds the result before the output norm. */
+int pg_forward_run(struct pg_forward *f, struct pg_err *err);
+/* logits[i] [n_vocab] of row rows[i], i < n. */
+void pg_forward_logits(struct pg_forward *f, const int32_t *rows, int n, float *logits);
+
+/* ---- pieces, in the order of a block */
+
+enum pg_rope_kind { PG_ROPE_PAIRS, PG_ROPE_HALVES }; /* (0,1),(2,3)… or (0,n/2),(1,n/2+1)… */
+
+void pg_norm_rows(struct pg_forward *f, const struct pg_weight *gain); /* h = norm(x) */
+void pg_qkv(struct pg_forward *f, const struct pg_layer *w);           /* q, k, v = W h (+ bias) */
+/* Norm over each head (gain of head_dim) or over the whole row (gain of the row's length). */
+void pg_qk_norm(struct pg_forward *f, const struct pg_layer *w);
+void pg_rope(struct pg_forward *f, enum pg_rope_kind kind);
+/* Appends k and v to the caches and adds attention's output to x. */
+void pg_attention(struct pg_forward *f, int il);
+/* x += the block's experts (and shared expert) of h. */
+int pg_moe(struct pg_forward *f, int il);
+void pg_dense_ffn(struct pg_forward *f, const struct pg_layer *w);
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ * Llama, and Mixtral, which is Llama with experts. Rows of attn_q and attn_k are stored permuted for
+ * rotation in pairs. The chosen experts' weights sum to one.
+ */
+#include "model/forward.h"
+
+static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
+{
+    (void)g;
+    (void)err;
+    h->n_ff_exp = h->n_ff;
+    h->rule.renormalise = true;
+    return 0;
+}
+
+static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+{
+    PG_TRY(pg_loader_attention(l, w, il, err));
+    return pg_loader_experts(l, w, il, err);
+}
+
+static int block(struct pg_forward *f, int il)
+{
+    const struct pg_layer *w = &f->model->layer[il];
+    pg_norm_rows(f, &w->attn_norm);
+    pg_qkv(f, w);
+    pg_rope(f, PG_ROPE_PAIRS);
+    pg_attention(f, il);
+    pg_norm_rows(f, &w->ffn_norm);
+    if (w->moe >= 0) {
+        return pg_moe(f, il);
+    }
+    pg_dense_ffn(f, w);
+    return 0;
+}
+
+const struct pg_family pg_family_llama = {"llama", hparams, tensors, block};

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT
+ * A model's shapes, weights and forward pass. One file a family (llama.c, qwen2moe.c, qwen3moe.c,
+ * olmoe.c): hyperparameters, tensor names, and the block written out. What families share is in
+ * load.c (files to weights) and layers.c (the pieces of a block).
+ *
+ * Sizes carry GGUF's names. Matrices are [n_out, n_in], a row per output.
+ */
+#ifndef PG_MODEL_MODEL_H
+#define PG_MODEL_MODEL_H
+
+#include "format/gguf.h"
+#include "gate/gate.h"
+
+struct pg_hparams {
+    int n_vocab, n_ctx_train, n_layer, n_embd;
+    int n_head, n_head_kv, head_dim;
+    int n_ff;                    /* of dense blocks; 0: none */
+    int n_expert, n_expert_used; /* 0: a dense model */
+    int n_ff_exp, n_ff_shexp;    /* of an expert; of the shared expert, 0: none */
+    int n_rot;                   /* leading values of each head that are rotated */
+    float rms_eps, rope_base, rope_scale;
+    struct pg_gate_rule rule;
+};
+
+/* One block. data NULL: the family or the file does not have it. */
+struct pg_layer {
+    struct pg_weight attn_norm, attn_q, attn_k, attn_v, attn_output; /* norms: n_out 1 */
+    struct pg_weight attn_q_bias, attn_k_bias, attn_v_bias;
+    struct pg_weight attn_q_norm, attn_k_norm;
+    struct pg_weight ffn_norm;
+    struct pg_weight ffn_gate, ffn_up, ffn_down; /* dense */
+    int moe;                                     /* index among MoE blocks, -1: dense */
+    struct pg_weight ffn_gate_inp;               /* the router [n_expert, n_embd] */
+    struct pg_weight exps[PG_SLABS];             /* gate, up, down of one expert; data NULL, see store */
+    struct pg_weight ffn_gate_inp_shexp, ffn_gate_shexp, ffn_up_shexp, ffn_down_shexp;
+};
+
+struct pg_forward;
+struct pg_model;
+struct pg_loader;
+
+struct pg_family {
+    const char *arch;
+    /* Keys beyond the common ones. */
+    int (*hparams)(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err);
+    /* Names the tensors of block il. */
+    int (*tensors)(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
+    /* x of all rows through block il. */
+    int (*block)(struct pg_forward *f, int il);
+};
+
+extern const struct pg_family pg_family_llama, pg_family_qwen2moe, pg_family_qwen3moe,
+    pg_family_olmoe;
+
+struct pg_model {
+    char arch[32], name[96];
+    const struct pg_family *family;
+    struct pg_hparams h;
+    struct pg_weight token_embd, output_norm, output, rope_freqs;
+    struct pg_layer *layer;  /* [n_layer] */
+    int n_moe;               /* MoE blocks */
+    struct pg_place *place;  /* [n_moe * n_expert] */
+    struct pg_extent *extent; /* what is read into the dense arena */
+    int n_extents;
+    struct pg_resident *resident; /* weights to be pointed into it */
+    int n_resident;
+    uint64_t dense_bytes;        /* of the arena */
+    uint64_t token_dense_bytes;  /* dense weights that one token reads */
+    uint64_t expert_bytes;       /* all experts */
+    uint64_t token_expert_bytes; /* experts that one token reads */
+    uint64_t n_params, n_params_active;
+    enum pg_type main_type; /* that most weights have */
+};
+
+/* Shapes and places from the directory; no weight is read. Refuses what it does not know, tensors
+ * that the family has no use for included. */
+int pg_model_open(struct pg_model *m, const struct pg_gguf *g, struct pg_err *err);
+void pg_model_close(struct pg_model *m);
+
+struct pg_load {
+    struct pg_io *io;  /* opened on the parts of the file, in order */
+    void *arena;       /* dense_bytes, page-aligned */
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+/* Reads the dense weights; afterwards every pg_weight has its data. */
+int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err *err);
+/* 16 hex digits that name the base model of a sidecar: architecture, shapes and router weights, so
+ * that one sidecar serves every quantisation of a model. Needs loaded weights. */
+void pg_model_hash(const struct pg_model *m, char out[17]);
+
+/* ---- what a family file uses to name tensors */
+
+/* "blk.<il>.<suffix>", of n_in x n_out (n_out 1: a vector of F32). Optional and absent: data stays
+ * NULL after loading. */
+int pg_loader_weight(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
+                     const int64_t shape[2], struct pg_err *err);
+int pg_loader_optional(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
+                       const int64_t shape[2], struct pg_err *err);
+/* The tensors that all families name alike. */
+int pg_loader_attention(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
+/* Router and experts (merged or one tensor an expert); or the dense three when the block has no
+ * router. */
+int pg_loader_experts(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
+int pg_loader_dense_ffn(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
+const struct pg_hparams *pg_loader_hparams(const struct pg_loader *l);
+bool pg_loader_has(const struct pg_loader *l, int il, const char *suffix);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT
+ * OLMoE. Queries and keys are normalised over their whole row before they are split into heads. The
+ * chosen experts' weights are left as the softmax gave them.
+ */
+#include "model/forward.h"
+
+static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
+{
+    (void)g;
+    (void)err;
+    h->n_ff_exp = h->n_ff; /* the key speaks of an expert here */
+    return 0;
+}
+
+static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+{
+    const struct pg_hparams *h = pg_loader_hparams(l);
+    int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
+    PG_TRY(pg_loader_attention(l, w, il, err));
+    PG_TRY(pg_loader_weight(l, &w->attn_q_norm, il, "attn_q_norm.weight", (int64_t[]){n_q, 1}, err));
+    PG_TRY(
+        pg_loader_weight(l, &w->attn_k_norm, il, "attn_k_norm.weight", (int64_t[]){n_kv, 1}, err));
+    return pg_loader_experts(l, w, il, err);
+}
+
+static int block(struct pg_forward *f, int il)
+{
+    const struct pg_layer *w = &f->model->layer[il];
+    pg_norm_rows(f, &w->attn_norm);
+    pg_qkv(f, w);
+    pg_qk_norm(f, w);
+    pg_rope(f, PG_ROPE_HALVES);
+    pg_attention(f, il);
+    pg_norm_rows(f, &w->ffn_norm);
+    return pg_moe(f, il);
+}
+
+const struct pg_family pg_family_olmoe = {"olmoe", hparams, tensors, block};

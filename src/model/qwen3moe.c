@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT
+ * Qwen3-MoE. Each head of queries and keys is normalised by itself. The chosen experts' weights sum
+ * to one. Some checkpoints have dense blocks between.
+ */
+#include "model/forward.h"
+
+static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
+{
+    int64_t n_ff_exp = h->n_ff;
+    PG_TRY(pg_gguf_get_int(g, "qwen3moe.expert_feed_forward_length", PG_GGUF_OPTIONAL, 1, 1 << 24,
+                           &n_ff_exp, err));
+    h->n_ff_exp = (int)n_ff_exp;
+    h->rule.renormalise = true;
+    return 0;
+}
+
+static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+{
+    const int64_t head[2] = {pg_loader_hparams(l)->head_dim, 1};
+    PG_TRY(pg_loader_attention(l, w, il, err));
+    PG_TRY(pg_loader_weight(l, &w->attn_q_norm, il, "attn_q_norm.weight", head, err));
+    PG_TRY(pg_loader_weight(l, &w->attn_k_norm, il, "attn_k_norm.weight", head, err));
+    return pg_loader_experts(l, w, il, err);
+}
+
+static int block(struct pg_forward *f, int il)
+{
+    const struct pg_layer *w = &f->model->layer[il];
+    pg_norm_rows(f, &w->attn_norm);
+    pg_qkv(f, w);
+    pg_qk_norm(f, w);
+    pg_rope(f, PG_ROPE_HALVES);
+    pg_attention(f, il);
+    pg_norm_rows(f, &w->ffn_norm);
+    if (w->moe >= 0) {
+        return pg_moe(f, il);
+    }
+    pg_dense_ffn(f, w);
+    return 0;
+}
+
+const struct pg_family pg_family_qwen3moe = {"qwen3moe", hparams, tensors, block};
