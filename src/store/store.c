@@ -1,1 +1,594 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * Slots, leases and waves.
+ *
+ * pump() is the heart. It is run at every call and keeps the io fed, in this order: reads of slots
+ * that the wave has already taken (`queue`), then slots for the wave's missing experts, then hints.
+ * A slot is taken only when the io has room for its read, so that an expert is not evicted earlier
+ * than it must be, and a wave larger than the slots needs no case of its own: its missing experts
+ * wait until others are released.
+ *
+ * Who leaves for a demand read, in this order: an expert that no hint names; one of the wave itself
+ * that has been released; one that a hint names. A hint may take only the first kind.
+ */
+#include "store/store_impl.h"
+
+#include "base/arena.h"
+#include "base/os.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- places -------------------------------------------------------------------------------- */
+
+static size_t slab_lead(const struct pg_place *place, int slab)
+{
+    return (size_t)(place->offset[slab] % PG_PAGE);
+}
+
+/* Bytes that the read of a slab takes in the slot: whole pages around it. */
+static size_t slab_extent(const struct pg_place *place, int slab)
+{
+    if (!place->bytes[slab])
+        return 0;
+    size_t n = slab_lead(place, slab) + (size_t)place->bytes[slab];
+    return (n + PG_PAGE - 1) & ~(size_t)(PG_PAGE - 1);
+}
+
+static size_t place_extent(const struct pg_place *place)
+{
+    size_t n = 0;
+    for (int k = 0; k < PG_SLABS; k++)
+        n += slab_extent(place, k);
+    return n;
+}
+
+size_t pg_store_slot_bytes(const struct pg_place *place, int n_place)
+{
+    size_t most = PG_PAGE;
+    for (int i = 0; i < n_place; i++)
+        most = PG_MAX(most, place_extent(&place[i]));
+    return most;
+}
+
+const struct pg_place *pg_store_place(const struct pg_store *s, int key)
+{
+    return &s->opt.place[key];
+}
+
+uint64_t pg_store_expert_bytes(const struct pg_store *s, int key)
+{
+    return place_extent(pg_store_place(s, key));
+}
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+/* Hands out the arrays of *s; run without memory it only measures. */
+static size_t carve(struct pg_store *s, struct pg_arena *a)
+{
+    size_t n_slots = (size_t)s->opt.n_slots;
+    size_t n_expert = (size_t)s->opt.n_expert;
+    size_t n_block = (size_t)s->opt.n_block;
+    size_t n_key = n_block * n_expert;
+#define TAKE(field, n) (s->field = pg_arena_take(a, (n) * sizeof(*s->field)))
+    TAKE(slots, n_slots);
+    TAKE(reads, n_slots * PG_SLABS);
+    TAKE(slot_of, n_key);
+    TAKE(free_slots, n_slots);
+    TAKE(may_demand, n_slots);
+    TAKE(may_hint, n_slots);
+    TAKE(ids, n_expert);
+    TAKE(want, n_expert);
+    TAKE(ready, n_expert);
+    TAKE(queue, n_slots);
+    TAKE(hints, n_block);
+    TAKE(hint_ids, n_key);
+    TAKE(hinted, n_key);
+#undef TAKE
+    return a->used;
+}
+
+size_t pg_store_heap_bytes(int n_block, int n_expert, int n_slots)
+{
+    struct pg_store s = {.opt = {.n_block = n_block, .n_expert = n_expert, .n_slots = n_slots}};
+    struct pg_arena a = {0};
+    return sizeof s + carve(&s, &a) + pg_policy_heap_bytes(n_block, n_expert, n_slots);
+}
+
+static int check_options(const struct pg_store_options *opt, struct pg_err *err)
+{
+    if (opt->n_block < 1 || opt->n_expert < 1 || opt->n_block > INT32_MAX / opt->n_expert)
+        return pg_fail(err, PG_EARG, "store of %d blocks with %d experts: want 1 of each at least",
+                       opt->n_block, opt->n_expert);
+    if (opt->n_slots < PG_SLOTS_MIN)
+        return pg_fail(err, PG_EBUDGET, "store with %d slots: want %d at least", opt->n_slots,
+                       PG_SLOTS_MIN);
+    if ((uintptr_t)opt->arena % PG_PAGE || opt->slot_bytes % PG_PAGE)
+        return pg_fail(err, PG_EARG, "store: slots of %zu bytes at %p: want whole pages of %u",
+                       opt->slot_bytes, opt->arena, PG_PAGE);
+    for (int key = 0; key < opt->n_block * opt->n_expert; key++) {
+        size_t need = place_extent(&opt->place[key]);
+        if (need > opt->slot_bytes)
+            return pg_fail(err, PG_EARG,
+                           "store: expert %d of block %d takes %zu bytes, a slot has %zu",
+                           key % opt->n_expert, key / opt->n_expert, need, opt->slot_bytes);
+    }
+    return 0;
+}
+
+int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, struct pg_err *err)
+{
+    *out = NULL;
+    PG_TRY(check_options(opt, err));
+    struct pg_store *s = pg_calloc(1, sizeof *s);
+    if (!s)
+        return pg_fail(err, PG_ENOMEM, "store: out of memory");
+    s->opt = *opt;
+    s->hint_slot = -1;
+    struct pg_arena a = {0};
+    size_t bytes = carve(s, &a);
+    s->memory = pg_calloc(1, bytes);
+    if (!s->memory) {
+        pg_store_close(s);
+        return pg_fail(err, PG_ENOMEM, "store: out of memory (%zu bytes)", bytes);
+    }
+    a = (struct pg_arena){.base = s->memory, .size = bytes};
+    carve(s, &a);
+    int rc = pg_policy_open(&s->policy, opt->evict, opt->n_block, opt->n_expert, opt->n_slots, err);
+    if (rc) {
+        pg_store_close(s);
+        return rc;
+    }
+    s->depth = pg_io_depth(opt->io);
+    s->block = opt->n_block - 1;
+    for (int key = 0; key < opt->n_block * opt->n_expert; key++)
+        s->slot_of[key] = -1;
+    for (int i = opt->n_slots - 1; i >= 0; i--) {
+        s->slots[i] = (struct slot){.key = -1, .wave = -1};
+        s->free_slots[s->n_free++] = i;
+    }
+    s->stats.hints_active = opt->hints != PG_HINTS_OFF;
+    *out = s;
+    return 0;
+}
+
+void pg_store_close(struct pg_store *s)
+{
+    if (!s)
+        return;
+    if (s->policy)
+        pg_store_drain(s); /* reads under way still write to the arena */
+    pg_policy_close(s->policy);
+    free(s->memory);
+    free(s);
+}
+
+/* ---- slots --------------------------------------------------------------------------------- */
+
+void pg_store_mark(struct pg_store *s, int slot)
+{
+    const struct slot *it = &s->slots[slot];
+    bool may = it->state == SLOT_READY && !it->pinned && it->wave < 0;
+    s->may_demand[slot] = may;
+    s->may_hint[slot] = may && !s->hinted[it->key];
+}
+
+static void slot_empty(struct pg_store *s, int slot)
+{
+    struct slot *it = &s->slots[slot];
+    PG_ASSERT(!it->pinned && !it->n_pending && !it->queued && s->hint_slot != slot);
+    if (it->state == SLOT_READY) {
+        pg_policy_remove(s->policy, slot);
+        if (it->warned)
+            s->stats.warned_unused++;
+    }
+    s->slot_of[it->key] = -1;
+    *it = (struct slot){.key = -1, .wave = -1};
+    pg_store_mark(s, slot);
+    s->free_slots[s->n_free++] = slot;
+}
+
+/* An expert of the wave that was delivered and released: its place is free for the wave's rest. */
+static int released_slot(const struct pg_store *s)
+{
+    for (int i = 0; i < s->wave.n; i++) {
+        int slot = s->slot_of[s->wave.block * s->opt.n_expert + s->ids[i]];
+        if (s->want[i] == WANT_DELIVERED && slot >= 0 && s->slots[slot].state == SLOT_READY &&
+            !s->slots[slot].pinned)
+            return slot;
+    }
+    return -1;
+}
+
+int pg_store_take_slot(struct pg_store *s, bool for_hint)
+{
+    if (!s->n_free) {
+        int victim = pg_policy_victim(s->policy, s->may_hint);
+        if (victim < 0 && !for_hint)
+            victim = released_slot(s);
+        if (victim < 0 && !for_hint)
+            victim = pg_policy_victim(s->policy, s->may_demand);
+        if (victim < 0)
+            return -1;
+        slot_empty(s, victim);
+    }
+    return s->free_slots[--s->n_free];
+}
+
+/* Makes the slot the one of `key`, with all its reads to be submitted. */
+void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
+{
+    const struct pg_place *place = pg_store_place(s, key);
+    struct slot *it = &s->slots[slot];
+    char *at = (char *)s->opt.arena + (size_t)slot * s->opt.slot_bytes;
+    PG_ASSERT(it->state == SLOT_FREE && s->slot_of[key] < 0);
+    *it = (struct slot){.key = key, .wave = -1, .state = SLOT_LOADING};
+    it->by_hint = it->waits = it->warned = by_hint;
+    it->begin_ns = UINT64_MAX;
+    s->slot_of[key] = slot;
+    for (int k = 0; k < PG_SLABS; k++) {
+        if (!place->bytes[k])
+            continue;
+        s->reads[slot * PG_SLABS + k] = (struct pg_read){
+            .file = place->file[k],
+            .offset = place->offset[k] - slab_lead(place, k),
+            .size = slab_extent(place, k),
+            .need = slab_lead(place, k) + (size_t)place->bytes[k],
+            .buf = at,
+            .user = it,
+        };
+        at += slab_extent(place, k);
+        it->todo |= (uint8_t)(1u << k);
+    }
+}
+
+bool pg_store_submit(struct pg_store *s, int slot)
+{
+    struct slot *it = &s->slots[slot];
+    int k = __builtin_ctz(it->todo);
+    if (!pg_io_submit(s->opt.io, &s->reads[slot * PG_SLABS + k]))
+        return false;
+    it->todo &= (uint8_t) ~(1u << k);
+    it->n_pending++;
+    s->n_hint_pending += it->waits;
+    return true;
+}
+
+/* ---- demand queue -------------------------------------------------------------------------- */
+
+static void queue_back(struct pg_store *s, int slot)
+{
+    s->slots[slot].queued = true;
+    s->queue[(s->queue_head + s->n_queue++) % s->opt.n_slots] = slot;
+}
+
+static void queue_front(struct pg_store *s, int slot)
+{
+    s->slots[slot].queued = true;
+    s->queue_head = (s->queue_head + s->opt.n_slots - 1) % s->opt.n_slots;
+    s->queue[s->queue_head] = slot;
+    s->n_queue++;
+}
+
+static int queue_pop(struct pg_store *s)
+{
+    int slot = s->queue[s->queue_head];
+    s->queue_head = (s->queue_head + 1) % s->opt.n_slots;
+    s->n_queue--;
+    s->slots[slot].queued = false;
+    return slot;
+}
+
+/* ---- arrivals ------------------------------------------------------------------------------ */
+
+void pg_store_arrived(struct pg_store *s, int slot)
+{
+    struct slot *it = &s->slots[slot];
+    it->state = SLOT_READY;
+    pg_policy_admit(s->policy, slot, it->key);
+    if (it->wave >= 0) {
+        s->want[it->wave] = WANT_READY;
+        s->ready[s->wave.n_ready++] = it->wave;
+    }
+    pg_store_mark(s, slot);
+}
+
+/* All of a slot's reads are back, some of them failed. One that the wave waits for is tried once
+ * more; what a hint asked for is dropped, demand will decide. */
+static void slot_failed(struct pg_store *s, int slot)
+{
+    struct slot *it = &s->slots[slot];
+    if (it->wave >= 0 && !it->retried) {
+        it->retried = true;
+        it->todo = it->failed;
+        it->failed = 0;
+        queue_front(s, slot);
+        return;
+    }
+    if (it->wave >= 0 && !s->wave.failed) {
+        s->wave.failed = true;
+        s->wave.bad = s->reads[slot * PG_SLABS + __builtin_ctz(it->failed)];
+    }
+    slot_empty(s, slot);
+}
+
+static void read_done(struct pg_store *s, struct pg_read *r)
+{
+    struct slot *it = r->user;
+    int slot = (int)(it - s->slots);
+    int k = (int)(r - s->reads) - slot * PG_SLABS;
+    it->n_pending--;
+    s->n_hint_pending -= it->waits;
+    it->begin_ns = PG_MIN(it->begin_ns, r->begin_ns);
+    if (r->os_error) {
+        s->stats.read_errors++;
+        it->failed |= (uint8_t)(1u << k);
+    } else {
+        s->stats.bytes_read += r->size;
+        if (it->by_hint)
+            s->stats.hint_bytes_read += r->size;
+    }
+    if (it->n_pending || it->todo)
+        return;
+    int n_expert = s->opt.n_expert;
+    if (s->opt.trace)
+        pg_trace_add(s->opt.trace, PG_TRACK_READ, it->by_hint ? "hint" : "demand", it->begin_ns,
+                     r->end_ns, it->key / n_expert, it->key % n_expert);
+    if (it->failed)
+        slot_failed(s, slot);
+    else
+        pg_store_arrived(s, slot);
+}
+
+static bool reap(struct pg_store *s, bool wait)
+{
+    struct pg_read *done[64];
+    int n = pg_io_reap(s->opt.io, done, (int)PG_COUNT(done), wait);
+    for (int i = 0; i < n; i++)
+        read_done(s, done[i]);
+    return n > 0;
+}
+
+/* ---- keeping the io fed -------------------------------------------------------------------- */
+
+/* Gives the wave's next missing expert a slot. */
+static bool take_missing(struct pg_store *s)
+{
+    struct wave *w = &s->wave;
+    if (!w->active || w->failed || !w->n_missing)
+        return false;
+    while (s->want[w->next_missing] != WANT_MISSING)
+        w->next_missing++;
+    int slot = pg_store_take_slot(s, false);
+    if (slot < 0)
+        return false;
+    pg_store_load(s, slot, w->block * s->opt.n_expert + s->ids[w->next_missing], false);
+    s->slots[slot].wave = w->next_missing;
+    s->want[w->next_missing] = WANT_LOADING;
+    w->n_missing--;
+    if (s->slots[slot].todo)
+        queue_back(s, slot);
+    else
+        pg_store_arrived(s, slot); /* an expert without slabs */
+    return true;
+}
+
+static void pump(struct pg_store *s)
+{
+    while (pg_io_n_pending(s->opt.io) < s->depth) {
+        if (s->n_queue) {
+            int slot = s->queue[s->queue_head];
+            if (!pg_store_submit(s, slot))
+                return;
+            if (!s->slots[slot].todo)
+                queue_pop(s);
+        } else if (!take_missing(s)) {
+            break;
+        }
+    }
+    if (!s->n_queue && !(s->wave.active && s->wave.n_missing))
+        pg_store_hint_pump(s);
+}
+
+void pg_store_poll(struct pg_store *s)
+{
+    while (pg_io_n_pending(s->opt.io) && reap(s, false))
+        ;
+    pump(s);
+}
+
+/* ---- waves --------------------------------------------------------------------------------- */
+
+/* A hinted read that is under way becomes the wave's. */
+static void join(struct pg_store *s, int slot)
+{
+    struct slot *it = &s->slots[slot];
+    if (it->waits)
+        s->n_hint_pending -= it->n_pending;
+    it->waits = false;
+    if (s->hint_slot == slot) {
+        s->hint_slot = -1;
+        queue_front(s, slot);
+    }
+}
+
+static void want_id(struct pg_store *s, int i)
+{
+    int key = s->wave.block * s->opt.n_expert + s->ids[i];
+    int slot = s->slot_of[key];
+    struct slot *it = slot < 0 ? NULL : &s->slots[slot];
+    bool warned = it && it->warned;
+    bool ready = it && it->state == SLOT_READY;
+    pg_policy_use(s->policy, key);
+    s->stats.requests++;
+    s->stats.hits += ready && !warned;
+    s->stats.warned_in_time += ready && warned;
+    s->stats.warned_late += !ready && warned;
+    s->stats.missed += !ready && !warned;
+    if (!it) {
+        s->want[i] = WANT_MISSING;
+        s->wave.n_missing++;
+        return;
+    }
+    if (warned)
+        s->stats.hint_bytes_used += pg_store_expert_bytes(s, key);
+    it->wave = i;
+    it->warned = false;
+    if (ready) {
+        s->want[i] = WANT_READY;
+        s->ready[s->wave.n_ready++] = i;
+    } else {
+        s->want[i] = WANT_LOADING;
+        join(s, slot);
+    }
+    pg_store_mark(s, slot);
+}
+
+void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
+{
+    PG_ASSERT(!s->wave.active);
+    PG_ASSERT(block >= 0 && block < s->opt.n_block && n >= 0 && n <= s->opt.n_expert);
+    while (pg_io_n_pending(s->opt.io) && reap(s, false))
+        ;
+    s->block = block;
+    s->wave = (struct wave){.active = true, .block = block, .n = n};
+    pg_policy_tick(s->policy, block);
+    for (int i = 0; i < n; i++) {
+        PG_ASSERT(ids[i] >= 0 && ids[i] < s->opt.n_expert);
+        s->ids[i] = ids[i];
+        want_id(s, i);
+    }
+    pg_store_hint_forget(s, block);
+    pump(s);
+}
+
+/* Its slots are everybody's again. What is pinned stays so until it is released. */
+static void end_wave(struct pg_store *s)
+{
+    struct wave *w = &s->wave;
+    for (int i = 0; i < w->n; i++) {
+        int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];
+        if (slot < 0)
+            continue;
+        s->slots[slot].wave = -1;
+        pg_store_mark(s, slot);
+    }
+    w->active = false;
+}
+
+/* Nobody waits for this slot any more: what is under way goes on, what is not submitted yet counts
+ * as failed, so that the slot is emptied, or tried again if it is wanted by then. */
+static void drop_load(struct pg_store *s, int slot)
+{
+    struct slot *it = &s->slots[slot];
+    it->failed |= it->todo;
+    it->todo = 0;
+    it->retried = false;
+    if (!it->n_pending)
+        slot_empty(s, slot);
+}
+
+void pg_store_abandon(struct pg_store *s)
+{
+    if (!s->wave.active)
+        return;
+    end_wave(s);
+    while (s->n_queue)
+        drop_load(s, queue_pop(s));
+    pump(s);
+}
+
+static int fail_wave(struct pg_store *s, struct pg_err *err)
+{
+    for (int i = 0; i < s->wave.n; i++) {
+        int slot = s->slot_of[s->wave.block * s->opt.n_expert + s->ids[i]];
+        if (slot >= 0)
+            s->slots[slot].pinned = false;
+    }
+    pg_store_abandon(s);
+    return pg_io_error(s->opt.io, &s->wave.bad, err);
+}
+
+/* Waits until something can be delivered, or the wave has failed. */
+static void wait_ready(struct pg_store *s)
+{
+    struct wave *w = &s->wave;
+    uint64_t begin = pg_io_now(s->opt.io);
+    while (w->next_ready == w->n_ready && !w->failed) {
+        /* Nothing under way and nothing to deliver: the caller holds every slot. */
+        PG_ASSERT(pg_io_n_pending(s->opt.io) > 0);
+        reap(s, true);
+        pump(s);
+    }
+    uint64_t end = pg_io_now(s->opt.io);
+    s->stats.stall_ns += end - begin;
+    if (s->opt.trace && end > begin)
+        pg_trace_add(s->opt.trace, PG_TRACK_STALL, "stall", begin, end, w->block, -1);
+}
+
+int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
+{
+    struct wave *w = &s->wave;
+    PG_ASSERT(w->active);
+    pg_store_poll(s);
+    if (w->n_delivered < w->n && w->next_ready == w->n_ready && !w->failed)
+        wait_ready(s);
+    if (w->failed)
+        return fail_wave(s, err);
+    if (w->n_delivered == w->n) {
+        end_wave(s);
+        pump(s);
+        return 0;
+    }
+    int i = s->ready[w->next_ready++];
+    int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];
+    struct slot *it = &s->slots[slot];
+    const struct pg_place *place = pg_store_place(s, it->key);
+    const char *at = (const char *)s->opt.arena + (size_t)slot * s->opt.slot_bytes;
+    PG_ASSERT(it->state == SLOT_READY && !it->pinned);
+    s->want[i] = WANT_DELIVERED;
+    w->n_delivered++;
+    it->pinned = true;
+    *out = (struct pg_lease){.index = i, .expert = s->ids[i], .slot = slot};
+    for (int k = 0; k < PG_SLABS; k++) {
+        out->slab[k] = place->bytes[k] ? at + slab_lead(place, k) : NULL;
+        at += slab_extent(place, k);
+    }
+    return 1;
+}
+
+int pg_store_n_ready(struct pg_store *s)
+{
+    pg_store_poll(s);
+    return s->wave.active && !s->wave.failed ? s->wave.n_ready - s->wave.next_ready : 0;
+}
+
+void pg_store_release(struct pg_store *s, const struct pg_lease *lease)
+{
+    struct slot *it = &s->slots[lease->slot];
+    PG_ASSERT(it->pinned && it->key % s->opt.n_expert == lease->expert);
+    it->pinned = false;
+    pg_store_mark(s, lease->slot);
+    pg_store_poll(s);
+}
+
+/* ---- the rest ------------------------------------------------------------------------------ */
+
+void pg_store_drain(struct pg_store *s)
+{
+    PG_ASSERT(!s->n_queue);
+    for (int block = 0; block < s->opt.n_block; block++)
+        pg_store_hint_forget(s, block);
+    if (s->hint_slot >= 0) {
+        int slot = s->hint_slot;
+        s->hint_slot = -1;
+        drop_load(s, slot);
+    }
+    while (pg_io_n_pending(s->opt.io))
+        reap(s, true);
+}
+
+void pg_store_stats(const struct pg_store *s, struct pg_store_stats *out)
+{
+    *out = s->stats;
+    out->io_busy_ns = pg_io_busy_ns(s->opt.io);
+}

@@ -38,19 +38,19 @@ struct pg_place {
 
 struct pg_store_options {
     struct pg_io *io;
-    int n_block, n_expert;         /* key of an expert: block * n_expert + expert */
-    const struct pg_place *place;  /* [n_block * n_expert], borrowed while the store is open */
-    int n_slots;                   /* >= PG_SLOTS_MIN */
-    size_t slot_bytes;             /* pg_store_slot_bytes(place) */
-    void *arena;                   /* n_slots * slot_bytes, page-aligned, borrowed */
+    int n_block, n_expert;        /* key of an expert: block * n_expert + expert */
+    const struct pg_place *place; /* [n_block * n_expert], borrowed while the store is open */
+    int n_slots;                  /* >= PG_SLOTS_MIN */
+    size_t slot_bytes;            /* pg_store_slot_bytes(place) */
+    void *arena;                  /* n_slots * slot_bytes, page-aligned, borrowed */
     enum pg_evict evict;
     enum pg_hints hints;
-    struct pg_trace *trace;        /* NULL: none */
+    struct pg_trace *trace; /* NULL: none */
 };
 #define PG_SLOTS_MIN 2
 
 struct pg_lease {
-    int index;                     /* position in the ids of pg_store_acquire */
+    int index; /* position in the ids of pg_store_acquire */
     int expert;
     int slot;
     const void *slab[PG_SLABS];
@@ -76,6 +76,9 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n);
 /* 1: *out is pinned; 0: the wave is done; negative: a read failed twice, the wave is over, nothing
  * is pinned by it any more, and the store is usable. Waits when nothing is there yet. */
 int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err);
+/* How many times pg_store_next would give a lease now, without waiting. The engine computes all
+ * that is there in one parallel loop. */
+int pg_store_n_ready(struct pg_store *s);
 void pg_store_release(struct pg_store *s, const struct pg_lease *lease);
 /* Ends a wave early (an error elsewhere); leases still held must be released first. */
 void pg_store_abandon(struct pg_store *s);

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT
+ * Every invariant of the store, derived anew from the slots. For tests.
+ */
+#include "store/store_impl.h"
+
+static void check_slot(const struct pg_store *s, int slot)
+{
+    const struct slot *it = &s->slots[slot];
+    if (it->state == SLOT_FREE) {
+        PG_ASSERT(it->key == -1 && it->wave == -1 && !it->pinned && !it->todo && !it->n_pending);
+        PG_ASSERT(!it->queued && !s->may_demand[slot] && !s->may_hint[slot]);
+        return;
+    }
+    PG_ASSERT(it->key >= 0 && it->key < s->opt.n_block * s->opt.n_expert);
+    PG_ASSERT(s->slot_of[it->key] == slot);
+    bool may = it->state == SLOT_READY && !it->pinned && it->wave < 0;
+    PG_ASSERT(s->may_demand[slot] == may);
+    PG_ASSERT(s->may_hint[slot] == (may && !s->hinted[it->key]));
+    if (it->state == SLOT_READY) {
+        PG_ASSERT(!it->todo && !it->failed && !it->n_pending && !it->queued);
+        return;
+    }
+    PG_ASSERT(it->state == SLOT_LOADING && !it->pinned);
+    PG_ASSERT(!(it->todo & it->failed) && (it->n_pending || it->todo));
+    PG_ASSERT(!it->todo || it->queued || s->hint_slot == slot);
+    PG_ASSERT(!it->queued || (it->todo && it->wave >= 0 && !it->waits));
+    PG_ASSERT(!it->waits || (it->wave < 0 && it->by_hint && it->warned));
+}
+
+static void check_slots(const struct pg_store *s)
+{
+    int n_free = 0, n_pending = 0, n_hint_pending = 0, n_queued = 0, n_keys = 0;
+    for (int slot = 0; slot < s->opt.n_slots; slot++) {
+        const struct slot *it = &s->slots[slot];
+        check_slot(s, slot);
+        n_free += it->state == SLOT_FREE;
+        n_pending += it->n_pending;
+        n_hint_pending += it->waits ? it->n_pending : 0;
+        n_queued += it->queued;
+    }
+    PG_ASSERT(n_free == s->n_free);
+    for (int i = 0; i < n_free; i++)
+        PG_ASSERT(s->slots[s->free_slots[i]].state == SLOT_FREE);
+    PG_ASSERT(n_pending == pg_io_n_pending(s->opt.io));
+    PG_ASSERT(n_hint_pending == s->n_hint_pending);
+    PG_ASSERT(n_queued == s->n_queue);
+    for (int i = 0; i < n_queued; i++)
+        PG_ASSERT(s->slots[s->queue[(s->queue_head + i) % s->opt.n_slots]].queued);
+    for (int key = 0; key < s->opt.n_block * s->opt.n_expert; key++)
+        n_keys += s->slot_of[key] >= 0;
+    PG_ASSERT(n_keys == s->opt.n_slots - n_free);
+}
+
+static void check_wave(const struct pg_store *s)
+{
+    const struct wave *w = &s->wave;
+    int n_of[WANT_DELIVERED + 1] = {0}, n_with_wave = 0;
+    for (int slot = 0; slot < s->opt.n_slots; slot++)
+        n_with_wave += s->slots[slot].wave >= 0;
+    if (!w->active) {
+        PG_ASSERT(!n_with_wave && !s->n_queue);
+        return;
+    }
+    int n_here = 0;
+    for (int i = 0; i < w->n; i++) {
+        int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];
+        n_of[s->want[i]]++;
+        bool here = slot >= 0 && s->slots[slot].wave == i;
+        n_here += here;
+        PG_ASSERT(here == (slot >= 0));
+        PG_ASSERT(s->want[i] != WANT_MISSING || (slot < 0 && i >= w->next_missing));
+        PG_ASSERT(s->want[i] != WANT_READY || (here && s->slots[slot].state == SLOT_READY));
+        PG_ASSERT(s->want[i] != WANT_LOADING || w->failed ||
+                  (here && s->slots[slot].state == SLOT_LOADING));
+    }
+    PG_ASSERT(n_here == n_with_wave);
+    PG_ASSERT(n_of[WANT_MISSING] == w->n_missing && n_of[WANT_DELIVERED] == w->n_delivered);
+    PG_ASSERT(n_of[WANT_READY] == w->n_ready - w->next_ready);
+    for (int i = w->next_ready; i < w->n_ready; i++)
+        PG_ASSERT(s->want[s->ready[i]] == WANT_READY);
+}
+
+static void check_hints(const struct pg_store *s)
+{
+    int n_queued = 0, n_marked = 0, n_ids = 0;
+    for (int key = 0; key < s->opt.n_block * s->opt.n_expert; key++)
+        n_marked += s->hinted[key] != 0;
+    for (int block = 0; block < s->opt.n_block; block++) {
+        const struct hint *h = &s->hints[block];
+        PG_ASSERT(h->next >= 0 && h->next <= h->n && h->n <= s->opt.n_expert);
+        n_queued += h->n - h->next;
+        n_ids += h->n;
+        for (int i = 0; i < h->n; i++)
+            PG_ASSERT(s->hinted[block * s->opt.n_expert +
+                                s->hint_ids[(size_t)block * (size_t)s->opt.n_expert + (size_t)i]] ==
+                      (h->certain ? 2 : 1));
+    }
+    PG_ASSERT(n_queued == s->n_hints_queued && n_marked <= n_ids);
+    PG_ASSERT(s->hint_slot < 0 || (s->slots[s->hint_slot].waits && s->slots[s->hint_slot].todo));
+}
+
+void pg_store_check(const struct pg_store *s)
+{
+    const struct pg_store_stats *st = &s->stats;
+    check_slots(s);
+    check_wave(s);
+    check_hints(s);
+    PG_ASSERT(st->requests == st->hits + st->warned_in_time + st->warned_late + st->missed);
+    PG_ASSERT(st->hint_bytes_read <= st->bytes_read);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT
+ * Inside of the store: what store.c (slots and waves), store_hint.c (what is read ahead, and
+ * whether that pays) and store_check.c share.
+ */
+#ifndef PG_STORE_STORE_IMPL_H
+#define PG_STORE_STORE_IMPL_H
+
+#include "store/policy.h"
+#include "store/store.h"
+
+enum slot_state { SLOT_FREE, SLOT_LOADING, SLOT_READY };
+
+struct slot {
+    int32_t key;       /* -1: free */
+    int32_t wave;      /* position in the wave's ids, -1: not of the wave */
+    uint8_t state;     /* enum slot_state */
+    uint8_t todo;      /* slabs whose read is still to be submitted, a bit each */
+    uint8_t failed;    /* slabs whose read failed */
+    uint8_t n_pending; /* reads under way */
+    bool retried;
+    bool pinned;
+    bool by_hint; /* loaded for a hint: its bytes count as a hint's */
+    bool waits;   /* nobody wants it yet: its reads go after demand */
+    bool warned;  /* brought by a hint and not wanted since */
+    bool queued;  /* in the demand queue */
+    uint64_t begin_ns;
+};
+
+/* Of each of the wave's ids. */
+enum want { WANT_MISSING, WANT_LOADING, WANT_READY, WANT_DELIVERED };
+
+struct wave {
+    bool active;
+    bool failed; /* `bad` failed twice */
+    struct pg_read bad;
+    int block;
+    int n, n_delivered;
+    int next_missing; /* first id that may be WANT_MISSING */
+    int n_missing;
+    int n_ready, next_ready; /* s->ready[next_ready .. n_ready) can be delivered */
+};
+
+/* What a block's last hint said. Its queue is ids[next .. n). */
+struct hint {
+    int n, next;
+    bool certain;
+};
+
+struct pg_store {
+    struct pg_store_options opt;
+    struct pg_policy *policy;
+    int depth;
+    int block; /* of the last wave */
+
+    struct slot *slots;    /* [n_slots] */
+    struct pg_read *reads; /* [n_slots][PG_SLABS] */
+    int32_t *slot_of;      /* [n_block * n_expert], -1: nowhere */
+    int32_t *free_slots;   /* stack */
+    int n_free;
+    /* Who may be evicted: ready, not pinned, not of the wave; for a hint, not hinted either. */
+    uint8_t *may_demand, *may_hint; /* [n_slots] */
+
+    struct wave wave;
+    int32_t *ids;   /* [n_expert] of the wave */
+    uint8_t *want;  /* [n_expert] enum want */
+    int32_t *ready; /* [n_expert] positions in ids, hits first, then as they arrive */
+
+    int32_t *queue; /* ring of slots with reads to submit on demand, [n_slots] */
+    int queue_head, n_queue;
+
+    struct hint *hints; /* [n_block] */
+    int32_t *hint_ids;  /* [n_block][n_expert] */
+    uint8_t *hinted;    /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
+    int n_hints_queued; /* over all blocks */
+    int hint_slot;      /* slot whose hinted reads are partly submitted, -1 */
+    int n_hint_pending; /* reads under way of slots that wait */
+
+    struct pg_store_stats stats;
+    char *memory;
+};
+
+/* store.c for the others */
+const struct pg_place *pg_store_place(const struct pg_store *s, int key);
+void pg_store_mark(struct pg_store *s, int slot); /* may_demand and may_hint anew */
+void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint);
+bool pg_store_submit(struct pg_store *s, int slot);        /* one read; false: the io is full */
+void pg_store_arrived(struct pg_store *s, int slot);       /* it is ready */
+int pg_store_take_slot(struct pg_store *s, bool for_hint); /* an empty slot or -1 */
+uint64_t pg_store_expert_bytes(const struct pg_store *s, int key); /* that a load reads */
+
+/* store_hint.c */
+void pg_store_hint_forget(struct pg_store *s, int block);
+void pg_store_hint_pump(struct pg_store *s);
+
+#endif
