@@ -12,8 +12,19 @@
 #include "quant/quant.h"
 
 enum pg_gguf_kind { /* GGUF's value type numbers */
-    PG_GGUF_U8, PG_GGUF_I8, PG_GGUF_U16, PG_GGUF_I16, PG_GGUF_U32, PG_GGUF_I32, PG_GGUF_F32,
-    PG_GGUF_BOOL, PG_GGUF_STRING, PG_GGUF_ARRAY, PG_GGUF_U64, PG_GGUF_I64, PG_GGUF_F64
+                    PG_GGUF_U8,
+                    PG_GGUF_I8,
+                    PG_GGUF_U16,
+                    PG_GGUF_I16,
+                    PG_GGUF_U32,
+                    PG_GGUF_I32,
+                    PG_GGUF_F32,
+                    PG_GGUF_BOOL,
+                    PG_GGUF_STRING,
+                    PG_GGUF_ARRAY,
+                    PG_GGUF_U64,
+                    PG_GGUF_I64,
+                    PG_GGUF_F64
 };
 
 struct pg_str { /* not zero-terminated, may hold any bytes */
@@ -23,19 +34,19 @@ struct pg_str { /* not zero-terminated, may hold any bytes */
 
 struct pg_gguf_key {
     const char *name;
-    enum pg_gguf_kind kind;      /* ARRAY: elements are of `elem` */
+    enum pg_gguf_kind kind; /* ARRAY: elements are of `elem` */
     enum pg_gguf_kind elem;
-    uint64_t n;                  /* elements; 1 for a scalar */
-    const void *data;            /* little-endian scalars, packed; strings: see pg_gguf_string_at */
+    uint64_t n;       /* elements; 1 for a scalar */
+    const void *data; /* little-endian scalars, packed; strings: see pg_gguf_string_at */
 };
 
 struct pg_gguf_tensor {
     const char *name;
     enum pg_type type;
     int n_dims;
-    int64_t ne[4];               /* fastest dimension first, unused are 1 */
-    int part;                    /* which file of the set */
-    uint64_t offset;             /* of the data, from the start of that file */
+    int64_t ne[4];   /* fastest dimension first, unused are 1 */
+    int part;        /* which file of the set */
+    uint64_t offset; /* of the data, from the start of that file */
     uint64_t bytes;
 };
 
@@ -64,8 +75,8 @@ const struct pg_gguf_tensor *pg_gguf_tensor_at(const struct pg_gguf *g, int i);
 const struct pg_gguf_tensor *pg_gguf_find_tensor(const struct pg_gguf *g, const char *name);
 
 /* Typed values. `want` is PG_GGUF_REQUIRED or PG_GGUF_OPTIONAL; an absent optional key leaves *out
- * as it is and returns 0. A value of the wrong kind or outside [lo, hi] is an error. Integers of any
- * width and sign are accepted where the value fits. */
+ * as it is and returns 0. A value of the wrong kind or outside [lo, hi] is an error. Integers of
+ * any width and sign are accepted where the value fits. */
 enum pg_gguf_want { PG_GGUF_REQUIRED, PG_GGUF_OPTIONAL };
 int pg_gguf_get_int(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, int64_t lo,
                     int64_t hi, int64_t *out, struct pg_err *err);
@@ -95,8 +106,8 @@ int pg_gguf_writer_i32s(struct pg_gguf_writer *w, const char *key, const int32_t
                         struct pg_err *err);
 int pg_gguf_writer_f32s(struct pg_gguf_writer *w, const char *key, const float *v, uint64_t n,
                         struct pg_err *err);
-int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_type type,
-                          int n_dims, const int64_t *ne, struct pg_err *err);
+int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_type type, int n_dims,
+                          const int64_t *ne, struct pg_err *err);
 /* The next n bytes of tensor data, in any pieces; padding between tensors is the writer's. */
 int pg_gguf_writer_data(struct pg_gguf_writer *w, const void *data, size_t n, struct pg_err *err);
 int pg_gguf_writer_commit(struct pg_gguf_writer *w, struct pg_err *err); /* file appears; frees w */
