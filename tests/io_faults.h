@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT
+ * Faults in real reads, put in between our code and the operating system by the linker: a program
+ * that includes this file once is linked with PG_WRAP_IO (see CMakeLists.txt), and its calls of
+ * open, pread, io_uring_queue_init and io_uring_submit come here first.
+ *
+ * A transfer is one pread or one entry of the ring. For io_uring the entry itself is changed before
+ * the kernel sees it (a smaller length, no file), so that completions are short or fail for real.
+ */
+#ifndef PG_TESTS_IO_FAULTS_H
+#define PG_TESTS_IO_FAULTS_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum io_fault { IO_FAULT_NONE, IO_FAULT_ERROR, IO_FAULT_SHORT, IO_FAULT_LATE, IO_FAULT_EOF };
+
+/* Set while no read is under way. */
+struct io_faults {
+    bool refuse_direct_open, refuse_direct_read; /* with EINVAL, as file systems do */
+    int uring_init_error;                        /* negative errno */
+    int uring_submit_error, uring_submit_times;  /* negative errno, how often; -1: for ever */
+    enum io_fault kind;
+    uint64_t at, times; /* the transfers that it happens to: from the at-th (from 1) on */
+    size_t short_bytes;
+    atomic_uint_fast64_t n_transfers, n_injected;
+};
+static struct io_faults io_faults;
+
+static inline void io_faults_clear(void)
+{
+    memset(&io_faults, 0, sizeof(io_faults));
+}
+
+static inline void io_faults_set(enum io_fault kind, uint64_t at, uint64_t times)
+{
+    io_faults_clear();
+    io_faults.kind = kind;
+    io_faults.at = at;
+    io_faults.times = times;
+    io_faults.short_bytes = 4096;
+}
+
+/* What happens to the transfer that begins now. */
+static inline enum io_fault io_faults_next(void)
+{
+    uint64_t nth = atomic_fetch_add(&io_faults.n_transfers, 1) + 1;
+    if (io_faults.kind == IO_FAULT_NONE || nth < io_faults.at ||
+        nth - io_faults.at >= io_faults.times)
+        return IO_FAULT_NONE;
+    atomic_fetch_add(&io_faults.n_injected, 1);
+    if (io_faults.kind == IO_FAULT_LATE)
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    return io_faults.kind;
+}
+
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+ssize_t __real_pread(int fd, void *buf, size_t n, off_t at);
+ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t at);
+
+int __wrap_open(const char *path, int flags, ...)
+{
+    va_list ap;
+    va_start(ap, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(ap, mode_t) : 0;
+    va_end(ap);
+    if (io_faults.refuse_direct_open && flags & O_DIRECT) {
+        atomic_fetch_add(&io_faults.n_injected, 1);
+        errno = EINVAL;
+        return -1;
+    }
+    return __real_open(path, flags, mode);
+}
+
+ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t at)
+{
+    if (io_faults.refuse_direct_read && fcntl(fd, F_GETFL) & O_DIRECT) {
+        atomic_fetch_add(&io_faults.n_injected, 1);
+        errno = EINVAL;
+        return -1;
+    }
+    switch (io_faults_next()) {
+    case IO_FAULT_ERROR:
+        errno = EIO;
+        return -1;
+    case IO_FAULT_SHORT:
+        return __real_pread(fd, buf, n < io_faults.short_bytes ? n : io_faults.short_bytes, at);
+    case IO_FAULT_EOF:
+        return 0;
+    default:
+        return __real_pread(fd, buf, n, at);
+    }
+}
+
+#if __has_include(<liburing.h>)
+#include <liburing.h>
+
+int __real_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
+int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
+int __real_io_uring_submit(struct io_uring *ring);
+int __wrap_io_uring_submit(struct io_uring *ring);
+
+int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
+{
+    if (io_faults.uring_init_error) {
+        atomic_fetch_add(&io_faults.n_injected, 1);
+        return io_faults.uring_init_error;
+    }
+    return __real_io_uring_queue_init(entries, ring, flags);
+}
+
+/* Entries between sqe_head and sqe_tail are written and not yet shown to the kernel. */
+int __wrap_io_uring_submit(struct io_uring *ring)
+{
+    if (io_faults.uring_submit_times) {
+        io_faults.uring_submit_times -= io_faults.uring_submit_times > 0;
+        atomic_fetch_add(&io_faults.n_injected, 1);
+        return io_faults.uring_submit_error;
+    }
+    for (unsigned i = ring->sq.sqe_head; i != ring->sq.sqe_tail; i++) {
+        struct io_uring_sqe *sqe = &ring->sq.sqes[i & (ring->sq.ring_entries - 1)];
+        switch (io_faults_next()) {
+        case IO_FAULT_ERROR:
+            sqe->flags &= (unsigned char)~IOSQE_FIXED_FILE;
+            sqe->fd = -1;
+            break;
+        case IO_FAULT_SHORT:
+            if (sqe->len > io_faults.short_bytes)
+                sqe->len = (unsigned)io_faults.short_bytes;
+            break;
+        case IO_FAULT_EOF:
+            sqe->len = 0;
+            break;
+        default:
+            break;
+        }
+    }
+    return __real_io_uring_submit(ring);
+}
+
+#endif
+#endif
