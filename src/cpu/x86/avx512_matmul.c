@@ -215,7 +215,7 @@ PG_INLINE void fetch_ahead(struct rows *r)
     const char *end =
         r->end - r->ahead > (ptrdiff_t)r->step_bytes ? r->ahead + r->step_bytes : r->end;
     for (const char *p = r->ahead; p < end; p += 64)
-        _mm_prefetch(p, _MM_HINT_T0);
+        _mm_prefetch(p, _MM_HINT_T1);
     r->ahead = end;
 }
 
