@@ -33,12 +33,6 @@ struct format {
     group_fn *const *group; /* [GROUP + 1], by number of tokens */
 };
 
-/* (d * dx) * (float)sum */
-PG_INLINE __m512 scaled(__m512 d, const float *dx, __m512i sum)
-{
-    return _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(*dx)), _mm512_cvtepi32_ps(sum));
-}
-
 /* ------------------------------------------------------------------ blocks of 256 ----------- */
 
 PG_INLINE void add_pairs(const struct pg_panel *p, const struct group *g, int n, __m512i *sum)
@@ -88,13 +82,13 @@ PG_INLINE void group_k(const struct pg_panel *p, const struct group *g, int n, i
         add_sub_block(p, q, n, k, n_k, sum);
 #pragma GCC unroll 8
     for (int t = 0; t < n; t++)
-        g->acc[t] = _mm512_add_ps(g->acc[t], scaled(p->d[0], g->d[t], sum[t]));
+        g->acc[t] = _mm512_add_ps(g->acc[t], pg_scaled(p->d[0], g->d[t], sum[t]));
     if (!has_min)
         return;
     add_pairs(p, g, n, sum);
 #pragma GCC unroll 8
     for (int t = 0; t < n; t++)
-        g->acc[t] = _mm512_sub_ps(g->acc[t], scaled(p->m[0], g->d[t], sum[t]));
+        g->acc[t] = _mm512_sub_ps(g->acc[t], pg_scaled(p->m[0], g->d[t], sum[t]));
 }
 
 /* ------------------------------------------------------------------ blocks of 32 ------------ */
@@ -127,9 +121,9 @@ PG_INLINE void group_32(const struct pg_panel *p, const struct group *g, int n_b
                                              pg_each_i32(q[t] + 32 * b + 4 * k));
 #pragma GCC unroll 8
         for (int t = 0; t < n; t++) {
-            acc[t] = _mm512_add_ps(acc[t], scaled(p->d[b], g->d[t] + b, sum[t]));
+            acc[t] = _mm512_add_ps(acc[t], pg_scaled(p->d[b], g->d[t] + b, sum[t]));
             if (has_min)
-                acc[t] = _mm512_sub_ps(acc[t], scaled(p->m[b], g->d[t] + b, base[t]));
+                acc[t] = _mm512_sub_ps(acc[t], pg_scaled(p->m[b], g->d[t] + b, base[t]));
         }
     }
 #pragma GCC unroll 8
@@ -192,33 +186,6 @@ static const struct format formats[PG_TYPE_LIMIT] = {
 
 /* ------------------------------------------------------------------ driver ------------------ */
 
-/* The rows of one tile and where the bytes end that are asked for ahead of their use. */
-struct rows {
-    struct pg_tile tile;
-    const char *ahead, *end;
-    size_t step_bytes; /* a step of all the rows */
-};
-
-static void rows_set(struct rows *r, const struct pg_matmul *m, int row, int row1)
-{
-    const uint8_t *w = m->w;
-    size_t row_bytes = pg_type_bytes(m->type, m->x->n);
-    for (int i = 0; i < PG_LANES; i++)
-        r->tile.row[i] = w + (size_t)PG_MIN(row + i, row1 - 1) * row_bytes;
-    r->ahead = (const char *)w + (size_t)PG_MIN(row + PG_LANES, row1) * row_bytes;
-    r->end = (const char *)w + (size_t)row1 * row_bytes;
-}
-
-/* The next rows are one stream of bytes: while a step of these is computed, as much of it. */
-PG_INLINE void fetch_ahead(struct rows *r)
-{
-    const char *end =
-        r->end - r->ahead > (ptrdiff_t)r->step_bytes ? r->ahead + r->step_bytes : r->end;
-    for (const char *p = r->ahead; p < end; p += 64)
-        _mm_prefetch(p, _MM_HINT_T1);
-    r->ahead = end;
-}
-
 struct batch {
     int n_tok;
     size_t at[BATCH]; /* of the token's first value in x */
@@ -256,17 +223,16 @@ static void batch_step(struct batch *b, const struct pg_matmul *m, const struct 
     }
 }
 
-static void tile_batch(const struct pg_matmul *m, const struct format *f, struct rows *r,
+static void tile_batch(const struct pg_matmul *m, const struct format *f, struct pg_tile *tile,
                        struct batch *b)
 {
     struct pg_panel panel;
     int step = PG_PANEL_VALUES / f->block; /* blocks */
     int n_blocks = m->x->n / f->block;
-    r->step_bytes = (size_t)(step * f->block_bytes * PG_LANES);
     for (int i = 0; i < n_blocks; i += step) {
         int n = PG_MIN(step, n_blocks - i);
-        fetch_ahead(r);
-        f->unpack(&panel, &r->tile, (size_t)i * (size_t)f->block_bytes, n);
+        pg_tile_fetch(tile, (size_t)(n * f->block_bytes * PG_LANES));
+        f->unpack(&panel, tile, (size_t)i * (size_t)f->block_bytes, n);
         batch_step(b, m, f, &panel, i * f->block, n);
     }
 }
@@ -274,14 +240,18 @@ static void tile_batch(const struct pg_matmul *m, const struct format *f, struct
 static void matmul(const struct pg_matmul *m, int row0, int row1)
 {
     const struct format *f = &formats[m->type];
-    struct rows r;
+    if (m->n_tok == 1 && (m->type == 12 || m->type == 14)) {
+        pg_avx512_decode(m, row0, row1);
+        return;
+    }
+    struct pg_tile tile;
     struct batch b;
     for (int row = row0; row < row1; row += PG_LANES) {
-        __mmask16 lanes = pg_first_lanes(PG_MIN(PG_LANES, row1 - row));
-        rows_set(&r, m, row, row1);
+        pg_tile_set(&tile, m, row, row1);
+        __mmask16 lanes = pg_first_lanes(tile.n_rows);
         for (int t = 0; t < m->n_tok; t += BATCH) {
             batch_set(&b, m, t, PG_MIN(BATCH, m->n_tok - t));
-            tile_batch(m, f, &r, &b);
+            tile_batch(m, f, &tile, &b);
             for (int j = 0; j < b.n_tok; j++)
                 _mm512_mask_storeu_ps(m->y + (size_t)(t + j) * m->y_stride + row, lanes, b.acc[j]);
         }

@@ -5,12 +5,7 @@
 #ifndef PG_CPU_X86_AVX512_PANEL_H
 #define PG_CPU_X86_AVX512_PANEL_H
 
-#include "cpu/x86/avx512_util.h"
-
-/* Rows past the last one repeat it: read again, never stored. */
-struct pg_tile {
-    const uint8_t *row[PG_LANES];
-};
+#include "cpu/x86/avx512_tile.h"
 
 enum {
     PG_PANEL_VALUES = 256,

@@ -7,40 +7,6 @@
  */
 #include "cpu/x86/avx512_panel.h"
 
-PG_INLINE __m128i load_16(const uint8_t *p)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)p);
-}
-
-/* Rows k, 4 + k, 8 + k, 12 + k: 16 bytes each. */
-PG_INLINE __m512i four_rows(const struct pg_tile *t, int k, size_t at)
-{
-    __m512i v = _mm512_castsi128_si512(load_16(t->row[k] + at));
-    v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load_16(t->row[4 + k] + at));
-    v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load_16(t->row[8 + k] + at));
-    return _mm512_mask_broadcast_i32x4(v, 0xf000, load_16(t->row[12 + k] + at));
-}
-
-/* c[j] lane r: bytes at + 4 j .. at + 4 j + 3 of row r. */
-PG_INLINE void columns(const struct pg_tile *t, size_t at, __m512i c[4])
-{
-    __m512i r0 = four_rows(t, 0, at), r1 = four_rows(t, 1, at);
-    __m512i r2 = four_rows(t, 2, at), r3 = four_rows(t, 3, at);
-    __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpackhi_epi32(r0, r1);
-    __m512i e = _mm512_unpacklo_epi32(r2, r3), f = _mm512_unpackhi_epi32(r2, r3);
-    c[0] = _mm512_unpacklo_epi64(a, e);
-    c[1] = _mm512_unpackhi_epi64(a, e);
-    c[2] = _mm512_unpacklo_epi64(b, f);
-    c[3] = _mm512_unpackhi_epi64(b, f);
-}
-
-PG_INLINE __m512i shift_right(__m512i v, int n)
-{
-    return n == 0  ? v
-           : n > 0 ? _mm512_srli_epi32(v, (unsigned)n)
-                   : _mm512_slli_epi32(v, (unsigned)-n);
-}
-
 PG_INLINE void low_high(__m512i v, __m512i *low, __m512i *high)
 {
     __m512i nibble = pg_each_byte(15);
@@ -53,7 +19,7 @@ PG_INLINE void low_high(__m512i v, __m512i *low, __m512i *high)
 /* Byte i of each lane as int32, unsigned. */
 PG_INLINE __m512i byte_of(__m512i v, int i)
 {
-    return _mm512_and_si512(shift_right(v, 8 * i), _mm512_set1_epi32(255));
+    return _mm512_and_si512(pg_shift_right(v, 8 * i), _mm512_set1_epi32(255));
 }
 
 /* Bytes a and b of each lane as two int16: zero-extended, and times 256. */
@@ -76,7 +42,7 @@ PG_INLINE __m512i bytes_to_high(__m512i v, int a, int b)
 PG_INLINE void scales_6bit(struct pg_panel *p, const struct pg_tile *t, size_t at)
 {
     __m512i h[4], low = pg_each_byte(15), six = pg_each_byte(63), top = pg_each_byte(0x30);
-    columns(t, at, h);
+    pg_tile_columns(t, at, h);
     p->d[0] = pg_f16_lanes(h[0]);
     p->m[0] = pg_f16_lanes(_mm512_srli_epi32(h[0], 16));
     __m512i scale[2], min[2];
@@ -100,8 +66,8 @@ PG_INLINE void scales_signed(struct pg_panel *p, const __m512i s[4], unsigned of
     for (int i = 0; i < 8; i++) {
         __m512i v = s[i / 2];
         int b = i % 2 * 2;
-        p->scale[2 * i] = _mm512_srai_epi32(shift_right(v, 8 * b - 24), 24);
-        p->scale[2 * i + 1] = _mm512_srai_epi32(shift_right(v, 8 * b - 16), 24);
+        p->scale[2 * i] = _mm512_srai_epi32(pg_shift_right(v, 8 * b - 24), 24);
+        p->scale[2 * i + 1] = _mm512_srai_epi32(pg_shift_right(v, 8 * b - 16), 24);
         p->pair[i] =
             _mm512_sub_epi16(zero, _mm512_srai_epi16(bytes_to_high(v, b, b + 1), 8 - offset_bits));
     }
@@ -116,7 +82,7 @@ void pg_avx512_q4_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         __m512i c[4];
-        columns(t, at + 16 + (size_t)i * 16, c);
+        pg_tile_columns(t, at + 16 + (size_t)i * 16, c);
         __m512i *q = p->q + i / 2 * 16 + i % 2 * 4;
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
@@ -129,18 +95,18 @@ void pg_avx512_q5_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
     (void)n_blocks;
     __m512i fifth[8], bit = pg_each_byte(16);
     scales_6bit(p, t, at);
-    columns(t, at + 16, fifth);
-    columns(t, at + 32, fifth + 4);
+    pg_tile_columns(t, at + 16, fifth);
+    pg_tile_columns(t, at + 32, fifth + 4);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         __m512i c[4], low, high;
-        columns(t, at + 48 + (size_t)i * 16, c);
+        pg_tile_columns(t, at + 48 + (size_t)i * 16, c);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             int k = i % 2 * 4 + j, sub = i / 2 * 2;
             low_high(c[j], &low, &high);
-            p->q[8 * sub + k] = pg_masked_or(shift_right(fifth[k], sub - 4), bit, low);
-            p->q[8 * sub + 8 + k] = pg_masked_or(shift_right(fifth[k], sub - 3), bit, high);
+            p->q[8 * sub + k] = pg_masked_or(pg_shift_right(fifth[k], sub - 4), bit, low);
+            p->q[8 * sub + 8 + k] = pg_masked_or(pg_shift_right(fifth[k], sub - 3), bit, high);
         }
     }
 }
@@ -149,18 +115,18 @@ void pg_avx512_q6_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 {
     (void)n_blocks;
     __m512i s[4], d[4], two = pg_each_byte(0x30);
-    columns(t, at + 192, s);
+    pg_tile_columns(t, at + 192, s);
     scales_signed(p, s, 5);
-    columns(t, at + 194, d);
+    pg_tile_columns(t, at + 194, d);
     p->d[0] = pg_f16_lanes(_mm512_srli_epi32(d[3], 16));
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* half i / 2 of the values, 16 of its 32 bytes of high bits */
         __m512i a[4], b[4], high[4], low0, low1;
         __m512i *q = p->q + i / 2 * 32 + i % 2 * 4;
         size_t nibbles = at + (size_t)(i / 2 * 64 + i % 2 * 16);
-        columns(t, nibbles, a);
-        columns(t, nibbles + 32, b);
-        columns(t, at + 128 + (size_t)i * 16, high);
+        pg_tile_columns(t, nibbles, a);
+        pg_tile_columns(t, nibbles + 32, b);
+        pg_tile_columns(t, at + 128 + (size_t)i * 16, high);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             low_high(a[j], &low0, &low1);
@@ -177,7 +143,7 @@ void pg_avx512_q3_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 {
     (void)n_blocks;
     __m512i c[4], s[4], third[8], two = pg_each_byte(3), one = pg_each_byte(4);
-    columns(t, at + 94, c); /* two bytes early, to end with the block */
+    pg_tile_columns(t, at + 94, c); /* two bytes early, to end with the block */
     p->d[0] = pg_f16_lanes(_mm512_srli_epi32(c[3], 16));
     for (int i = 0; i < 3; i++)
         c[i] = _mm512_or_si512(_mm512_srli_epi32(c[i], 16), _mm512_slli_epi32(c[i + 1], 16));
@@ -185,19 +151,20 @@ void pg_avx512_q3_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
     low_high(c[1], &s[1], &s[3]);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
-        s[i] = _mm512_sub_epi8(pg_masked_or(shift_right(c[2], 2 * i - 4), pg_each_byte(0x30), s[i]),
-                               pg_each_byte(32));
+        s[i] =
+            _mm512_sub_epi8(pg_masked_or(pg_shift_right(c[2], 2 * i - 4), pg_each_byte(0x30), s[i]),
+                            pg_each_byte(32));
     scales_signed(p, s, 2);
-    columns(t, at, third);
-    columns(t, at + 16, third + 4);
+    pg_tile_columns(t, at, third);
+    pg_tile_columns(t, at + 16, third + 4);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        columns(t, at + 32 + (size_t)i * 16, c);
+        pg_tile_columns(t, at + 32 + (size_t)i * 16, c);
 #pragma GCC unroll 16
         for (int n = 0; n < 16; n++) {
             int k = i % 2 * 4 + n % 4, sub = i / 2 * 4 + n / 4;
-            __m512i low = _mm512_and_si512(shift_right(c[n % 4], n / 4 * 2), two);
-            p->q[8 * sub + k] = pg_masked_or(shift_right(third[k], sub - 2), one, low);
+            __m512i low = _mm512_and_si512(pg_shift_right(c[n % 4], n / 4 * 2), two);
+            p->q[8 * sub + k] = pg_masked_or(pg_shift_right(third[k], sub - 2), one, low);
         }
     }
 }
@@ -206,10 +173,10 @@ void pg_avx512_q2_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 {
     (void)n_blocks;
     __m512i c[4], scale[4], min[4], two = pg_each_byte(3);
-    columns(t, at + 68, c);
+    pg_tile_columns(t, at + 68, c);
     p->d[0] = pg_f16_lanes(c[3]);
     p->m[0] = pg_f16_lanes(_mm512_srli_epi32(c[3], 16));
-    columns(t, at, c);
+    pg_tile_columns(t, at, c);
     for (int i = 0; i < 4; i++)
         low_high(c[i], &scale[i], &min[i]);
 #pragma GCC unroll 16
@@ -220,11 +187,11 @@ void pg_avx512_q2_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
         p->pair[i] = bytes_to_words(min[i / 2], i % 2 * 2, i % 2 * 2 + 1);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        columns(t, at + 16 + (size_t)i * 16, c);
+        pg_tile_columns(t, at + 16 + (size_t)i * 16, c);
 #pragma GCC unroll 16
         for (int n = 0; n < 16; n++)
             p->q[i / 2 * 32 + n / 4 * 8 + i % 2 * 4 + n % 4] =
-                _mm512_and_si512(shift_right(c[n % 4], n / 4 * 2), two);
+                _mm512_and_si512(pg_shift_right(c[n % 4], n / 4 * 2), two);
     }
 }
 
@@ -234,7 +201,7 @@ void pg_avx512_q2_k(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 PG_INLINE void nibbles_32(const struct pg_tile *t, size_t at, __m512i q[8])
 {
     __m512i c[4];
-    columns(t, at, c);
+    pg_tile_columns(t, at, c);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++)
         low_high(c[j], q + j, q + 4 + j);
@@ -256,7 +223,7 @@ void pg_avx512_q4_0(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 {
     for (int b = 0; b < n_blocks; b++, at += 18) {
         __m512i c[4];
-        columns(t, at, c);
+        pg_tile_columns(t, at, c);
         p->d[b] = pg_f16_lanes(c[0]);
         nibbles_32(t, at + 2, p->q + 8 * b);
     }
@@ -266,7 +233,7 @@ void pg_avx512_q4_1(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 {
     for (int b = 0; b < n_blocks; b++, at += 20) {
         __m512i c[4];
-        columns(t, at, c);
+        pg_tile_columns(t, at, c);
         p->d[b] = pg_f16_lanes(c[0]);
         p->m[b] = pg_f16_lanes(_mm512_srli_epi32(c[0], 16));
         nibbles_32(t, at + 4, p->q + 8 * b);
@@ -277,7 +244,7 @@ void pg_avx512_q5_0(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 {
     for (int b = 0; b < n_blocks; b++, at += 22) {
         __m512i c[4];
-        columns(t, at, c);
+        pg_tile_columns(t, at, c);
         p->d[b] = pg_f16_lanes(c[0]);
         nibbles_32(t, at + 6, p->q + 8 * b);
         fifth_32(_mm512_or_si512(_mm512_srli_epi32(c[0], 16), _mm512_slli_epi32(c[1], 16)),
@@ -289,7 +256,7 @@ void pg_avx512_q5_1(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
 {
     for (int b = 0; b < n_blocks; b++, at += 24) {
         __m512i c[4];
-        columns(t, at, c);
+        pg_tile_columns(t, at, c);
         p->d[b] = pg_f16_lanes(c[0]);
         p->m[b] = pg_f16_lanes(_mm512_srli_epi32(c[0], 16));
         nibbles_32(t, at + 8, p->q + 8 * b);
@@ -302,11 +269,11 @@ void pg_avx512_q8_0(struct pg_panel *p, const struct pg_tile *t, size_t at, int 
     __m512i flip = pg_each_byte(0x80);
     for (int b = 0; b < n_blocks; b++, at += 34) {
         __m512i c[4];
-        columns(t, at, c);
+        pg_tile_columns(t, at, c);
         p->d[b] = pg_f16_lanes(c[0]);
         __m512i *q = p->q + 8 * b;
-        columns(t, at + 2, q);
-        columns(t, at + 18, q + 4);
+        pg_tile_columns(t, at + 2, q);
+        pg_tile_columns(t, at + 18, q + 4);
 #pragma GCC unroll 8
         for (int k = 0; k < 8; k++)
             q[k] = _mm512_xor_si512(q[k], flip);

@@ -21,6 +21,11 @@ PG_INLINE __m512i pg_each_i32(const void *p)
     return _mm512_set1_epi32(v);
 }
 
+PG_INLINE __m128i pg_load_16(const void *p)
+{
+    return _mm_loadu_si128((const __m128i *)p);
+}
+
 PG_INLINE __m512i pg_each_byte(int v)
 {
     return _mm512_set1_epi8((char)v);
@@ -36,6 +41,18 @@ PG_INLINE __m512i pg_masked_or(__m512i a, __m512i mask, __m512i b)
 PG_INLINE __mmask16 pg_first_lanes(int n)
 {
     return (__mmask16)((1u << n) - 1);
+}
+
+/* v >> n in every lane, v << -n when n is negative. */
+PG_INLINE __m512i pg_shift_right(__m512i v, int n)
+{
+    return n >= 0 ? _mm512_srli_epi32(v, (unsigned)n) : _mm512_slli_epi32(v, (unsigned)-n);
+}
+
+/* (d * dx) * (float)sum, the term that an activation block of scale dx adds. */
+PG_INLINE __m512 pg_scaled(__m512 d, const float *dx, __m512i sum)
+{
+    return _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(*dx)), _mm512_cvtepi32_ps(sum));
 }
 
 /* The half floats in the low 16 bits of each lane. */
