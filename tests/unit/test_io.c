@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <cmocka.h>
@@ -475,6 +476,40 @@ static void test_truncated_while_open(void **state)
     file_write(x->path, FILE_BYTES);
 }
 
+/* Pages of the file that are in the page cache. */
+static int n_cached(const char *path)
+{
+    unsigned char there[FILE_BYTES / PG_PAGE + 1];
+    int n = 0, fd = open(path, O_RDONLY);
+    void *p = mmap(NULL, FILE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(p != MAP_FAILED);
+    assert_int_equal(mincore(p, FILE_BYTES, there), 0);
+    for (size_t i = 0; i < sizeof(there); i++)
+        n += there[i] & 1;
+    munmap(p, FILE_BYTES);
+    close(fd);
+    return n;
+}
+
+/* Neither direct nor buffered reads leave the file in the page cache. */
+static void test_cache_stays_empty(void **state)
+{
+    struct fixture *x = *state;
+    int fd = open(x->path, O_RDWR);
+    assert_int_equal(fsync(fd), 0); /* what is dirty cannot be dropped */
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    close(fd);
+    if (n_cached(x->path)) /* a file system in memory */
+        skip();
+    FOR_EACH_BACKEND(b, io, x)
+    {
+        for (uint64_t at = 0; at < FILE_BYTES - SLOT_BYTES; at += SLOT_BYTES)
+            read_check(read_one(io, x, at, SLOT_BYTES, SLOT_BYTES));
+        read_check(read_one(io, x, FILE_BYTES - TAIL, PG_PAGE, TAIL));
+        assert_in_range(n_cached(x->path), 0, 2); /* that opening has looked at */
+    }
+}
+
 /* The kernel takes no entry for a while: nothing is lost. It never does again: reads fail, none
  * hangs, and so does every read after them. */
 static void test_ring_refuses(void **state)
@@ -665,6 +700,7 @@ int main(void)
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_odd_pieces),
         cmocka_unit_test(test_truncated_while_open),
+        cmocka_unit_test(test_cache_stays_empty),
         cmocka_unit_test(test_ring_refuses),
         cmocka_unit_test(test_sim_time),
         cmocka_unit_test(test_sim_seed),
