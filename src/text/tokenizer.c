@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ * Text to ids. Tokens that stand for themselves are cut out first, at each place the longest that
+ * begins there: user-defined ones always, control tokens only if the caller says that the text is
+ * markup. What lies between goes to the model's own algorithm.
+ */
+#include "text/encoder.h"
+
+#include <stdlib.h>
+
+int pg_encoder_reserve(struct pg_encoder *e, size_t n, struct pg_err *err)
+{
+    if (n <= e->cap_text)
+        return 0;
+    free(e->text);
+    e->cap_text = 0;
+    e->text = malloc(n);
+    if (!e->text)
+        return pg_fail(err, PG_ENOMEM, "out of memory for %zu bytes of text", n);
+    e->cap_text = n;
+    return 0;
+}
+
+/* First of special[lo, hi) whose byte at `depth` is at least c. All have more than depth bytes and
+ * are equal before it. */
+static uint32_t lower_bound(const pg_vocab *v, uint32_t lo, uint32_t hi, size_t depth, int c)
+{
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if ((unsigned char)pg_pieces_text(&v->pieces, v->special[mid]).s[depth] < c)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* The longest special token that s[0..n), n > 0, begins with, or -1. The sorted list is narrowed
+ * byte by byte; in each range the tokens that end there come first. */
+static int32_t match_special(const pg_vocab *v, const char *s, size_t n, bool markup, size_t *len)
+{
+    uint32_t lo = v->special_from[(unsigned char)s[0]];
+    uint32_t hi = v->special_from[(unsigned char)s[0] + 1];
+    int32_t best = -1;
+
+    for (size_t depth = 1; lo < hi; depth++) {
+        bool found = false;
+        for (; lo < hi && pg_pieces_text(&v->pieces, v->special[lo]).n == depth; lo++) {
+            uint32_t id = v->special[lo];
+            if (!found && (markup || v->pieces.type[id] == PG_PIECE_USER)) {
+                best = (int32_t)id;
+                *len = depth;
+                found = true;
+            }
+        }
+        if (depth == n)
+            break;
+        lo = lower_bound(v, lo, hi, depth, (unsigned char)s[depth]);
+        hi = lower_bound(v, lo, hi, depth, (unsigned char)s[depth] + 1);
+    }
+    return best;
+}
+
+static int encode_between(struct pg_encoder *e, struct pg_str text, struct pg_err *err)
+{
+    if (!text.n)
+        return 0;
+    /* A space comes first at the start of the text and after each token that was cut out. */
+    if (e->vocab->model == PG_VOCAB_LLAMA)
+        return pg_spm_encode(e, text, true, err);
+    return pg_bpe_encode(e, text, err);
+}
+
+static int encode(struct pg_encoder *e, struct pg_str text, unsigned flags, struct pg_err *err)
+{
+    const pg_vocab *v = e->vocab;
+    size_t from = 0;
+
+    if (v->model == PG_VOCAB_GPT2)
+        PG_TRY(pg_splitter_open(&e->split, v->pretok, err));
+    if (flags & PG_TOKENIZE_BOS && v->add_bos && v->bos >= 0)
+        pg_ids_put(&e->ids, v->bos);
+    for (size_t i = 0; i < text.n;) {
+        size_t len = 1;
+        int32_t id = match_special(v, text.s + i, text.n - i, flags & PG_TOKENIZE_SPECIAL, &len);
+        if (id >= 0) {
+            PG_TRY(encode_between(e, (struct pg_str){text.s + from, i - from}, err));
+            pg_ids_put(&e->ids, id);
+            from = i + len;
+        }
+        i += len;
+    }
+    return encode_between(e, (struct pg_str){text.s + from, text.n - from}, err);
+}
+
+int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags, int32_t *ids,
+                size_t cap, size_t *n_out, struct pg_err *err)
+{
+    struct pg_encoder e = {.vocab = v, .ids = {.out = ids, .cap = cap}};
+    int rc;
+
+    *n_out = 0;
+    if (v->model == PG_VOCAB_NONE)
+        return pg_fail(err, PG_ENOTSUP, "the model has no vocabulary, text cannot be tokenized");
+    if (n_text > INT32_MAX / 4)
+        return pg_fail(err, PG_EARG, "text has %zu bytes, wanted at most %d", n_text,
+                       INT32_MAX / 4);
+    rc = encode(&e, (struct pg_str){text, n_text}, flags, err);
+    pg_joiner_fini(&e.join);
+    pg_splitter_close(e.split);
+    free(e.text);
+    if (rc)
+        return rc;
+    *n_out = e.ids.n;
+    if (e.ids.n > cap)
+        return pg_fail(err, PG_EARG, "the text has %zu tokens, room is for %zu", e.ids.n, cap);
+    return 0;
+}
