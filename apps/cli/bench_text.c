@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT
+ * The results of `pregate bench` as a table, as CSV and as JSON.
+ */
+#include "bench.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define MIB (1024.0 * 1024.0)
+
+static void print_head(const struct bench *b)
+{
+    char size[16], limit[16];
+    const struct bench_spread dram = bench_roof(b->roof_dram, b->n_roofs);
+    const struct bench_spread disk = bench_roof(b->roof_disk, b->n_roofs);
+    printf("%s", b->args->subject);
+    if (b->model_known)
+        printf(": %s, %s, %s", b->model.arch, b->model.file_type,
+               cli_size_text(b->model.file_bytes, size));
+    printf("\n%s, %d CPUs, %s, %s usable\n", b->machine.cpu_model, b->machine.n_cpu,
+           b->machine.cpu_level, cli_size_text(b->machine.memory_limit, limit));
+    printf("Roofs: memory %.1f GB/s (%.1f to %.1f), disk %.2f GB/s (%.2f to %.2f)\n",
+           dram.max * 1e-9, dram.min * 1e-9, dram.max * 1e-9, disk.max * 1e-9, disk.min * 1e-9,
+           disk.max * 1e-9);
+    printf("Prompt %d tokens, decode %d tokens, %d repetitions%s%s\n\n", b->args->n_prompt,
+           b->args->n_predict, b->args->reps, b->args->routes ? ", routing of " : "",
+           b->args->routes ? b->args->routes : "");
+}
+
+static void print_md_row(const struct bench *b, const struct bench_row *row)
+{
+    char size[16], peak[16];
+    printf("| %-12s | %-6s | %10s |", pg_mode_name(row->mode), pg_evict_name(row->evict),
+           cli_size_text(row->memory_bytes, size));
+    if (row->error[0]) {
+        printf(" %s |\n", row->error);
+        return;
+    }
+    const struct pg_stats *d = &row->typical->decode;
+    printf(" %7.1f | %7.2f ± %-5.2f | %9.1f | %5.1f | %6.1f | %6.1f | %7.1f | %5.2f | %10s |\n",
+           row->prefill_tps, row->decode_tps, row->decode_tps_sd,
+           bench_per_token(b, (double)d->expert_bytes_read) / MIB, 100 * bench_share(row, d->hits),
+           100 * bench_share(row, d->warned_in_time + d->warned_late),
+           100 * bench_share(row, d->missed),
+           100 * cli_ratio(d->stall_seconds, row->typical->decode_seconds), row->overlap_efficiency,
+           cli_size_text(row->peak_rss_bytes, peak));
+}
+
+void bench_print_md(const struct bench *b)
+{
+    print_head(b);
+    puts("| mode         | evict  |     memory | prefill |  decode tok/s   | MiB/token | hit % | "
+         "warn % | miss % | stall % | floor |  peak used |\n"
+         "|--------------|--------|-----------:|--------:|----------------:|----------:|------:|-"
+         "------:|-------:|--------:|------:|-----------:|");
+    for (int i = 0; i < b->n_rows; i++)
+        print_md_row(b, &b->rows[i]);
+    puts("\nfloor = time that computing or reading alone would take / measured decode time; 1 = "
+         "cannot be beaten.\nMiB/token, hits, warnings, misses and stalls are those of decoding.");
+}
+
+static void print_csv_text(const char *text)
+{
+    putchar('"');
+    for (; *text; text++) {
+        if (*text == '"')
+            putchar('"');
+        putchar(*text == '\n' ? ' ' : *text);
+    }
+    putchar('"');
+}
+
+void bench_print_csv(const struct bench *b)
+{
+    puts("mode,evict,memory_bytes,prefill_tps,decode_tps,decode_tps_sd,peak_rss_bytes,"
+         "expert_bytes_read,expert_requests,hits,warned_in_time,warned_late,missed,stall_seconds,"
+         "compute_seconds,floor_seconds,overlap_efficiency,error");
+    for (int i = 0; i < b->n_rows; i++) {
+        const struct bench_row *row = &b->rows[i];
+        printf("%s,%s,%" PRIu64 ",", pg_mode_name(row->mode), pg_evict_name(row->evict),
+               row->memory_bytes);
+        if (row->error[0]) {
+            fputs(",,,,,,,,,,,,,,", stdout);
+            print_csv_text(row->error);
+            putchar('\n');
+            continue;
+        }
+        const struct pg_stats *d = &row->typical->decode;
+        printf("%.9g,%.9g,%.9g,%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
+               ",%" PRIu64 ",%.9g,%.9g,%.9g,%.9g,\n",
+               row->prefill_tps, row->decode_tps, row->decode_tps_sd, row->peak_rss_bytes,
+               d->expert_bytes_read, d->expert_requests, d->hits, d->warned_in_time, d->warned_late,
+               d->missed, d->stall_seconds, d->compute_seconds, row->floor_seconds,
+               row->overlap_efficiency);
+    }
+}
+
+/* ---------------------------------------------------------------- JSON ---------------------- */
+
+static void put_size(json_t *o, const char *key, uint64_t v)
+{
+    json_object_set_new(o, key, json_integer((json_int_t)v));
+}
+
+static void put_real(json_t *o, const char *key, double v)
+{
+    json_object_set_new(o, key, cli_json_real(v));
+}
+
+static json_t *json_machine(const struct bench *b)
+{
+    const struct pg_machine *m = &b->machine;
+    const struct bench_spread dram = bench_roof(b->roof_dram, b->n_roofs);
+    const struct bench_spread disk = bench_roof(b->roof_disk, b->n_roofs);
+    json_t *o = json_object();
+    json_object_set_new(o, "cpu_model", cli_json_text(m->cpu_model, strlen(m->cpu_model)));
+    json_object_set_new(o, "cpu_level", cli_json_text(m->cpu_level, strlen(m->cpu_level)));
+    put_size(o, "n_cpu", (uint64_t)m->n_cpu);
+    put_size(o, "memory_total", m->memory_total);
+    put_size(o, "memory_limit", m->memory_limit);
+    put_real(o, "roof_dram_bytes_per_s", dram.max);
+    put_real(o, "roof_dram_bytes_per_s_min", dram.min);
+    put_real(o, "roof_disk_bytes_per_s", disk.max);
+    put_real(o, "roof_disk_bytes_per_s_min", disk.min);
+    return o;
+}
+
+static json_t *json_settings(const struct bench *b)
+{
+    const struct cli_args *a = b->args;
+    json_t *o = json_object();
+    json_object_set_new(o, "model", cli_json_text(a->subject, strlen(a->subject)));
+    put_size(o, "n_prompt", (uint64_t)a->n_prompt);
+    put_size(o, "n_decode", (uint64_t)a->n_predict);
+    put_size(o, "reps", (uint64_t)a->reps);
+    put_size(o, "seed", a->seed);
+    json_object_set_new(o, "routes",
+                        a->routes ? cli_json_text(a->routes, strlen(a->routes)) : json_null());
+    return o;
+}
+
+static json_t *json_row(const struct bench_row *row)
+{
+    json_t *o = json_object();
+    json_object_set_new(o, "mode", json_string(pg_mode_name(row->mode)));
+    put_size(o, "memory_bytes", row->memory_bytes);
+    json_object_set_new(o, "evict", json_string(pg_evict_name(row->evict)));
+    if (row->error[0]) {
+        json_object_set_new(o, "error", cli_json_text(row->error, strlen(row->error)));
+        return o;
+    }
+    const struct pg_stats *d = &row->typical->decode;
+    put_real(o, "prefill_tps", row->prefill_tps);
+    put_real(o, "decode_tps", row->decode_tps);
+    put_real(o, "decode_tps_sd", row->decode_tps_sd);
+    put_size(o, "peak_rss_bytes", row->peak_rss_bytes);
+    put_size(o, "expert_bytes_read", d->expert_bytes_read);
+    put_size(o, "expert_requests", d->expert_requests);
+    put_size(o, "hits", d->hits);
+    put_size(o, "warned_in_time", d->warned_in_time);
+    put_size(o, "warned_late", d->warned_late);
+    put_size(o, "missed", d->missed);
+    put_real(o, "stall_seconds", d->stall_seconds);
+    put_real(o, "compute_seconds", d->compute_seconds);
+    put_real(o, "floor_seconds", row->floor_seconds);
+    put_real(o, "overlap_efficiency", row->overlap_efficiency);
+    put_real(o, "decode_seconds", row->typical->decode_seconds);
+    put_size(o, "n_slots", (uint64_t)row->n_slots);
+    put_size(o, "reps", (uint64_t)row->n_reps);
+    json_object_set_new(o, "hints_active", json_boolean(d->hints_active));
+    json_object_set_new(o, "io_path", json_string(d->io_path ? d->io_path : ""));
+    return o;
+}
+
+int bench_print_json(const struct bench *b)
+{
+    json_t *o = json_object(), *rows = json_array();
+    for (int i = 0; i < b->n_rows; i++)
+        json_array_append_new(rows, json_row(&b->rows[i]));
+    json_object_set_new(o, "machine", json_machine(b));
+    json_object_set_new(o, "settings", json_settings(b));
+    if (b->model_known)
+        json_object_set_new(o, "model", cli_json_model(&b->model));
+    json_object_set_new(o, "rows", rows);
+    return cli_json_print(o);
+}

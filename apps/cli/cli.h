@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT
+ * What the commands of the program `pregate` share: the parsed command line, messages, progress.
+ *
+ *   main.c      picks the command
+ *   options.c   one table of options: parser, --help
+ *   sizes.c     8G, 512MiB, 60 %: bytes to and from text; lists
+ *   term.c      progress, interrupts, safe printing
+ *   files.c     whole files in, atomic files out
+ *   report.c    statistics as JSON, rates, model and plan
+ *   cmd_X.c     the command X: int cli_X(const struct cli_args *), which returns the exit code
+ */
+#ifndef PG_CLI_H
+#define PG_CLI_H
+
+#include <pregate.h>
+
+#include <jansson.h>
+#include <stdio.h>
+
+enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
+
+/* ---------------------------------------------------------------- command line -------------- */
+
+/* Everything that the options of any command can say. options.c fills it, defaults first. */
+struct cli_args {
+    const char *command;
+    const char *subject; /* the argument by position or -m: MODEL, SHAPE or TRACE */
+    const char *prompt, *file, *output, *format, *trace, *sidecar, *routes, *tokens;
+    const char *modes, *memories, *policies, *type, *slots, *ratios;
+    uint64_t memory, seed;
+    bool seed_given;
+    int mode, evict, hints, kv, io_path, cpu;
+    int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
+    double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+    bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose;
+    bool help;
+};
+
+struct cli_command {
+    const char *name, *subject; /* subject: what the argument by position is called, "" = none */
+    const char *synopsis;       /* one line for the list of commands */
+    const char *about;          /* a paragraph for --help */
+    const char *examples;
+    int (*run)(const struct cli_args *);
+};
+
+/* Fills *args from argv[first..argc). Returns 0, or CLI_USAGE after a message on stderr. */
+int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv);
+void cli_help_command(const struct cli_command *cmd);
+void cli_help_options(const struct cli_command *cmd);
+
+/* The name in `names` (ends with NULL) that is most like `word`, or NULL when none is near. */
+const char *cli_nearest(const char *word, const char *const *names);
+
+int cli_run(const struct cli_args *args);
+int cli_bench(const struct cli_args *args);
+int cli_inspect(const struct cli_args *args);
+int cli_plan(const struct cli_args *args);
+int cli_tokenize(const struct cli_args *args);
+int cli_logits(const struct cli_args *args);
+int cli_synth(const struct cli_args *args);
+int cli_sidecar(const struct cli_args *args);
+int cli_replay(const struct cli_args *args);
+
+/* ---------------------------------------------------------------- messages ------------------ */
+
+#define CLI_PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
+
+/* "pregate: text" on stderr, after clearing the progress line. */
+void cli_error(const char *fmt, ...) CLI_PRINTF(1, 2);
+int cli_usage(const char *fmt, ...) CLI_PRINTF(1, 2); /* the same; returns CLI_USAGE */
+/* Says what err says, and what to do next where that is known. Returns the exit code. */
+int cli_failed(const struct pg_err *err);
+
+/* ---------------------------------------------------------------- terminal ------------------ */
+
+/* Progress of long work: a line on stderr, only on a terminal and only after two seconds. */
+struct cli_progress {
+    uint64_t start_ns, shown_ns;
+    uint64_t last_done;
+    char what[64];
+    const char *prefix; /* shown instead of `what`; may be NULL */
+    bool verbose;       /* informational messages are printed, not only warnings */
+};
+/* For the `progress` and `log` of pg_options; user is a struct cli_progress. The progress returns
+ * non-zero once the user has interrupted. */
+int cli_progress_step(void *user, const char *what, uint64_t done, uint64_t total);
+void cli_progress_log(void *user, enum pg_log_level level, const char *text);
+void cli_progress_clear(void);
+
+void cli_interrupt_install(void); /* the first SIGINT is noted, the second one ends the program */
+bool cli_interrupted(void);
+uint64_t cli_now_ns(void);
+
+/* Text that a file or a model made, with control characters other than \n and \t made visible
+ * when `out` is a terminal: an escape sequence must not reach it. */
+void cli_print_safe(FILE *out, const char *text, size_t n);
+/* Flushes stdout; CLI_FAILED with a message when what was printed could not be written. */
+int cli_stdout_finish(int code);
+
+/* ---------------------------------------------------------------- sizes --------------------- */
+
+/* 4096, 8G, 1.5GiB, 512MiB, 1500M, 60% (of `whole`). K, M, G, T are powers of 1024, with or
+ * without "B" or "iB". Returns whether it was understood and is not 0. */
+bool cli_size_parse(const char *text, uint64_t whole, uint64_t *out);
+/* "1.46 GiB" in a caller's buffer, which it returns. */
+char *cli_size_text(uint64_t bytes, char out[16]);
+
+/* Cuts `text` at commas into at most `cap` items of `item_cap` bytes. Returns how many, or -1 when
+ * there are more, one is empty, or one is too long. */
+#define CLI_ITEM 48
+int cli_list_split(const char *text, char (*items)[CLI_ITEM], int cap);
+
+/* ---------------------------------------------------------------- files --------------------- */
+
+/* The whole of `path` ("-" is stdin) in malloc'ed memory with a 0 behind it. */
+int cli_file_read(const char *path, char **data, size_t *n, struct pg_err *err);
+
+/* A file that appears whole or not at all. path NULL or "-" is stdout. */
+struct cli_outfile {
+    FILE *stream;
+    char *path, *temp;
+};
+int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err);
+int cli_outfile_commit(struct cli_outfile *f, struct pg_err *err);
+void cli_outfile_abandon(struct cli_outfile *f); /* fine after commit */
+
+int cli_fail(struct pg_err *err, int code, const char *fmt, ...) CLI_PRINTF(3, 4);
+
+/* ---------------------------------------------------------------- engine and reports -------- */
+
+/* The engine's options that the command line gives; progress and log go to *progress. */
+void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
+                        struct cli_progress *progress);
+
+/* b - a for the counters; the other fields are b's. */
+struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats *b);
+/* Wall time of all steps, whatever their kind. */
+double cli_stats_seconds(const struct pg_stats *s);
+double cli_ratio(double a, double b); /* a / b, 0 when b is not positive */
+
+json_t *cli_json_real(double v);                   /* null when not finite */
+json_t *cli_json_text(const char *text, size_t n); /* invalid UTF-8 replaced by U+FFFD */
+json_t *cli_json_plan(const struct pg_plan *p);
+json_t *cli_json_model(const struct pg_model_info *m);
+json_t *cli_json_stats(const struct pg_stats *s); /* counters, as the header names them */
+int cli_json_print(json_t *j);                    /* to stdout, takes j; returns the exit code */
+
+#endif

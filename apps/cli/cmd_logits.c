@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT
+ * pregate logits: the logits of given tokens as a NumPy file, float32 [n_tokens, n_vocab].
+ *
+ * Rows are evaluated and written a batch at a time. The buffer of one batch belongs to the memory
+ * budget like everything else: the engine is opened with what is left.
+ */
+#include "cli.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int tokens_parse(const char *text, int32_t **out, size_t *n, struct pg_err *err)
+{
+    size_t cap = 1;
+    for (const char *p = text; *p; p++)
+        cap += *p == ',';
+    *n = 0;
+    *out = malloc(cap * sizeof **out);
+    if (!*out)
+        return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", cap);
+    for (const char *p = text;; p++) {
+        char *end;
+        errno = 0;
+        const long v = strtol(p, &end, 10);
+        if (end == p || errno || v < 0 || v > INT32_MAX || (*end && *end != ','))
+            return cli_fail(err, PG_EARG,
+                            "--tokens: \"%.40s\" does not start with a token id (1,2,3 is wanted)",
+                            p);
+        (*out)[(*n)++] = (int32_t)v;
+        if (!*end)
+            return 0;
+        p = end;
+    }
+}
+
+/* Version 1.0 of the format: the header is padded so that the data begins at a multiple of 64. */
+static int npy_header(FILE *out, size_t n_rows, size_t n_columns)
+{
+    char text[128];
+    const int n = snprintf(text, sizeof text,
+                           "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }",
+                           n_rows, n_columns);
+    const int padded = (10 + n + 1 + 63) / 64 * 64 - 10;
+    const unsigned char magic[10] = {0x93,
+                                     'N',
+                                     'U',
+                                     'M',
+                                     'P',
+                                     'Y',
+                                     1,
+                                     0,
+                                     (unsigned char)(padded & 255),
+                                     (unsigned char)(padded >> 8)};
+    fwrite(magic, 1, sizeof magic, out);
+    fprintf(out, "%-*s\n", padded - 1, text);
+    return ferror(out) ? -1 : 0;
+}
+
+static int write_rows(pg_session *s, const int32_t *ids, size_t n, size_t n_vocab, size_t batch,
+                      FILE *out, struct pg_err *err)
+{
+    float *rows = malloc(batch * n_vocab * sizeof *rows);
+    if (!rows)
+        return cli_fail(err, PG_ENOMEM, "no memory for %zu rows of %zu logits", batch, n_vocab);
+    int rc = npy_header(out, n, n_vocab);
+    for (size_t at = 0; !rc && at < n;) {
+        const size_t now = n - at < batch ? n - at : batch;
+        rc = cli_interrupted() ? cli_fail(err, PG_ECANCELLED, "interrupted")
+                               : pg_session_eval(s, ids + at, now, rows, err);
+        if (!rc && fwrite(rows, n_vocab * sizeof *rows, now, out) != now)
+            rc = cli_fail(err, PG_EIO, "writing the logits: %s", strerror(errno));
+        at += now;
+    }
+    free(rows);
+    return rc;
+}
+
+static int evaluate(const struct pg_options *opt, const int32_t *ids, size_t n,
+                    const struct cli_args *args, struct pg_err *err)
+{
+    pg_engine *e = NULL;
+    pg_session *s = NULL;
+    struct pg_plan plan;
+    struct cli_outfile out;
+    int rc = pg_engine_open(&e, opt, err);
+    if (rc)
+        return rc;
+    pg_engine_plan(e, &plan);
+    const size_t n_vocab = (size_t)pg_vocab_n(pg_engine_vocab(e));
+    for (size_t i = 0; !rc && i < n; i++)
+        if ((size_t)ids[i] >= n_vocab)
+            rc = cli_fail(err, PG_EARG, "--tokens: %d is not a token: the vocabulary has %zu",
+                          (int)ids[i], n_vocab);
+    rc = rc ? rc : pg_session_open(&s, e, NULL, err);
+    rc = rc ? rc : cli_outfile_open(&out, args->output, err);
+    if (!rc) {
+        rc = write_rows(s, ids, n, n_vocab, (size_t)plan.n_batch, out.stream, err);
+        if (rc)
+            cli_outfile_abandon(&out);
+        else
+            rc = cli_outfile_commit(&out, err);
+    }
+    pg_session_close(s);
+    pg_engine_close(e);
+    return rc;
+}
+
+/* Takes the row buffer out of the engine's share, as far as its minimum allows. */
+static int budget_share(struct pg_options *opt, size_t n_rows, struct pg_err *err)
+{
+    struct pg_plan plan;
+    pg_vocab *vocab;
+    if (!opt->memory_bytes)
+        return 0;
+    int rc = pg_plan_make(&plan, opt, err);
+    rc = rc ? rc : pg_vocab_open(&vocab, opt->model, err);
+    if (rc)
+        return rc;
+    const size_t batch = n_rows < (size_t)plan.n_batch ? n_rows : (size_t)plan.n_batch;
+    const uint64_t buffer = batch * (uint64_t)pg_vocab_n(vocab) * sizeof(float);
+    pg_vocab_close(vocab);
+    const uint64_t spare = opt->memory_bytes > plan.minimum ? opt->memory_bytes - plan.minimum : 0;
+    opt->memory_bytes -= buffer < spare ? buffer : spare;
+    opt->n_batch = plan.n_batch;
+    return 0;
+}
+
+int cli_logits(const struct cli_args *args)
+{
+    struct pg_err err = {0};
+    struct pg_options opt;
+    struct cli_progress progress = {0};
+    int32_t *ids = NULL;
+    size_t n = 0;
+    if (!args->tokens)
+        return cli_usage("logits: which tokens? give --tokens 1,2,3");
+    if ((!args->output || !strcmp(args->output, "-")) && isatty(STDOUT_FILENO))
+        return cli_usage("logits: the result is binary; give -o FILE.npy or redirect the output");
+    if (tokens_parse(args->tokens, &ids, &n, &err)) {
+        free(ids);
+        return cli_usage("%s", err.text);
+    }
+    cli_engine_options(&opt, args, &progress);
+    if (!opt.n_ctx)
+        opt.n_ctx = (int)n;
+    int rc = budget_share(&opt, n, &err);
+    rc = rc ? rc : evaluate(&opt, ids, n, args, &err);
+    free(ids);
+    return rc ? cli_failed(&err) : CLI_OK;
+}

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT
+ * pregate run: continue a prompt.
+ *
+ * A token is shown as soon as it is sampled, before it is evaluated: what the reader waits for is
+ * never behind a step that only the next token needs.
+ */
+#include "cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+struct run {
+    const struct cli_args *args;
+    struct cli_progress progress;
+    pg_engine *engine;
+    pg_session *session;
+    struct pg_sampling sampling;
+    struct pg_detok detok;
+    char *prompt; /* text */
+    size_t n_prompt_text;
+    int32_t *ids; /* the prompt and what followed it */
+    size_t n_prompt, n_ids, cap_ids;
+    char *text; /* what followed, kept for --json */
+    size_t n_text, cap_text;
+    const char *stop; /* why it ended */
+    struct pg_plan plan;
+    struct pg_stats at_open, at_prompt, at_end;
+    double load_seconds, first_token_seconds; /* since the program began its work */
+    uint64_t start_ns;
+};
+
+/* ---------------------------------------------------------------- output -------------------- */
+
+static int text_keep(struct run *r, const char *text, size_t n, struct pg_err *err)
+{
+    if (r->n_text + n > r->cap_text) {
+        const size_t cap = 2 * (r->n_text + n) + 4096;
+        char *larger = realloc(r->text, cap);
+        if (!larger)
+            return cli_fail(err, PG_ENOMEM, "no memory for %zu bytes of text", cap);
+        r->text = larger;
+        r->cap_text = cap;
+    }
+    memcpy(r->text + r->n_text, text, n);
+    r->n_text += n;
+    return 0;
+}
+
+static int text_emit(struct run *r, int32_t id, struct pg_err *err)
+{
+    char piece[PG_PIECE_MAX];
+    const size_t n = pg_detokenize(&r->detok, id, piece);
+    if (r->args->json)
+        return text_keep(r, piece, n, err);
+    cli_progress_clear();
+    cli_print_safe(stdout, piece, n);
+    if (n && fflush(stdout))
+        return cli_fail(err, PG_EIO, "standard output cannot be written");
+    return 0;
+}
+
+/* ---------------------------------------------------------------- prompt -------------------- */
+
+static int prompt_read(struct run *r, struct pg_err *err)
+{
+    const struct cli_args *a = r->args;
+    char *file = NULL;
+    size_t n_file = 0;
+    const bool from_stdin = !a->prompt && !a->file;
+    if ((a->file || from_stdin) && cli_file_read(a->file ? a->file : "-", &file, &n_file, err))
+        return err->code;
+    /* With both, the text follows the file: a long document, then the question. */
+    const size_t n_text = a->prompt ? strlen(a->prompt) : 0;
+    r->prompt = malloc(n_file + n_text + 1);
+    if (!r->prompt) {
+        free(file);
+        return cli_fail(err, PG_ENOMEM, "no memory for the prompt");
+    }
+    if (n_file)
+        memcpy(r->prompt, file, n_file);
+    if (n_text)
+        memcpy(r->prompt + n_file, a->prompt, n_text);
+    r->n_prompt_text = n_file + n_text;
+    r->prompt[r->n_prompt_text] = '\0';
+    free(file);
+    return 0;
+}
+
+static int prompt_tokenize(struct run *r, struct pg_err *err)
+{
+    const pg_vocab *vocab = pg_engine_vocab(r->engine);
+    const size_t most = 1u << 20; /* more than any context */
+    const int wanted = r->args->n_predict;
+    const size_t n_more = wanted < 0 || (size_t)wanted > most ? most : (size_t)wanted;
+    r->cap_ids = r->n_prompt_text + 2 + n_more;
+    r->ids = malloc(r->cap_ids * sizeof *r->ids);
+    if (!r->ids)
+        return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", r->cap_ids);
+    const unsigned flags = PG_TOKENIZE_BOS | (r->args->special ? PG_TOKENIZE_SPECIAL : 0);
+    const int rc = pg_tokenize(vocab, r->prompt, r->n_prompt_text, flags, r->ids, r->cap_ids,
+                               &r->n_prompt, err);
+    if (rc)
+        return rc;
+    if (r->n_prompt == 0 && pg_vocab_bos(vocab) >= 0)
+        r->ids[r->n_prompt++] = pg_vocab_bos(vocab);
+    if (r->n_prompt == 0)
+        return cli_fail(err, PG_EARG,
+                        "the prompt is empty, and this model has no token to begin "
+                        "a text with; give -p TEXT");
+    r->n_ids = r->n_prompt;
+    return 0;
+}
+
+/* ---------------------------------------------------------------- generation ---------------- */
+
+static int generate_one(struct run *r, int done, bool *ended, struct pg_err *err)
+{
+    const pg_vocab *vocab = pg_engine_vocab(r->engine);
+    int32_t id;
+    *ended = true;
+    int rc = pg_session_sample(r->session, &r->sampling, &id, err);
+    if (rc)
+        return rc;
+    if (done == 0)
+        r->first_token_seconds = (double)(cli_now_ns() - r->start_ns) * 1e-9;
+    if (pg_vocab_is_end(vocab, id) && !r->args->ignore_eos) {
+        r->stop = "end";
+        return 0;
+    }
+    r->ids[r->n_ids++] = id;
+    rc = text_emit(r, id, err);
+    if (rc || done + 1 == r->args->n_predict)
+        return rc; /* the last token need not be evaluated */
+    rc = pg_session_eval(r->session, &id, 1, NULL, err);
+    if (rc == PG_ECONTEXT) {
+        r->stop = "context";
+        return 0;
+    }
+    *ended = rc != 0;
+    return rc;
+}
+
+static int generate(struct run *r, struct pg_err *err)
+{
+    bool ended = false;
+    r->stop = "length";
+    for (int done = 0; !ended && done != r->args->n_predict; done++) {
+        if (cli_interrupted()) {
+            r->stop = "interrupted";
+            return 0;
+        }
+        if (r->n_ids == r->cap_ids)
+            return 0;
+        const int rc = generate_one(r, done, &ended, err);
+        if (rc == PG_ECANCELLED && cli_interrupted()) {
+            r->stop = "interrupted";
+            return 0;
+        }
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------- summary ------------------- */
+
+/* Tokens that steps evaluated between two looks at the statistics. */
+static double evaluated(const struct pg_stats *s)
+{
+    return (double)(s->n_prompt + s->n_decode);
+}
+
+static double found_rate(const struct pg_stats *s)
+{
+    return cli_ratio((double)s->hits, (double)s->expert_requests);
+}
+
+static void print_summary(const struct run *r, const struct pg_stats *p, const struct pg_stats *d)
+{
+    char read[16], peak[16], budget[16];
+    const bool colour = isatty(STDERR_FILENO) && !getenv("NO_COLOR");
+    const double warned = (double)(d->warned_in_time + d->warned_late);
+    const double n = evaluated(d);
+    cli_progress_clear();
+    fputs(colour ? "\033[2m" : "", stderr);
+    fprintf(stderr, "prompt %zu tokens %.2f tok/s | decode %zu tokens %.2f tok/s | hits %.1f %%",
+            r->n_prompt, cli_ratio(evaluated(p), cli_stats_seconds(p)), r->n_ids - r->n_prompt,
+            cli_ratio(n, cli_stats_seconds(d)), 100 * found_rate(d));
+    if (warned > 0)
+        fprintf(stderr, " + %.1f %% warned", 100 * cli_ratio(warned, (double)d->expert_requests));
+    fprintf(stderr, " | %s read/token | stalled %.2f s of %.2f s | peak %s of %s | %s, %s, %s%s",
+            cli_size_text((uint64_t)cli_ratio((double)d->expert_bytes_read, n), read),
+            d->stall_seconds, cli_stats_seconds(d), cli_size_text(pg_peak_rss(), peak),
+            cli_size_text(r->plan.budget, budget), pg_mode_name(r->plan.mode),
+            d->io_path ? d->io_path : "-", d->cpu_level ? d->cpu_level : "-",
+            d->hints_active || warned <= 0 ? "" : ", warned reads off: they did not pay");
+    if (r->sampling.temp > 0)
+        fprintf(stderr, " | seed %llu", (unsigned long long)r->sampling.seed);
+    if (!strcmp(r->stop, "context"))
+        fputs(" | stopped: the context is full, -c N makes it larger", stderr);
+    fprintf(stderr, "%s\n", colour ? "\033[0m" : "");
+}
+
+static void put_real(json_t *o, const char *key, double v)
+{
+    json_object_set_new(o, key, cli_json_real(v));
+}
+
+static int print_json(const struct run *r, const struct pg_stats *p, const struct pg_stats *d)
+{
+    struct pg_model_info info;
+    json_t *o = json_object(), *tokens = json_array();
+    for (size_t i = r->n_prompt; i < r->n_ids; i++)
+        json_array_append_new(tokens, json_integer(r->ids[i]));
+    pg_engine_info(r->engine, &info);
+    json_object_set_new(o, "text", cli_json_text(r->text ? r->text : "", r->n_text));
+    json_object_set_new(o, "tokens", tokens);
+    json_object_set_new(o, "stop", json_string(r->stop));
+    json_object_set_new(o, "mode", json_string(pg_mode_name(r->plan.mode)));
+    json_object_set_new(o, "seed", json_integer((json_int_t)r->sampling.seed));
+    json_object_set_new(o, "n_prompt", json_integer((json_int_t)r->n_prompt));
+    json_object_set_new(o, "n_decode", json_integer((json_int_t)(r->n_ids - r->n_prompt)));
+    put_real(o, "prompt_tps", cli_ratio(evaluated(p), cli_stats_seconds(p)));
+    put_real(o, "decode_tps", cli_ratio(evaluated(d), cli_stats_seconds(d)));
+    put_real(o, "hit_rate", found_rate(d));
+    put_real(o, "bytes_read_per_token", cli_ratio((double)d->expert_bytes_read, evaluated(d)));
+    put_real(o, "stall_seconds", d->stall_seconds);
+    json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)pg_peak_rss()));
+    json_object_set_new(o, "memory_bytes", json_integer((json_int_t)r->plan.budget));
+    json_object_set_new(o, "io_path", json_string(d->io_path ? d->io_path : ""));
+    json_object_set_new(o, "cpu_level", json_string(d->cpu_level ? d->cpu_level : ""));
+    put_real(o, "load_seconds", r->load_seconds);
+    put_real(o, "first_token_seconds", r->first_token_seconds);
+    json_object_set_new(o, "prompt_stats", cli_json_stats(p));
+    json_object_set_new(o, "decode_stats", cli_json_stats(d));
+    json_object_set_new(o, "plan", cli_json_plan(&r->plan));
+    json_object_set_new(o, "model", cli_json_model(&info));
+    return cli_json_print(o);
+}
+
+/* ---------------------------------------------------------------- the command --------------- */
+
+static void sampling_init(struct run *r)
+{
+    const struct cli_args *a = r->args;
+    uint32_t random = 1;
+    if (!a->seed_given && getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+        random = (uint32_t)cli_now_ns();
+    r->sampling = (struct pg_sampling){PG_SAMPLING_INIT,
+                                       .temp = (float)a->temp,
+                                       .top_k = a->top_k,
+                                       .top_p = (float)a->top_p,
+                                       .min_p = (float)a->min_p,
+                                       .repeat_penalty = (float)a->repeat_penalty,
+                                       .presence_penalty = (float)a->presence_penalty,
+                                       .frequency_penalty = (float)a->frequency_penalty,
+                                       .penalty_last_n = a->last_n,
+                                       .seed = a->seed_given ? a->seed : random};
+}
+
+static int run_open(struct run *r, struct pg_err *err)
+{
+    struct pg_options opt;
+    cli_engine_options(&opt, r->args, &r->progress);
+    opt.trace_events = r->args->trace ? 1 << 18 : 0;
+    int rc = prompt_read(r, err);
+    rc = rc ? rc : pg_engine_open(&r->engine, &opt, err);
+    if (rc)
+        return rc;
+    pg_engine_plan(r->engine, &r->plan);
+    rc = pg_session_open(&r->session, r->engine, NULL, err);
+    rc = rc ? rc : prompt_tokenize(r, err);
+    /* The space before the first word belongs to the text when the text goes on from a prompt. */
+    r->detok =
+        (struct pg_detok){.vocab = pg_engine_vocab(r->engine), .not_first = r->n_prompt_text > 0};
+    r->load_seconds = (double)(cli_now_ns() - r->start_ns) * 1e-9;
+    pg_engine_stats(r->engine, &r->at_open);
+    return rc;
+}
+
+static int run_text(struct run *r, struct pg_err *err)
+{
+    if (r->args->echo && !r->args->json) {
+        cli_print_safe(stdout, r->prompt, r->n_prompt_text);
+        fflush(stdout);
+    }
+    int rc = pg_session_sync(r->session, r->ids, r->n_prompt, err);
+    cli_progress_clear();
+    pg_engine_stats(r->engine, &r->at_prompt);
+    if (rc == PG_ECANCELLED && cli_interrupted()) {
+        r->stop = "interrupted";
+        rc = 0;
+    } else if (!rc) {
+        rc = generate(r, err);
+    }
+    pg_engine_stats(r->engine, &r->at_end);
+    if (rc)
+        return rc;
+    rc = text_emit(r, -1, err);
+    if (!rc && !r->args->json) {
+        putchar('\n');
+        fflush(stdout);
+    }
+    return rc;
+}
+
+static int run_report(struct run *r, struct pg_err *err)
+{
+    const struct pg_stats p = cli_stats_since(&r->at_open, &r->at_prompt);
+    const struct pg_stats d = cli_stats_since(&r->at_prompt, &r->at_end);
+    if (!r->args->json)
+        print_summary(r, &p, &d);
+    int code = r->args->json ? print_json(r, &p, &d) : CLI_OK;
+    if (r->args->trace && pg_trace_write(r->engine, r->args->trace, err))
+        code = cli_failed(err);
+    return code;
+}
+
+int cli_run(const struct cli_args *args)
+{
+    struct pg_err err = {0};
+    struct run r = {.args = args, .start_ns = cli_now_ns(), .stop = "length"};
+    if (!args->prompt && !args->file && isatty(STDIN_FILENO))
+        return cli_usage("run: what is the prompt? give -p TEXT or -f FILE");
+    sampling_init(&r);
+    int rc = run_open(&r, &err);
+    rc = rc ? rc : run_text(&r, &err);
+    int code = rc ? cli_failed(&err) : run_report(&r, &err);
+    if (!code && cli_interrupted())
+        code = CLI_INTERRUPTED;
+    pg_session_close(r.session);
+    pg_engine_close(r.engine);
+    free(r.prompt);
+    free(r.ids);
+    free(r.text);
+    return code;
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT
+ * pregate: run Mixture-of-Experts models under a memory budget, and look at what that costs.
+ *
+ * Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted.
+ */
+#include "cli.h"
+
+#include <string.h>
+
+// clang-format off
+static const struct cli_command commands[] = {
+{"run", "MODEL", "write text",
+ "Continues a prompt. The text comes on standard output as it is made; a line with the speed, the\n"
+ "cache and the memory follows on standard error. Models larger than memory are fine: --memory\n"
+ "bounds the whole process, and experts that do not fit are read when they are wanted.",
+ "  pregate run model.gguf -p \"Once upon a time\"\n"
+ "  pregate run model.gguf --memory 8G -f prompt.txt -n 256 --temp 0\n"
+ "  pregate run model.gguf --memory 60% -p Hello --json --trace trace.json\n", cli_run},
+{"bench", "MODEL", "compare modes, budgets and policies on one model",
+ "Runs every mode under every budget with every policy, repetitions interleaved, and measures the\n"
+ "memory and disk bandwidths of the machine in between: what cannot be beaten.\n"
+ "Times are those of the steps; sampling is left out.",
+ "  pregate bench model.gguf --memory 2G,4G\n"
+ "  pregate bench model.gguf --memory 4G --modes ondemand,lookahead --evict cycle,lru -r 5\n"
+ "  pregate bench model.gguf --memory 4G --routes trace.jsonl -o html > bench.html\n", cli_bench},
+{"inspect", "MODEL", "show what a GGUF file holds",
+ "Reads the directory of the file, no weights.",
+ "  pregate inspect model.gguf\n"
+ "  pregate inspect model.gguf --tensors\n"
+ "  pregate inspect model.gguf --json\n", cli_inspect},
+{"plan", "MODEL", "show how a memory budget would be spent, and what speed to expect",
+ "Makes the plan that `run` would make, without loading anything. The speeds follow from the\n"
+ "measured bandwidths of memory and disk (about two seconds).",
+ "  pregate plan model.gguf --memory 8G\n"
+ "  pregate plan model.gguf --memory 8G -c 32768 --json\n", cli_plan},
+{"tokenize", "MODEL", "print the token ids of a text",
+ "Ids of the bytes as they are, on one line. No special token is added. Reads standard input when\n"
+ "neither -p nor -f is given. Vocabulary-only files will do.",
+ "  pregate tokenize model.gguf -p \"Hello world\"\n"
+ "  pregate tokenize vocab.gguf -f text.txt\n", cli_tokenize},
+{"logits", "MODEL", "write the logits of given tokens as a NumPy file",
+ "Evaluates the tokens and writes a float32 array [n_tokens, n_vocab] as .npy. The context is just\n"
+ "large enough and the KV cache float32, unless told otherwise.",
+ "  pregate logits model.gguf --tokens 1,2,3 -o logits.npy\n"
+ "  pregate logits model.gguf --tokens 1,2,3 --memory 2G --mode ondemand > logits.npy\n", cli_logits},
+{"synth", "SHAPE", "make a model of a real shape with random weights",
+ "The same seed gives the same bytes. Useful for measuring speed where no weights can be had.",
+ "  pregate synth --list\n"
+ "  pregate synth olmoe-7b -o olmoe-7b.gguf\n"
+ "  pregate synth qwen3-30b --type Q8_0 --seed 7 -o big.gguf\n", cli_synth},
+{"sidecar", "MODEL", "make pre-gates out of the model's own routers",
+ "Writes a sidecar whose pre-gate of block N is the router of block N + L. `hint` mode with it warns\n"
+ "what `lookahead` warns; trained pre-gates start from it.",
+ "  pregate sidecar model.gguf -o model.pregate.gguf\n"
+ "  pregate run model.gguf --pregate model.pregate.gguf --mode hint -p Hello\n", cli_sidecar},
+{"replay", "TRACE", "compare eviction policies on a recorded routing",
+ "Plays a trace of expert choices through each policy and through the optimum, which knows the\n"
+ "future (Belady). The whole trace in milliseconds; no model is needed.",
+ "  pregate replay trace.jsonl\n"
+ "  pregate replay trace.jsonl --ratio 0.5,1,2,3 --split\n"
+ "  pregate replay trace.jsonl --slots 128,256,512 -o json\n", cli_replay},
+};
+// clang-format on
+
+#define N_COMMANDS (sizeof commands / sizeof commands[0])
+
+static void help(FILE *out)
+{
+    fputs("pregate " PG_VERSION ": Mixture-of-Experts models under a memory budget\n\n"
+          "Usage: pregate COMMAND ... | pregate COMMAND --help | pregate --version\n\n",
+          out);
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].synopsis);
+    fputs("\nFirst steps:\n"
+          "  pregate plan model.gguf --memory 8G\n"
+          "  pregate run model.gguf --memory 8G -p \"Once upon a time\"\n",
+          out);
+}
+
+static int command_unknown(const char *word)
+{
+    const char *names[N_COMMANDS + 1] = {0};
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        names[i] = commands[i].name;
+    const char *near = cli_nearest(word, names);
+    if (near)
+        return cli_usage("unknown command \"%s\"; did you mean %s?", word, near);
+    return cli_usage("unknown command \"%s\"; `pregate --help` lists them", word);
+}
+
+static const struct cli_command *command_find(const char *name)
+{
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(name, commands[i].name))
+            return &commands[i];
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        help(stderr);
+        return CLI_USAGE;
+    }
+    const char *word = argv[1];
+    if (!strcmp(word, "--version") || !strcmp(word, "-V") || !strcmp(word, "version")) {
+        puts("pregate " PG_VERSION);
+        return cli_stdout_finish(CLI_OK);
+    }
+    const bool wants_help = !strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help");
+    if (wants_help && argc == 2) {
+        help(stdout);
+        return cli_stdout_finish(CLI_OK);
+    }
+    if (wants_help)
+        word = argv[2];
+    const struct cli_command *cmd = command_find(word);
+    if (!cmd)
+        return word[0] == '-' ? cli_usage("unknown option \"%s\" before a command", word)
+                              : command_unknown(word);
+    struct cli_args args = {.help = true};
+    if (!wants_help) {
+        const int rc = cli_args_parse(&args, cmd, argc - 2, argv + 2);
+        if (rc)
+            return rc;
+    }
+    if (args.help) {
+        cli_help_command(cmd);
+        return cli_stdout_finish(CLI_OK);
+    }
+    cli_interrupt_install();
+    return cli_stdout_finish(cmd->run(&args));
+}

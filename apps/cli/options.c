@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: MIT
+ * The options of all commands: one table, from which come the parser, --help and the suggestions.
+ *
+ * A row says which commands know the option, where in struct cli_args its value goes, and what
+ * values are good. One letter may mean two things in two commands (-p is a text in `run` and a
+ * number in `bench`): then there are two rows.
+ */
+#include "cli.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum on {
+    RUN = 1,
+    BENCH = 2,
+    INSPECT = 4,
+    PLAN = 8,
+    TOKENIZE = 16,
+    LOGITS = 32,
+    SYNTH = 64,
+    SIDECAR = 128,
+    REPLAY = 256,
+    ALL = 511,
+    ENGINE = RUN | BENCH | PLAN | LOGITS,
+    MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR
+};
+
+enum kind { FLAG, TEXT, INTEGER, SEED, REAL, SIZE, CHOICE };
+
+struct option {
+    const char *name;
+    char letter; /* 0 = none */
+    const char *value;
+    unsigned on;
+    enum kind kind;
+    size_t offset;
+    double min, max;
+    const char *(*choice)(int i); /* of CHOICE: the i-th name, NULL after the last */
+    const char *help;
+};
+
+static const char *choice_mode(int i)
+{
+    return i < PG_MODE_COUNT ? pg_mode_name((enum pg_mode)i) : NULL;
+}
+
+static const char *choice_evict(int i)
+{
+    return i < PG_EVICT_COUNT ? pg_evict_name((enum pg_evict)i) : NULL;
+}
+
+static const char *choice_hints(int i)
+{
+    static const char *const names[] = {"auto", "on", "off"};
+    return i < 3 ? names[i] : NULL;
+}
+
+static const char *choice_kv(int i)
+{
+    static const char *const names[] = {"f16", "f32"};
+    return i < 2 ? names[i] : NULL;
+}
+
+static const char *choice_io(int i)
+{
+    static const char *const names[] = {"auto", "uring", "pread"};
+    return i < 3 ? names[i] : NULL;
+}
+
+static const char *choice_cpu(int i)
+{
+    static const char *const names[] = {"auto", "ref", "avx2", "avx512", "neon"};
+    return i < 5 ? names[i] : NULL;
+}
+
+#define AT(field) offsetof(struct cli_args, field)
+#define BIG       2147483647.0
+
+// clang-format off
+static const struct option options[] = {
+{"model", 'm', "FILE", MODEL, TEXT, AT(subject), 0, 0, NULL, "GGUF file; of a split set, its first file"},
+/* what to do */
+{"prompt", 'p', "TEXT", RUN | TOKENIZE, TEXT, AT(prompt), 0, 0, NULL, "text, taken as it is"},
+{"file", 'f', "FILE", RUN | TOKENIZE, TEXT, AT(file), 0, 0, NULL, "text from a file; - is standard input"},
+{"n-predict", 'n', "N", RUN, INTEGER, AT(n_predict), -1, BIG, NULL, "tokens to write; -1 = until the text or the context ends (128)"},
+{"tokens", 0, "IDS", LOGITS, TEXT, AT(tokens), 0, 0, NULL, "token ids with commas between, as 1,2,3"},
+{"n-prompt", 'p', "N", BENCH, INTEGER, AT(n_prompt), 1, BIG, NULL, "tokens of the prompt (128)"},
+{"n-decode", 'n', "N", BENCH, INTEGER, AT(n_predict), 1, BIG, NULL, "tokens to decode (64)"},
+{"file", 'f', "FILE", BENCH, TEXT, AT(file), 0, 0, NULL, "prompt from this text, its first -p tokens, instead of random tokens"},
+{"reps", 'r', "N", BENCH, INTEGER, AT(reps), 1, 1000, NULL, "repetitions, interleaved over all rows (3)"},
+{"modes", 0, "LIST", BENCH, TEXT, AT(modes), 0, 0, NULL, "modes with commas between (all six)"},
+{"memory", 0, "LIST", BENCH, TEXT, AT(memories), 0, 0, NULL, "budgets with commas between, as 2G,4G,60% (what the machine leaves)"},
+{"evict", 0, "LIST", BENCH, TEXT, AT(policies), 0, 0, NULL, "eviction policies with commas between (cycle)"},
+{"routes", 0, "FILE", BENCH, TEXT, AT(routes), 0, 0, NULL, "force the routing of a recorded trace (JSON lines)"},
+{"format", 'o', "FORMAT", BENCH, TEXT, AT(format), 0, 0, NULL, "md, json, csv or html, on standard output (md)"},
+/* how to run it */
+{"memory", 0, "SIZE", RUN | PLAN | LOGITS, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
+{"mode", 0, "MODE", RUN | PLAN | LOGITS, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is warned (auto: resident if it fits, else lookahead)"},
+{"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
+{"evict", 0, "POLICY", RUN | PLAN | LOGITS, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
+{"hints", 0, "WHEN", RUN | BENCH | LOGITS, CHOICE, AT(hints), 0, 0, choice_hints, "warned reads; auto stops them when they do not pay (auto)"},
+{"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are warned (1)"},
+{"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
+{"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
+{"threads", 't', "N", ENGINE, INTEGER, AT(n_threads), 1, 1024, NULL, "threads that compute (the machine's)"},
+{"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits)"},
+{"io", 0, "PATH", RUN | BENCH | LOGITS, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
+{"cpu", 0, "LEVEL", ENGINE, CHOICE, AT(cpu), 0, 0, choice_cpu, "highest instruction set to use (auto)"},
+/* sampling */
+{"temp", 0, "T", RUN, REAL, AT(temp), 0, 1000, NULL, "temperature; 0 = always the likeliest token (0.8)"},
+{"top-k", 0, "K", RUN, INTEGER, AT(top_k), 0, BIG, NULL, "of the K likeliest only; 0 = off (40)"},
+{"top-p", 0, "P", RUN, REAL, AT(top_p), 0, 1, NULL, "of the likeliest that sum to P only; 1 = off (0.95)"},
+{"min-p", 0, "P", RUN, REAL, AT(min_p), 0, 1, NULL, "of those at least P times as likely as the first; 0 = off (0.05)"},
+{"repeat-penalty", 0, "X", RUN, REAL, AT(repeat_penalty), 0, 100, NULL, "divides the logits of recent tokens; 1 = off (1)"},
+{"presence-penalty", 0, "X", RUN, REAL, AT(presence_penalty), -100, 100, NULL, "taken from the logits of recent tokens (0)"},
+{"frequency-penalty", 0, "X", RUN, REAL, AT(frequency_penalty), -100, 100, NULL, "the same, times how often they came (0)"},
+{"repeat-last-n", 0, "N", RUN, INTEGER, AT(last_n), 1, BIG, NULL, "how many tokens are recent (64)"},
+{"seed", 's', "S", RUN | BENCH | SYNTH, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run: new each time; else 1)"},
+{"ignore-eos", 0, NULL, RUN, FLAG, AT(ignore_eos), 0, 0, NULL, "go on after an end-of-text token"},
+/* text */
+{"special", 0, NULL, RUN | TOKENIZE, FLAG, AT(special), 0, 0, NULL, "special tokens written in the text become those tokens"},
+{"echo", 0, NULL, RUN, FLAG, AT(echo), 0, 0, NULL, "print the prompt before the text"},
+/* other commands */
+{"type", 0, "TYPE", SYNTH, TEXT, AT(type), 0, 0, NULL, "of the weights: Q4_K, Q8_0, F16, ... (Q4_K)"},
+{"list", 0, NULL, SYNTH, FLAG, AT(list), 0, 0, NULL, "print the known shapes"},
+{"level", 0, "L", SIDECAR, INTEGER, AT(level), 1, 64, NULL, "blocks from the state that is read to the block chosen for (1)"},
+{"slots", 0, "LIST", REPLAY, TEXT, AT(slots), 0, 0, NULL, "numbers of expert slots with commas between"},
+{"ratio", 0, "LIST", REPLAY, TEXT, AT(ratios), 0, 0, NULL, "slots as multiples of what one token uses (0.5,1,2,3)"},
+{"split", 0, NULL, REPLAY, FLAG, AT(split), 0, 0, NULL, "report the two halves of the trace, too"},
+{"keys", 0, NULL, INSPECT, FLAG, AT(keys), 0, 0, NULL, "every key"},
+{"tensors", 0, NULL, INSPECT, FLAG, AT(tensors), 0, 0, NULL, "every tensor"},
+{"no-measure", 0, NULL, PLAN, FLAG, AT(no_measure), 0, 0, NULL, "leave out the bandwidths and the speeds that follow from them"},
+/* results */
+{"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
+{"format", 'o', "FORMAT", REPLAY, TEXT, AT(format), 0, 0, NULL, "md or json (md)"},
+{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
+{"trace", 0, "FILE", RUN, TEXT, AT(trace), 0, 0, NULL, "write what happened when, for ui.perfetto.dev"},
+{"verbose", 'v', NULL, ALL, FLAG, AT(verbose), 0, 0, NULL, "say more on standard error"},
+{"help", 'h', NULL, ALL, FLAG, AT(help), 0, 0, NULL, "this text"},
+};
+// clang-format on
+
+#define N_OPTIONS (sizeof options / sizeof options[0])
+
+/* ---------------------------------------------------------------- suggestions --------------- */
+
+/* Levenshtein's distance; words longer than the row are as far as can be. */
+static int distance(const char *a, const char *b)
+{
+    enum { CAP = 40 };
+    int row[CAP + 1];
+    const int na = (int)strlen(a), nb = (int)strlen(b);
+    if (na > CAP || nb > CAP)
+        return CAP;
+    for (int j = 0; j <= nb; j++)
+        row[j] = j;
+    for (int i = 1; i <= na; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= nb; j++) {
+            const int change = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            const int grow = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            row[j] = change < grow ? change : grow;
+        }
+    }
+    return row[nb];
+}
+
+const char *cli_nearest(const char *word, const char *const *names)
+{
+    const char *best = NULL;
+    int best_d = 0;
+    for (; *names; names++) {
+        const int d = distance(word, *names);
+        const bool starts = strlen(word) >= 3 && !strncmp(word, *names, strlen(word));
+        const int limit = strlen(word) < 4 ? 1 : (int)strlen(word) / 3 + 1;
+        if ((d <= limit || starts) && (!best || d < best_d)) {
+            best = *names;
+            best_d = d;
+        }
+    }
+    return best;
+}
+
+/* ---------------------------------------------------------------- parser -------------------- */
+
+static unsigned command_bit(const char *name)
+{
+    static const char *const names[] = {"run",    "bench", "inspect", "plan",  "tokenize",
+                                        "logits", "synth", "sidecar", "replay"};
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(name, names[i]))
+            return 1u << i;
+    return 0;
+}
+
+static void defaults(struct cli_args *a, const char *command)
+{
+    *a = (struct cli_args){.command = command,
+                           .n_predict = 128,
+                           .n_prompt = 128,
+                           .reps = 3,
+                           .level = 1,
+                           .temp = 0.8,
+                           .top_k = 40,
+                           .top_p = 0.95,
+                           .min_p = 0.05,
+                           .repeat_penalty = 1,
+                           .last_n = 64,
+                           .seed = 1};
+    if (!strcmp(command, "bench"))
+        a->n_predict = 64;
+    if (!strcmp(command, "logits"))
+        a->kv = PG_KV_F32;
+}
+
+static int bad_value(const struct option *o, const char *value, const char *wanted)
+{
+    return cli_usage("--%s: \"%s\" is not %s", o->name, value, wanted);
+}
+
+static int set_integer(const struct option *o, const char *value, int *out)
+{
+    char *end;
+    errno = 0;
+    const long v = strtol(value, &end, 10);
+    if (!errno && *value && !*end && (double)v >= o->min && (double)v <= o->max) {
+        *out = (int)v;
+        return 0;
+    }
+    char wanted[80];
+    if (o->max >= BIG)
+        snprintf(wanted, sizeof wanted, "a whole number of at least %.0f", o->min);
+    else
+        snprintf(wanted, sizeof wanted, "a whole number from %.0f to %.0f", o->min, o->max);
+    return bad_value(o, value, wanted);
+}
+
+static int set_real(const struct option *o, const char *value, double *out)
+{
+    char *end;
+    const double v = strtod(value, &end);
+    if (*value && !*end && isfinite(v) && v >= o->min && v <= o->max) {
+        *out = v;
+        return 0;
+    }
+    char wanted[80];
+    snprintf(wanted, sizeof wanted, "a number from %g to %g", o->min, o->max);
+    return bad_value(o, value, wanted);
+}
+
+static int set_seed(const struct option *o, const char *value, struct cli_args *a)
+{
+    char *end;
+    errno = 0;
+    const unsigned long long v = strtoull(value, &end, 10);
+    if (errno || *value < '0' || *value > '9' || *end)
+        return bad_value(o, value, "a whole number from 0 to 18446744073709551615");
+    a->seed = v;
+    a->seed_given = true;
+    return 0;
+}
+
+static int set_size(const struct option *o, const char *value, uint64_t *out)
+{
+    struct pg_machine machine;
+    pg_machine_info(&machine);
+    if (cli_size_parse(value, machine.memory_limit, out))
+        return 0;
+    return bad_value(o, value, "a size such as 8G, 512MiB or 60%");
+}
+
+static int set_choice(const struct option *o, const char *value, int *out)
+{
+    const char *names[16] = {0};
+    char wanted[200] = "one of";
+    for (int i = 0; i < 15 && (names[i] = o->choice(i)); i++) {
+        if (!strcmp(value, names[i])) {
+            *out = i;
+            return 0;
+        }
+        const size_t n = strlen(wanted);
+        snprintf(wanted + n, sizeof wanted - n, "%s %s", i ? "," : "", names[i]);
+    }
+    const char *near = cli_nearest(value, names);
+    if (near)
+        return cli_usage("--%s: \"%s\" is not %s; did you mean %s?", o->name, value, wanted, near);
+    return bad_value(o, value, wanted);
+}
+
+static int set_value(const struct option *o, const char *value, struct cli_args *a)
+{
+    void *at = (char *)a + o->offset;
+    switch (o->kind) {
+    case FLAG:
+        *(bool *)at = true;
+        return 0;
+    case TEXT:
+        *(const char **)at = value;
+        return 0;
+    case INTEGER:
+        return set_integer(o, value, at);
+    case REAL:
+        return set_real(o, value, at);
+    case SEED:
+        return set_seed(o, value, a);
+    case SIZE:
+        return set_size(o, value, at);
+    case CHOICE:
+        return set_choice(o, value, at);
+    }
+    return 0;
+}
+
+static const struct option *option_find(unsigned on, const char *name, size_t n, char letter)
+{
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        if (!(o->on & on))
+            continue;
+        if (letter ? o->letter == letter : strlen(o->name) == n && !memcmp(o->name, name, n))
+            return o;
+    }
+    return NULL;
+}
+
+static int option_unknown(const struct cli_command *cmd, const char *arg, size_t n)
+{
+    const char *names[N_OPTIONS + 1] = {0};
+    const unsigned on = command_bit(cmd->name);
+    char word[64];
+    size_t n_names = 0;
+    snprintf(word, sizeof word, "%.*s", (int)(n < 63 ? n : 63), arg);
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (options[i].on & on)
+            names[n_names++] = options[i].name;
+    const char *bare = word + strspn(word, "-");
+    const char *near = strlen(bare) > 1 ? cli_nearest(bare, names) : NULL;
+    if (near)
+        return cli_usage("%s: unknown option \"%s\"; did you mean --%s?", cmd->name, word, near);
+    return cli_usage("%s: unknown option \"%s\"; `pregate %s --help` lists them", cmd->name, word,
+                     cmd->name);
+}
+
+/* One option at argv[*i]; *i moves on over a value that stands apart. */
+static int option_take(struct cli_args *a, const struct cli_command *cmd, int argc, char **argv,
+                       int *i)
+{
+    const char *arg = argv[*i];
+    const unsigned on = command_bit(cmd->name);
+    const bool is_long = arg[1] == '-';
+    const size_t n = is_long ? strcspn(arg + 2, "=") : 1;
+    const struct option *o = option_find(on, arg + 2, n, is_long ? '\0' : arg[1]);
+    if (!o)
+        return option_unknown(cmd, arg, is_long ? n + 2 : strlen(arg));
+    const char *value = is_long ? arg + 2 + n : arg + 2;
+    const bool has_value = *value != '\0';
+    if (is_long && has_value)
+        value++;
+    if (!o->value && has_value)
+        return cli_usage("%s: --%s takes no value, \"%s\" found", cmd->name, o->name, value);
+    if (o->value && !has_value) {
+        if (*i + 1 >= argc)
+            return cli_usage("%s: --%s needs a value: %s", cmd->name, o->name, o->value);
+        value = argv[++*i];
+    }
+    return set_value(o, value, a);
+}
+
+int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv)
+{
+    bool only_names = false;
+    const char *position = NULL;
+    defaults(args, cmd->name);
+    for (int i = 0; i < argc; i++) {
+        if (!only_names && !strcmp(argv[i], "--")) {
+            only_names = true;
+        } else if (!only_names && argv[i][0] == '-' && argv[i][1]) {
+            const int rc = option_take(args, cmd, argc, argv, &i);
+            if (rc)
+                return rc;
+        } else if (position) {
+            return cli_usage("%s: unexpected argument \"%s\" after \"%s\"", cmd->name, argv[i],
+                             position);
+        } else {
+            position = argv[i];
+        }
+    }
+    if (position && args->subject && !args->help)
+        return cli_usage("%s: %s is given twice: \"%s\" and \"%s\"", cmd->name, cmd->subject,
+                         args->subject, position);
+    if (position)
+        args->subject = position;
+    if (!args->subject && !args->help && !args->list)
+        return cli_usage("%s: %s is missing; `pregate %s --help` shows how to call it", cmd->name,
+                         cmd->subject, cmd->name);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- help ---------------------- */
+
+void cli_help_options(const struct cli_command *cmd)
+{
+    const unsigned on = command_bit(cmd->name);
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        char left[64];
+        if (!(o->on & on))
+            continue;
+        snprintf(left, sizeof left, "%c%c%s --%s %s", o->letter ? '-' : ' ',
+                 o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
+                 o->value ? o->value : "");
+        printf("  %-27s %s\n", left, o->help);
+        if (o->choice) {
+            printf("  %-27s ", "");
+            for (int c = 0; o->choice(c); c++)
+                printf("%s%s", c ? " | " : "", o->choice(c));
+            putchar('\n');
+        }
+    }
+}
+
+void cli_help_command(const struct cli_command *cmd)
+{
+    printf("pregate %s: %s\n\nUsage: pregate %s %s [options]\n\n%s\n\nOptions:\n", cmd->name,
+           cmd->synopsis, cmd->name, cmd->subject, cmd->about);
+    cli_help_options(cmd);
+    printf("\nExamples:\n%s", cmd->examples);
+}
