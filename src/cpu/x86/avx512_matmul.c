@@ -240,7 +240,7 @@ static void tile_batch(const struct pg_matmul *m, const struct format *f, struct
 static void matmul(const struct pg_matmul *m, int row0, int row1)
 {
     const struct format *f = &formats[m->type];
-    if (m->n_tok == 1 && (m->type == 12 || m->type == 14)) {
+    if (m->n_tok == 1) {
         pg_avx512_decode(m, row0, row1);
         return;
     }
