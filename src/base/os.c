@@ -415,6 +415,11 @@ uint64_t pg_os_memory_available(void)
     return memory_now().available;
 }
 
+uint64_t pg_os_rss(void)
+{
+    return status_bytes("VmRSS");
+}
+
 uint64_t pg_peak_rss(void)
 {
     return status_bytes("VmHWM");

@@ -42,6 +42,8 @@ struct pg_os_memory {
  * not in it. */
 void pg_os_memory_read(const char *root, struct pg_os_memory *out);
 
+uint64_t pg_os_rss(void); /* resident memory of this process now (VmRSS) */
+
 /* A file that appears whole or not at all: written beside `path`, then renamed over it. */
 struct pg_outfile {
     int fd;

@@ -1,1 +1,267 @@
 /* SPDX-License-Identifier: MIT */
+#include "engine/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int map_block(struct pg_block_memory *b, uint64_t bytes, const char *what,
+                     struct pg_err *err)
+{
+    if (bytes == 0) {
+        return 0;
+    }
+    b->base = pg_pages_map(bytes);
+    if (!b->base) {
+        return pg_fail(err, PG_ENOMEM, "out of memory: %llu bytes for %s",
+                       (unsigned long long)bytes, what);
+    }
+    b->bytes = bytes;
+    return 0;
+}
+
+static void unmap_block(struct pg_block_memory *b)
+{
+    if (b->base) {
+        pg_pages_unmap(b->base, b->bytes);
+    }
+    *b = (struct pg_block_memory){0};
+}
+
+static int map_memory(struct pg_engine *e, struct pg_err *err)
+{
+    PG_TRY(map_block(&e->dense, e->model.dense_bytes, "dense weights", err));
+    PG_TRY(map_block(&e->slots, e->plan.slots, "expert slots", err));
+    PG_TRY(map_block(&e->tables, pg_tables_bytes(e), "pre-gates", err));
+    return map_block(&e->scratch, e->plan.scratch, "scratch", err);
+}
+
+static int open_io(struct pg_engine *e, struct pg_err *err)
+{
+    int n = pg_gguf_n_parts(e->gguf);
+    const char **paths = pg_calloc((size_t)n, sizeof(*paths));
+    if (!paths) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    for (int i = 0; i < n; i++) {
+        paths[i] = pg_gguf_part_path(e->gguf, i);
+    }
+    struct pg_io_options io = {.paths = paths,
+                               .n_paths = n,
+                               .path = e->opt.io_path,
+                               .arena = e->slots.base,
+                               .arena_bytes = e->slots.bytes};
+    int rc = pg_io_open(&e->io, &io, err);
+    free(paths);
+    return rc;
+}
+
+static int load_dense(struct pg_engine *e, struct pg_err *err)
+{
+    struct pg_load load = {e->io, e->dense.base, e->opt.progress, e->opt.user};
+    PG_TRY(pg_model_load(&e->model, &load, err));
+    for (int il = 0; il < e->model.h.n_layer; il++) {
+        const struct pg_layer *w = &e->model.layer[il];
+        if (w->moe >= 0) {
+            e->routers[w->moe] = w->ffn_gate_inp;
+        }
+    }
+    return 0;
+}
+
+static int open_store(struct pg_engine *e, struct pg_err *err)
+{
+    struct pg_store_options so = {
+        .io = e->io,
+        .n_block = e->model.n_moe,
+        .n_expert = e->model.h.n_expert,
+        .place = e->model.place,
+        .n_slots = e->plan.n_slots,
+        .slot_bytes = e->plan.slot_bytes,
+        .arena = e->slots.base,
+        .evict = e->opt.evict,
+        .hints = e->opt.hints,
+        .trace = e->trace,
+    };
+    return pg_store_open(&e->store, &so, err);
+}
+
+/* Resident: all experts are brought now, block by block. */
+static int load_experts(struct pg_engine *e, struct pg_err *err)
+{
+    int n = e->model.h.n_expert, rc = 0;
+    int32_t *ids = pg_calloc((size_t)n, sizeof(*ids));
+    if (!ids) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    for (int i = 0; i < n; i++) {
+        ids[i] = i;
+    }
+    for (int block = 0; block < e->model.n_moe && !rc; block++) {
+        struct pg_lease lease;
+        pg_store_acquire(e->store, block, ids, n);
+        while ((rc = pg_store_next(e->store, &lease, err)) == 1) {
+            pg_store_release(e->store, &lease);
+        }
+        if (!rc && e->opt.progress &&
+            e->opt.progress(e->opt.user, "loading experts", (uint64_t)(block + 1),
+                            (uint64_t)e->model.n_moe)) {
+            rc = pg_fail(err, PG_ECANCELLED, "loading was cancelled");
+        }
+    }
+    free(ids);
+    return rc;
+}
+
+static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err)
+{
+    PG_TRY(pg_engine_begin(e, opt, err));
+    PG_TRY(pg_kernels_init(&e->compute.k, e->opt.cpu, err));
+    PG_TRY(pg_engine_plan_memory(e, err));
+    PG_TRY(pg_pool_open(&e->compute.pool, e->opt.n_threads, err));
+    if (e->opt.trace_events) {
+        PG_TRY(pg_trace_open(&e->trace, e->opt.trace_events, err));
+    }
+    PG_TRY(map_memory(e, err));
+    PG_TRY(open_io(e, err));
+    if (e->model.n_moe) {
+        e->routers = pg_calloc((size_t)e->model.n_moe, sizeof(*e->routers));
+        e->pregates = pg_calloc((size_t)e->model.n_moe, sizeof(*e->pregates));
+        if (!e->routers || !e->pregates) {
+            return pg_fail(err, PG_ENOMEM, "out of memory");
+        }
+        PG_TRY(open_store(e, err));
+    }
+    PG_TRY(load_dense(e, err));
+    PG_TRY(pg_tables_fill(e, err));
+    struct pg_arena scratch = {e->scratch.base, e->scratch.bytes, 0};
+    pg_engine_carve(e, e->plan.n_batch, &scratch);
+    e->session_bytes_left = e->plan.kv;
+    pg_gguf_close(e->gguf);
+    e->gguf = NULL;
+    if (e->store && e->opt.mode == PG_MODE_RESIDENT) {
+        PG_TRY(load_experts(e, err));
+        pg_store_stats(e->store, &e->at_open);
+    }
+    return 0;
+}
+
+static void log_open(const struct pg_engine *e)
+{
+    char text[256];
+    if (!e->opt.log) {
+        return;
+    }
+    snprintf(text, sizeof(text), "%s: mode %s, %d of %d experts fit, batch %d, %s, %s, %d threads",
+             e->model.name, pg_mode_name(e->plan.mode), e->plan.n_slots, e->plan.n_expert_total,
+             e->plan.n_batch, pg_io_describe(e->io), e->compute.k.name, e->opt.n_threads);
+    e->opt.log(e->opt.user, PG_LOG_INFO, text);
+}
+
+int pg_engine_open(pg_engine **out, const struct pg_options *opt, struct pg_err *err)
+{
+    struct pg_engine *e = pg_calloc(1, sizeof(*e));
+    *out = NULL;
+    if (!e) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    int rc = open_parts(e, opt, err);
+    if (rc) {
+        pg_engine_close(e);
+        return rc;
+    }
+    e->opt.model = e->opt.sidecar = NULL;
+    log_open(e);
+    *out = e;
+    return 0;
+}
+
+void pg_engine_close(pg_engine *e)
+{
+    if (!e) {
+        return;
+    }
+    PG_ASSERT(e->n_sessions == 0);
+    pg_store_close(e->store);
+    pg_io_close(e->io);
+    pg_pool_close(e->compute.pool);
+    pg_trace_close(e->trace);
+    pg_vocab_close(e->vocab);
+    pg_model_close(&e->model);
+    pg_gguf_close(e->gguf);
+    unmap_block(&e->dense);
+    unmap_block(&e->slots);
+    unmap_block(&e->tables);
+    unmap_block(&e->scratch);
+    free(e->routers);
+    free(e->pregates);
+    free(e);
+}
+
+void pg_engine_plan(const pg_engine *e, struct pg_plan *out)
+{
+    *out = e->plan;
+}
+
+const pg_vocab *pg_engine_vocab(const pg_engine *e)
+{
+    return e->vocab;
+}
+
+void pg_engine_info(const pg_engine *e, struct pg_model_info *out)
+{
+    const struct pg_model *m = &e->model;
+    *out = (struct pg_model_info){
+        .file_bytes = e->file_bytes,
+        .n_params = m->n_params,
+        .n_params_active = m->n_params_active,
+        .n_layer = m->h.n_layer,
+        .n_moe_layer = m->n_moe,
+        .n_embd = m->h.n_embd,
+        .n_head = m->h.n_head,
+        .n_head_kv = m->h.n_head_kv,
+        .n_ff = m->n_moe ? m->h.n_ff_exp : m->h.n_ff,
+        .n_expert = m->h.n_expert,
+        .n_expert_used = m->h.n_expert_used,
+        .n_vocab = m->h.n_vocab,
+        .n_ctx_train = m->h.n_ctx_train,
+    };
+    snprintf(out->arch, sizeof(out->arch), "%s", m->arch);
+    snprintf(out->name, sizeof(out->name), "%s", m->name);
+    snprintf(out->file_type, sizeof(out->file_type), "%s",
+             pg_type_traits((uint32_t)m->main_type)->name);
+}
+
+void pg_engine_stats(const pg_engine *e, struct pg_stats *out)
+{
+    struct pg_store_stats s = {.hints_active = true}, s0 = e->at_open;
+    *out = e->stats;
+    if (e->store) {
+        pg_store_stats(e->store, &s);
+    }
+    out->expert_requests = s.requests - s0.requests;
+    out->hits = s.hits - s0.hits;
+    out->warned_in_time = s.warned_in_time;
+    out->warned_late = s.warned_late;
+    out->missed = s.missed - s0.missed;
+    out->warned_unused = s.warned_unused;
+    out->expert_bytes_read = s.bytes_read - s0.bytes_read;
+    out->hint_bytes_read = s.hint_bytes_read;
+    out->hint_bytes_used = s.hint_bytes_used;
+    out->io_busy_seconds = (double)(s.io_busy_ns - s0.io_busy_ns) * 1e-9;
+    out->read_errors = s.read_errors - s0.read_errors;
+    out->hints_active = s.hints_active;
+    out->stall_seconds = (double)(s.stall_ns - s0.stall_ns) * 1e-9;
+    out->compute_seconds = out->prompt_seconds + out->decode_seconds - out->stall_seconds;
+    out->peak_rss_bytes = pg_peak_rss();
+    out->io_path = pg_io_describe(e->io);
+    out->cpu_level = e->compute.k.name;
+}
+
+int pg_trace_write(const pg_engine *e, const char *path, struct pg_err *err)
+{
+    if (!e->trace) {
+        return pg_fail(err, PG_EARG, "the engine was opened without trace_events");
+    }
+    return pg_trace_save(e->trace, path, err);
+}

@@ -133,7 +133,11 @@ static void rule_row(void *arg, int t, int thread)
     bool ok;
     (void)thread;
     if (r->forced) {
-        pg_routes_get(o->routes, r->pos[t] % pg_routes_n_tokens(o->routes), r->block, id);
+        const uint16_t *ids =
+            pg_routes_ids(o->routes, r->pos[t] % o->routes->n_tokens, r->block);
+        for (int i = 0; i < o->rule.n_used; i++) {
+            id[i] = ids[i];
+        }
         ok = pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, id, weight);
     } else {
         ok = pg_gate_rule_apply(&o->rule, &o->compute->k, logits, id, weight);

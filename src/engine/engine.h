@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT
+ * What an engine and a session are made of. Shared by the files of this folder.
+ *
+ *   names.c    names of modes
+ *   plan.c     the memory budget, before anything is loaded
+ *   engine.c   open, close, statistics
+ *   session.c  timelines of tokens, steps over several of them
+ *   sample.c   from logits to a token
+ *   sidecar.c  pre-gates: found, checked, read, made
+ *
+ * Memory of an engine, all of it mapped at open and bounded by the plan:
+ *
+ *   dense    weights that are always in memory, as they lie in the file
+ *   slots    n_slots * slot_bytes, experts
+ *   tables   pre-gates (F32) of the modes that have them
+ *   scratch  buffers of one step
+ * A session maps its KV cache, its tokens, its logits and its sampling candidates.
+ */
+#ifndef PG_ENGINE_ENGINE_H
+#define PG_ENGINE_ENGINE_H
+
+#include "base/os.h"
+#include "model/forward.h"
+#include "text/vocab.h"
+
+enum { PG_LOGIT_ROWS = 8 };
+
+struct pg_block_memory {
+    void *base;
+    size_t bytes;
+};
+
+struct pg_engine {
+    struct pg_options opt; /* defaults filled in; strings are not kept */
+    struct pg_plan plan;
+    struct pg_gguf *gguf; /* until open is done */
+    struct pg_model model;
+    pg_vocab *vocab;
+    struct pg_compute compute;
+    struct pg_io *io;
+    struct pg_store *store; /* NULL for a dense model */
+    struct pg_trace *trace;
+    struct pg_gate gate;
+    struct pg_forward forward;
+    struct pg_block_memory dense, slots, tables, scratch;
+    struct pg_weight *routers, *pregates; /* [n_moe] */
+    char sidecar_path[4096];              /* empty: none */
+    int level;
+    bool trained_to_decide;
+    uint64_t file_bytes;
+
+    int32_t *token, *pos; /* [n_batch] of the step under way */
+    struct pg_kv **kv;    /* [n_batch] */
+    int32_t *last_row;    /* [n_batch] rows whose logits are wanted */
+    float *logits;        /* [PG_LOGIT_ROWS, n_vocab] when several sessions are stepped together */
+    int n_sessions;       /* open now */
+    uint64_t session_bytes_left; /* of plan.kv */
+    struct pg_stats stats; /* the engine's own part */
+    struct pg_store_stats at_open; /* what loading counted; not part of the statistics */
+};
+
+struct candidate {
+    float logit, p;
+    int32_t id;
+};
+
+struct pg_session {
+    struct pg_engine *engine;
+    struct pg_kv kv;
+    struct pg_block_memory memory; /* of what follows */
+    int n_ctx, n_tokens;
+    int32_t *tokens;           /* [n_ctx] */
+    float *logits;             /* [n_vocab] of the last token */
+    struct candidate *cand;    /* [n_vocab] */
+    bool has_logits, seeded;
+    uint64_t random;
+};
+
+/* plan.c. `e` has its options, gguf, model and vocab; fills e->plan, resolves e->opt. On PG_EBUDGET
+ * the plan is filled too. */
+int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err);
+/* The part that plan and open share: options, directory, model, vocabulary, sidecar. */
+int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err);
+/* How scratch is carved; with a measuring arena nothing is written outside *e. */
+void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a);
+uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
+
+/* sidecar.c */
+int pg_sidecar_find(struct pg_engine *e, struct pg_err *err);
+/* Tables [n_moe][n_expert][n_embd] for the mode: made from routers, or read. */
+size_t pg_tables_bytes(const struct pg_engine *e);
+int pg_tables_fill(struct pg_engine *e, struct pg_err *err);
+
+/* session.c */
+int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool is_decode,
+                float *all_logits, struct pg_err *err);
+
+#endif

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT
+ * The memory budget. Everything that will be taken is known from the directory of the file, so the
+ * plan is made before a weight is read, and what is left over becomes expert slots.
+ */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MIN_BATCH = 8, MAX_BATCH = 512, DEFAULT_CTX = 4096 };
+
+static struct pg_forward_options forward_options(struct pg_engine *e, int n_batch)
+{
+    return (struct pg_forward_options){
+        .model = &e->model,
+        .compute = &e->compute,
+        .gate = e->store ? &e->gate : NULL,
+        .store = e->store,
+        .trace = e->trace,
+        .max_tok = n_batch,
+        .n_ctx = e->opt.n_ctx,
+        .n_threads = e->opt.n_threads,
+    };
+}
+
+void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
+{
+    size_t n = (size_t)n_batch;
+    struct pg_forward_options fo = forward_options(e, n_batch);
+    if (e->model.n_moe) {
+        struct pg_gate_options go = {
+            .mode = e->opt.mode,
+            .rule = e->model.h.rule,
+            .n_block = e->model.n_moe,
+            .level = e->level,
+            .max_tok = n_batch,
+            .routers = e->routers,
+            .pregates = e->pregates,
+            .routes = e->opt.routes,
+            .store = e->store,
+            .compute = &e->compute,
+        };
+        pg_gate_init(&e->gate, &go, a);
+    }
+    pg_forward_init(&e->forward, &fo, a);
+    e->token = pg_arena_take(a, n * sizeof(int32_t));
+    e->pos = pg_arena_take(a, n * sizeof(int32_t));
+    e->last_row = pg_arena_take(a, n * sizeof(int32_t));
+    e->kv = pg_arena_take(a, n * sizeof(struct pg_kv *));
+    if (e->opt.n_sessions > 1) {
+        e->logits = pg_arena_take(a, PG_LOGIT_ROWS * (size_t)e->model.h.n_vocab * sizeof(float));
+    }
+}
+
+static uint64_t scratch_bytes(struct pg_engine *e, int n_batch)
+{
+    struct pg_arena measure = {0};
+    pg_engine_carve(e, n_batch, &measure);
+    return measure.used + PG_PAGE;
+}
+
+uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
+{
+    size_t n_vocab = (size_t)e->model.h.n_vocab;
+    return pg_kv_bytes(&e->model.h, n_ctx, e->opt.kv_type) + (size_t)n_ctx * sizeof(int32_t) +
+           n_vocab * (sizeof(float) + sizeof(struct candidate)) + 4 * PG_PAGE;
+}
+
+/* What the process holds besides the parts that the plan names: itself, the vocabulary and the
+ * directory (all of that is resident by now), the store's tables, stacks, and a margin for what the
+ * kernel rounds up (huge pages, buffers of reads). */
+static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
+{
+    const struct pg_model *m = &e->model;
+    uint64_t margin = (uint64_t)6 << 20;
+    uint64_t threads = (uint64_t)(e->opt.n_threads + 8) * 64 * 1024;
+    uint64_t trace = (uint64_t)e->opt.trace_events * 64;
+    uint64_t store =
+        m->n_moe ? pg_store_heap_bytes(m->n_moe, m->h.n_expert, n_slots) : 0;
+    return pg_os_rss() + margin + threads + trace + store;
+}
+
+/* The largest batch whose scratch takes at most a sixteenth of what is there for slots. */
+static int choose_batch(struct pg_engine *e, uint64_t room)
+{
+    int n_batch = MAX_BATCH;
+    if (e->opt.n_batch) {
+        return e->opt.n_batch;
+    }
+    while (n_batch > MIN_BATCH && scratch_bytes(e, n_batch) > room / 16) {
+        n_batch /= 2;
+    }
+    return n_batch;
+}
+
+static uint64_t sub(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* Fills the plan for e->opt.mode. Returns whether it fits. */
+static bool fill_plan(struct pg_engine *e)
+{
+    const struct pg_model *m = &e->model;
+    struct pg_plan *p = &e->plan;
+    int total = m->n_moe * m->h.n_expert;
+    bool resident = e->opt.mode == PG_MODE_RESIDENT;
+    int least = total == 0 ? 0 : resident ? total : PG_MIN(total, PG_SLOTS_MIN);
+    p->mode = e->opt.mode;
+    p->dense = m->dense_bytes + pg_tables_bytes(e);
+    p->kv = (uint64_t)e->opt.n_sessions * pg_session_bytes(e, e->opt.n_ctx);
+    p->slot_bytes = total ? pg_store_slot_bytes(m->place, total) : 0;
+    p->expert_bytes = m->expert_bytes;
+    p->token_expert_bytes = m->token_expert_bytes;
+    p->token_dense_bytes = m->token_dense_bytes;
+    p->n_expert_total = total;
+    p->overhead = overhead_bytes(e, total);
+
+    uint64_t fixed = p->dense + p->kv + p->overhead;
+    int least_batch = e->opt.n_batch ? e->opt.n_batch : MIN_BATCH;
+    p->minimum = fixed + scratch_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
+    /* A model that fits whole leaves the rest to the batch; otherwise slots come first. */
+    uint64_t room = sub(p->budget, fixed);
+    uint64_t beside = (uint64_t)total * p->slot_bytes;
+    p->n_batch = choose_batch(e, room > beside + room / 16 ? 16 * (room - beside) : room);
+    p->scratch = scratch_bytes(e, p->n_batch);
+    if (p->budget < fixed + p->scratch + (uint64_t)least * p->slot_bytes) {
+        p->n_batch = least_batch;
+        p->scratch = scratch_bytes(e, p->n_batch);
+    }
+    uint64_t n_slots = total ? sub(p->budget, fixed + p->scratch) / p->slot_bytes : 0;
+    p->n_slots = (int)PG_MIN(n_slots, (uint64_t)total);
+    p->slots = (uint64_t)p->n_slots * p->slot_bytes;
+    return p->budget >= p->minimum && p->n_slots >= least;
+}
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
+int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
+{
+    bool automatic = e->opt.mode == PG_MODE_AUTO, fits;
+    uint64_t limit = pg_os_memory_limit();
+    if (e->opt.memory_bytes > limit) {
+        return pg_fail(err, PG_EBUDGET,
+                       "a budget of %.0f MiB is more than the %.0f MiB that this machine or its "
+                       "control group allows",
+                       mib(e->opt.memory_bytes), mib(limit));
+    }
+    e->plan.budget = e->opt.memory_bytes;
+    if (!e->plan.budget) { /* all that is left, less a sixteenth for the rest of the machine */
+        uint64_t there = pg_os_memory_available() + pg_os_rss();
+        e->plan.budget = there - there / 16;
+    }
+    if (automatic) {
+        e->opt.mode = PG_MODE_RESIDENT;
+    }
+    fits = fill_plan(e);
+    if (automatic && !fits) {
+        e->opt.mode = PG_MODE_LOOKAHEAD;
+        fits = fill_plan(e);
+    }
+    e->opt.n_batch = e->plan.n_batch;
+    if (!fits) {
+        const struct pg_plan *p = &e->plan;
+        return pg_fail(err, PG_EBUDGET,
+                       "%.0f MiB are too little for mode %s: the minimum is %.0f MiB (dense weights "
+                       "%.0f, context of %d tokens %.0f, program %.0f, scratch and %s %.0f)",
+                       mib(p->budget), pg_mode_name(p->mode), mib(p->minimum) + 1, mib(p->dense),
+                       e->opt.n_ctx, mib(p->kv), mib(p->overhead),
+                       p->mode == PG_MODE_RESIDENT ? "all experts" : "two experts",
+                       mib(p->minimum - p->dense - p->kv - p->overhead));
+    }
+    return 0;
+}
+
+static int check_range(const char *what, int value, int lo, int hi, struct pg_err *err)
+{
+    if (value < lo || value > hi) {
+        return pg_fail(err, PG_EARG, "%s: %d found, %d to %d wanted", what, value, lo, hi);
+    }
+    return 0;
+}
+
+static int check_routes(const struct pg_engine *e, struct pg_err *err)
+{
+    const pg_routes *r = e->opt.routes;
+    const struct pg_model *m = &e->model;
+    if (r && (pg_routes_n_layers(r) != m->n_moe || pg_routes_n_used(r) != m->h.n_expert_used ||
+              pg_routes_n_expert(r) > m->h.n_expert)) {
+        return pg_fail(err, PG_EARG,
+                       "the route trace has %d blocks with %d of (at least) %d experts, the model "
+                       "has %d blocks with %d of %d",
+                       pg_routes_n_layers(r), pg_routes_n_used(r), pg_routes_n_expert(r), m->n_moe,
+                       m->h.n_expert_used, m->h.n_expert);
+    }
+    return 0;
+}
+
+/* Defaults and bounds of the options that need the model's shape. */
+static int resolve_options(struct pg_engine *e, struct pg_err *err)
+{
+    struct pg_options *o = &e->opt;
+    int train = e->model.h.n_ctx_train;
+    o->n_ctx = o->n_ctx ? o->n_ctx : PG_MIN(train, DEFAULT_CTX);
+    o->n_sessions = o->n_sessions ? o->n_sessions : 1;
+    o->n_threads = o->n_threads ? o->n_threads : PG_MIN(pg_os_n_cpu(), 256);
+    PG_TRY(check_range("context", o->n_ctx, 1, 1 << 24, err));
+    PG_TRY(check_range("sessions", o->n_sessions, 1, 4096, err));
+    PG_TRY(check_range("threads", o->n_threads, 1, 256, err));
+    PG_TRY(check_range("batch", o->n_batch, 0, 1 << 16, err));
+    PG_TRY(check_range("lookahead", o->lookahead, 0, PG_MAX(1, e->model.n_moe - 1), err));
+    PG_TRY(check_range("mode", (int)o->mode, 0, PG_MODE_COUNT - 1, err));
+    PG_TRY(check_range("eviction policy", (int)o->evict, 0, PG_EVICT_COUNT - 1, err));
+    e->level = o->lookahead ? o->lookahead : 1;
+    if (e->model.n_moe == 0 && o->mode != PG_MODE_AUTO) {
+        if (o->mode == PG_MODE_HINT || o->mode == PG_MODE_PREGATE) {
+            return pg_fail(err, PG_EARG, "mode %s: the model has no experts, so no pre-gates",
+                           pg_mode_name(o->mode));
+        }
+        o->mode = PG_MODE_RESIDENT; /* a model without experts is the same in all of them */
+    }
+    return check_routes(e, err);
+}
+
+int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err)
+{
+    if (opt->size > sizeof(*opt) || opt->size < sizeof(opt->size)) {
+        return pg_fail(err, PG_EARG, "options: size %zu found, at most %zu wanted (use "
+                       "PG_OPTIONS_INIT)", opt->size, sizeof(*opt));
+    }
+    memcpy(&e->opt, opt, opt->size);
+    if (!e->opt.model) {
+        return pg_fail(err, PG_EARG, "no model file given");
+    }
+    PG_TRY(pg_gguf_open(&e->gguf, e->opt.model, err));
+    int rc = pg_model_open(&e->model, e->gguf, err);
+    if (!rc) {
+        rc = pg_vocab_from_gguf(&e->vocab, e->gguf, err);
+    }
+    if (rc) {
+        return pg_fail_in(err, rc, e->opt.model);
+    }
+    if (pg_vocab_n(e->vocab) > e->model.h.n_vocab) {
+        return pg_fail(err, PG_EFORMAT,
+                       "%s: tokenizer.ggml.tokens has %d entries, token_embd.weight only %d rows",
+                       e->opt.model, pg_vocab_n(e->vocab), e->model.h.n_vocab);
+    }
+    e->file_bytes = pg_gguf_file_bytes(e->gguf);
+    PG_TRY(resolve_options(e, err));
+    return pg_sidecar_find(e, err);
+}
+
+int pg_plan_make(struct pg_plan *out, const struct pg_options *opt, struct pg_err *err)
+{
+    struct pg_engine *e = pg_calloc(1, sizeof(*e));
+    if (!e) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    int rc = pg_engine_begin(e, opt, err);
+    if (!rc) {
+        rc = pg_engine_plan_memory(e, err);
+    }
+    *out = e->plan;
+    pg_engine_close(e);
+    return rc;
+}

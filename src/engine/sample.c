@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT
+ * From logits to a token: penalties, top-k, top-p, min-p, temperature, draw, in this order.
+ *
+ * All work is done in the session's candidate array. Ties go to the lower id, so that the same seed
+ * gives the same text everywhere.
+ */
+#include "engine/engine.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { DEFAULT_LAST_N = 64 };
+
+/* SplitMix64 (Steele, Lea, Flood 2014): one 64-bit state, every seed is good. */
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static bool before(const struct candidate *a, const struct candidate *b)
+{
+    return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+static void swap(struct candidate *a, struct candidate *b)
+{
+    struct candidate t = *a;
+    *a = *b;
+    *b = t;
+}
+
+/* Restores the heap (the last in order on top) below i. */
+static void sift(struct candidate *c, int n, int i)
+{
+    for (;;) {
+        int child = 2 * i + 1;
+        if (child + 1 < n && before(&c[child], &c[child + 1])) {
+            child++;
+        }
+        if (child >= n || !before(&c[i], &c[child])) {
+            return;
+        }
+        swap(&c[i], &c[child]);
+        i = child;
+    }
+}
+
+/* The first k of n in order, sorted, by a heap of k: no memory, n log k. */
+static int sort_first(struct candidate *c, int n, int k)
+{
+    for (int i = k / 2 - 1; i >= 0; i--) {
+        sift(c, k, i);
+    }
+    for (int i = k; i < n; i++) {
+        if (before(&c[i], &c[0])) {
+            swap(&c[i], &c[0]);
+            sift(c, k, 0);
+        }
+    }
+    for (int i = k - 1; i > 0; i--) {
+        swap(&c[0], &c[i]);
+        sift(c, i, 0);
+    }
+    return k;
+}
+
+/* Each token that occurs in the last n is pushed down; the array is indexed by id here. */
+static void penalise(const pg_session *s, const struct pg_sampling *how, struct candidate *c)
+{
+    int last = how->penalty_last_n ? how->penalty_last_n : DEFAULT_LAST_N;
+    int begin = PG_MAX(0, s->n_tokens - last);
+    float repeat = how->repeat_penalty > 0 ? how->repeat_penalty : 1.0f;
+    if (repeat == 1.0f && how->presence_penalty == 0 && how->frequency_penalty == 0) {
+        return;
+    }
+    for (int i = begin; i < s->n_tokens; i++) {
+        c[s->tokens[i]].p += 1; /* counts, until probabilities are made */
+    }
+    for (int i = begin; i < s->n_tokens; i++) {
+        struct candidate *x = &c[s->tokens[i]];
+        if (x->p > 0) {
+            x->logit = x->logit > 0 ? x->logit / repeat : x->logit * repeat;
+            x->logit -= how->presence_penalty + x->p * how->frequency_penalty;
+            x->p = 0;
+        }
+    }
+}
+
+static void to_probabilities(struct candidate *c, int n)
+{
+    float sum = 0;
+    for (int i = 0; i < n; i++) {
+        c[i].p = pg_expf(c[i].logit - c[0].logit);
+        sum += c[i].p;
+    }
+    for (int i = 0; i < n; i++) {
+        c[i].p /= sum;
+    }
+}
+
+static int cut_top_p(struct candidate *c, int n, float top_p)
+{
+    float sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += c[i].p;
+        if (sum >= top_p) {
+            return i + 1;
+        }
+    }
+    return n;
+}
+
+static int cut_min_p(struct candidate *c, int n, float min_p)
+{
+    int keep = 1;
+    while (keep < n && c[keep].p >= min_p * c[0].p) {
+        keep++;
+    }
+    return keep;
+}
+
+static int32_t draw(struct candidate *c, int n, float temp, uint64_t *random)
+{
+    for (int i = n - 1; i >= 0; i--) {
+        c[i].logit = (c[i].logit - c[0].logit) / temp;
+    }
+    to_probabilities(c, n);
+    double u = (double)(next_random(random) >> 11) * 0x1p-53, sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += (double)c[i].p;
+        if (u < sum) {
+            return c[i].id;
+        }
+    }
+    return c[n - 1].id;
+}
+
+struct range {
+    const char *name;
+    float value, lo, hi;
+};
+
+static int check_sampling(const struct pg_sampling *h, struct pg_err *err)
+{
+    const struct range ranges[] = {
+        {"temp", h->temp, 0, 1e4f},
+        {"top_p", h->top_p, 0, 1},
+        {"min_p", h->min_p, 0, 1},
+        {"repeat_penalty", h->repeat_penalty, 0, 1e4f},
+        {"presence_penalty", h->presence_penalty, -1e4f, 1e4f},
+        {"frequency_penalty", h->frequency_penalty, -1e4f, 1e4f},
+        {"top_k", (float)h->top_k, 0, 2e9f},
+        {"penalty_last_n", (float)h->penalty_last_n, 0, 2e9f},
+    };
+    for (size_t i = 0; i < PG_COUNT(ranges); i++) {
+        const struct range *r = &ranges[i];
+        if (!(r->value >= r->lo && r->value <= r->hi)) {
+            return pg_fail(err, PG_EARG, "%s: %g found, %g to %g wanted", r->name,
+                           (double)r->value, (double)r->lo, (double)r->hi);
+        }
+    }
+    return 0;
+}
+
+/* Candidates with their logits; -1 if one of them is not a number. */
+static int fill_candidates(pg_session *s)
+{
+    int n = s->engine->model.h.n_vocab;
+    for (int i = 0; i < n; i++) {
+        if (isnan(s->logits[i])) {
+            return -1;
+        }
+        s->cand[i] = (struct candidate){s->logits[i], 0, i};
+    }
+    return n;
+}
+
+int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
+                      struct pg_err *err)
+{
+    struct pg_sampling h = {.size = sizeof(h)};
+    if (how) {
+        memcpy(&h, how, PG_MIN(how->size, sizeof(h)));
+    }
+    PG_TRY(check_sampling(&h, err));
+    if (!s->has_logits) {
+        return pg_fail(err, PG_EARG, "nothing to sample from: the session has no logits yet");
+    }
+    int n = fill_candidates(s);
+    if (n < 0) {
+        return pg_fail(err, PG_ENUMERIC, "numerical error: the logits are not numbers");
+    }
+    struct candidate *c = s->cand;
+    penalise(s, &h, c);
+    int k = h.temp == 0 ? 1 : h.top_k > 0 ? PG_MIN(h.top_k, n) : n;
+    n = sort_first(c, n, k);
+    if (h.temp == 0 || n == 1) {
+        *token = c[0].id;
+        return 0;
+    }
+    if (!s->seeded) {
+        s->random = h.seed;
+        s->seeded = true;
+    }
+    to_probabilities(c, n);
+    if (h.top_p > 0 && h.top_p < 1) {
+        n = cut_top_p(c, n, h.top_p);
+    }
+    if (h.min_p > 0) {
+        n = cut_min_p(c, n, h.min_p);
+    }
+    *token = draw(c, n, h.temp, &s->random);
+    return 0;
+}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT
+ * Timelines of tokens. A step flattens rows of several sessions into one batch; the session's count
+ * of tokens grows only when the step has succeeded, so a failed one leaves it as it was (what was
+ * written behind the count in its cache is written again).
+ */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_options *opt,
+                    struct pg_err *err)
+{
+    struct pg_session_options o = {.size = sizeof(o)};
+    *out = NULL;
+    if (opt) {
+        memcpy(&o, opt, PG_MIN(opt->size, sizeof(o)));
+    }
+    int n_ctx = o.n_ctx ? o.n_ctx : e->opt.n_ctx;
+    if (n_ctx < 1 || n_ctx > e->opt.n_ctx) {
+        return pg_fail(err, PG_EARG, "session context: %d found, 1 to the engine's %d wanted", n_ctx,
+                       e->opt.n_ctx);
+    }
+    uint64_t bytes = pg_session_bytes(e, n_ctx);
+    if (bytes > e->session_bytes_left) {
+        return pg_fail(err, PG_EBUDGET,
+                       "the plan made room for %d sessions of %d tokens; open the engine with more "
+                       "n_sessions",
+                       e->opt.n_sessions, e->opt.n_ctx);
+    }
+    pg_session *s = pg_calloc(1, sizeof(*s));
+    if (!s) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    size_t n_vocab = (size_t)e->model.h.n_vocab;
+    struct pg_arena a = {0};
+    s->memory.bytes = (size_t)n_ctx * sizeof(int32_t) +
+                      n_vocab * (sizeof(float) + sizeof(struct candidate)) + 3 * 64;
+    s->memory.base = pg_pages_map(s->memory.bytes);
+    int rc = s->memory.base ? pg_kv_open(&s->kv, &e->model.h, n_ctx, e->opt.kv_type, err)
+                            : pg_fail(err, PG_ENOMEM, "out of memory");
+    if (rc) {
+        if (s->memory.base) {
+            pg_pages_unmap(s->memory.base, s->memory.bytes);
+        }
+        free(s);
+        return rc;
+    }
+    a = (struct pg_arena){s->memory.base, s->memory.bytes, 0};
+    s->engine = e;
+    s->n_ctx = n_ctx;
+    s->tokens = pg_arena_take(&a, (size_t)n_ctx * sizeof(int32_t));
+    s->logits = pg_arena_take(&a, n_vocab * sizeof(float));
+    s->cand = pg_arena_take(&a, n_vocab * sizeof(struct candidate));
+    e->session_bytes_left -= bytes;
+    e->n_sessions++;
+    *out = s;
+    return 0;
+}
+
+void pg_session_close(pg_session *s)
+{
+    if (!s) {
+        return;
+    }
+    s->engine->session_bytes_left += pg_session_bytes(s->engine, s->n_ctx);
+    s->engine->n_sessions--;
+    pg_kv_close(&s->kv);
+    pg_pages_unmap(s->memory.base, s->memory.bytes);
+    free(s);
+}
+
+size_t pg_session_n_tokens(const pg_session *s)
+{
+    return (size_t)s->n_tokens;
+}
+
+const float *pg_session_logits(const pg_session *s)
+{
+    return s->has_logits ? s->logits : NULL;
+}
+
+int pg_session_truncate(pg_session *s, size_t n)
+{
+    if (n > (size_t)s->n_tokens) {
+        return PG_EARG;
+    }
+    if (n < (size_t)s->n_tokens) {
+        s->n_tokens = (int)n;
+        s->has_logits = false;
+    }
+    return 0;
+}
+
+/* ------------------------------------------------------------------ steps ------------------- */
+
+static int check_row(const struct pg_engine *e, const struct pg_row *row, struct pg_err *err)
+{
+    const pg_session *s = row->session;
+    if (s->engine != e || row->n < 1) {
+        return pg_fail(err, PG_EARG, "a row needs a session of this engine and one token at least");
+    }
+    if (row->n > s->n_ctx - s->n_tokens) {
+        return pg_fail(err, PG_ECONTEXT,
+                       "context is full: %d tokens are there, %d more wanted, %d is the most",
+                       s->n_tokens, row->n, s->n_ctx);
+    }
+    for (int i = 0; i < row->n; i++) {
+        if (row->tokens[i] < 0 || row->tokens[i] >= e->model.h.n_vocab) {
+            return pg_fail(err, PG_EARG, "token id %d found, 0 to %d wanted", row->tokens[i],
+                           e->model.h.n_vocab - 1);
+        }
+    }
+    return 0;
+}
+
+/* Rows to the flat batch. Returns the number of tokens or an error. */
+static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err)
+{
+    int n = 0;
+    for (int i = 0; i < n_rows; i++) {
+        pg_session *s = rows[i].session;
+        PG_TRY(check_row(e, &rows[i], err));
+        if (rows[i].n > e->opt.n_batch - n) {
+            return pg_fail(err, PG_EARG, "more tokens in a step than the batch of %d",
+                           e->opt.n_batch);
+        }
+        for (int j = 0; j < i; j++) {
+            if (rows[j].session == s) {
+                return pg_fail(err, PG_EARG, "a session stands in two rows of a step");
+            }
+        }
+        for (int j = 0; j < rows[i].n; j++, n++) {
+            e->token[n] = rows[i].tokens[j];
+            e->pos[n] = s->n_tokens + j;
+            e->kv[n] = &s->kv;
+        }
+        e->last_row[i] = n - 1;
+    }
+    return n;
+}
+
+static void account(struct pg_engine *e, int n, bool is_decode, uint64_t begin_ns)
+{
+    double seconds = (double)(pg_now_ns() - begin_ns) * 1e-9;
+    if (is_decode) {
+        e->stats.n_decode += (uint64_t)n;
+        e->stats.decode_seconds += seconds;
+    } else {
+        e->stats.n_prompt += (uint64_t)n;
+        e->stats.prompt_seconds += seconds;
+    }
+}
+
+static void account_reads(struct pg_engine *e, const struct pg_store_stats *before)
+{
+    struct pg_store_stats now;
+    pg_store_stats(e->store, &now);
+    e->stats.expert_bytes_read_decode += now.bytes_read - before->bytes_read;
+    e->stats.io_busy_decode_seconds += (double)(now.io_busy_ns - before->io_busy_ns) * 1e-9;
+}
+
+static void advance(const struct pg_row *row)
+{
+    pg_session *s = row->session;
+    memcpy(s->tokens + s->n_tokens, row->tokens, (size_t)row->n * sizeof(int32_t));
+    s->n_tokens += row->n;
+    s->has_logits = true;
+}
+
+/* The logits of each row's last token, some rows at a time so that the output matrix is read once
+ * for them. */
+static void keep_logits(struct pg_engine *e, const struct pg_row *rows, int n_rows)
+{
+    size_t n_vocab = (size_t)e->model.h.n_vocab;
+    for (int i = 0; i < n_rows; i += PG_LOGIT_ROWS) {
+        int n = PG_MIN(PG_LOGIT_ROWS, n_rows - i);
+        float *to = n == 1 ? rows[i].session->logits : e->logits;
+        pg_forward_logits(&e->forward, e->last_row + i, n, to);
+        for (int j = 0; j < n && n > 1; j++) {
+            memcpy(rows[i + j].session->logits, to + (size_t)j * n_vocab, n_vocab * sizeof(float));
+        }
+    }
+}
+
+/* Logits of all n tokens of the only row. */
+static void all_logits_of(struct pg_engine *e, const struct pg_row *row, int n, float *logits)
+{
+    size_t n_vocab = (size_t)e->model.h.n_vocab;
+    for (int i = 0; i < n; i++) {
+        e->token[i] = i; /* the step has read its tokens by now */
+    }
+    pg_forward_logits(&e->forward, e->token, n, logits);
+    memcpy(row->session->logits, logits + (size_t)(n - 1) * n_vocab, n_vocab * sizeof(float));
+}
+
+int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool is_decode,
+                float *all_logits, struct pg_err *err)
+{
+    struct pg_store_stats before;
+    struct pg_forward *f = &e->forward;
+    uint64_t begin = pg_now_ns();
+    int n = flatten(e, rows, n_rows, err);
+    if (n <= 0) {
+        return n;
+    }
+    if (e->store) {
+        pg_store_step(e->store, is_decode);
+        pg_store_stats(e->store, &before);
+    }
+    f->n_tok = n;
+    f->token = e->token;
+    f->pos = e->pos;
+    f->kv = (struct pg_kv *const *)e->kv;
+    PG_TRY(pg_forward_run(f, err));
+    if (all_logits) {
+        all_logits_of(e, &rows[0], n, all_logits);
+    } else {
+        keep_logits(e, rows, n_rows);
+    }
+    for (int i = 0; i < n_rows; i++) {
+        advance(&rows[i]);
+    }
+    if (e->store && is_decode) {
+        account_reads(e, &before);
+    }
+    account(e, n, is_decode, begin);
+    return 0;
+}
+
+int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err)
+{
+    bool is_decode = true;
+    if (n_rows < 1 || n_rows > e->opt.n_batch) {
+        return pg_fail(err, PG_EARG, "rows of a step: %d found, 1 to %d wanted", n_rows,
+                       e->opt.n_batch);
+    }
+    for (int i = 0; i < n_rows; i++) {
+        is_decode = is_decode && rows[i].n == 1;
+    }
+    return pg_step_run(e, rows, n_rows, is_decode, NULL, err);
+}
+
+int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logits,
+                    struct pg_err *err)
+{
+    struct pg_engine *e = s->engine;
+    if (n > (size_t)(s->n_ctx - s->n_tokens)) {
+        return pg_fail(err, PG_ECONTEXT,
+                       "context is full: %d tokens are there, %zu more wanted, %d is the most",
+                       s->n_tokens, n, s->n_ctx);
+    }
+    for (size_t done = 0; done < n;) {
+        struct pg_row row = {s, tokens + done, (int)PG_MIN(n - done, (size_t)e->opt.n_batch)};
+        PG_TRY(pg_step_run(e, &row, 1, false,
+                           logits ? logits + done * (size_t)e->model.h.n_vocab : NULL, err));
+        done += (size_t)row.n;
+        if (n > (size_t)e->opt.n_batch && e->opt.progress &&
+            e->opt.progress(e->opt.user, "prompt", done, n)) {
+            return pg_fail(err, PG_ECANCELLED, "cancelled after %zu of %zu prompt tokens", done, n);
+        }
+    }
+    return 0;
+}
+
+int pg_session_sync(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err)
+{
+    size_t same = 0;
+    while (same < n && same < (size_t)s->n_tokens && tokens[same] == s->tokens[same]) {
+        same++;
+    }
+    /* The last token is evaluated again if its logits are gone. */
+    if (same == n && n > 0 && (n < (size_t)s->n_tokens || !s->has_logits)) {
+        same--;
+    }
+    pg_session_truncate(s, same);
+    return pg_session_eval(s, tokens + same, n - same, NULL, err);
+}
+
+int pg_session_next(pg_session *s, const struct pg_sampling *how, int32_t *token,
+                    struct pg_err *err)
+{
+    if (s->n_tokens == s->n_ctx) {
+        return pg_fail(err, PG_ECONTEXT, "context of %d tokens is full", s->n_ctx);
+    }
+    PG_TRY(pg_session_sample(s, how, token, err));
+    struct pg_row row = {s, token, 1};
+    return pg_step_run(s->engine, &row, 1, true, NULL, err);
+}
