@@ -156,16 +156,17 @@ static double seconds_since(uint64_t start_ns)
     return (double)(cli_now_ns() - start_ns) * 1e-9;
 }
 
-static int decode(struct bench *b, pg_session *s, double *seconds, struct pg_err *err)
+static int decode(struct bench *b, pg_engine *e, pg_session *s, double *seconds, struct pg_err *err)
 {
     const struct pg_sampling how = {PG_SAMPLING_INIT, .temp = 1, .top_k = 40,
                                     .seed = b->args->seed};
     *seconds = 0;
     for (int i = 0; i < b->args->n_predict; i++) {
-        int32_t id;
+        int32_t id = 0;
         int rc = pg_session_sample(s, &how, &id, err);
         const uint64_t start = cli_now_ns();
-        rc = rc ? rc : pg_session_eval(s, &id, 1, NULL, err);
+        const struct pg_row row = {s, &id, 1};
+        rc = rc ? rc : pg_step(e, &row, 1, err);
         *seconds += seconds_since(start);
         if (!rc && tick(b, i))
             rc = cli_fail(err, PG_ECANCELLED, "interrupted");
@@ -187,7 +188,7 @@ static int measure_session(struct bench *b, pg_engine *e, struct bench_rep *rep,
     rc = pg_session_sync(s, b->prompt, (size_t)b->args->n_prompt, err);
     rep->prefill_seconds = seconds_since(start);
     pg_engine_stats(e, &before);
-    rc = rc ? rc : decode(b, s, &rep->decode_seconds, err);
+    rc = rc ? rc : decode(b, e, s, &rep->decode_seconds, err);
     pg_engine_stats(e, &after);
     rep->decode = cli_stats_since(&before, &after);
     pg_session_close(s);

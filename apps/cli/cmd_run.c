@@ -133,7 +133,8 @@ static int generate_one(struct run *r, int done, bool *ended, struct pg_err *err
     rc = text_emit(r, id, err);
     if (rc || done + 1 == r->args->n_predict)
         return rc; /* the last token need not be evaluated */
-    rc = pg_session_eval(r->session, &id, 1, NULL, err);
+    const struct pg_row row = {r->session, &id, 1};
+    rc = pg_step(r->engine, &row, 1, err);
     if (rc == PG_ECONTEXT) {
         r->stop = "context";
         return 0;
