@@ -4,7 +4,7 @@
  *
  * In the file a byte is written as one printable character (the gpt2 alphabet). Pieces are decoded
  * when they are loaded, and merges become triples of ids, so that tokenizing compares numbers only.
- * A byte that the vocabulary has no token for is left out.
+ * A byte that the vocabulary has no token for becomes U+FFFD.
  */
 #include "text/encoder.h"
 #include "text/nfc.h"
@@ -63,7 +63,22 @@ static int find_token(const struct file_tokens *t, const char *s, size_t n, uint
     return found < 0 ? -1 : 0;
 }
 
-/* One merge, "left right": both and what they make must be tokens. */
+/* Most vocabularies number tokens in the order of the merges that make them. */
+static int find_joined(const struct file_tokens *t, const char *s, size_t n, uint32_t guess,
+                       uint32_t *id)
+{
+    if (guess < t->key->n) {
+        struct pg_str next = file_token_at(t, guess);
+        if (next.n == n && !memcmp(next.s, s, n)) {
+            *id = guess;
+            return 0;
+        }
+    }
+    return find_token(t, s, n, id);
+}
+
+/* One merge, "left right". One that names or makes something that is no token can never apply to a
+ * text of this vocabulary, and is passed over: files with a cut-down vocabulary have such. */
 static int load_merge(struct pg_vocab *v, const struct file_tokens *t, uint32_t rank,
                       struct pg_str line, struct pg_err *err)
 {
@@ -83,10 +98,8 @@ static int load_merge(struct pg_vocab *v, const struct file_tokens *t, uint32_t 
     memcpy(joined, line.s, n_left);
     memcpy(joined + n_left, gap + 1, n_right);
     if (find_token(t, line.s, n_left, &m->left) || find_token(t, gap + 1, n_right, &m->right) ||
-        find_token(t, joined, n_left + n_right, &m->id))
-        return pg_fail(err, PG_EFORMAT,
-                       "%s[%u] is '%s', wanted two tokens that together are a token", merges_key,
-                       rank, pg_quote(line.s, line.n).s);
+        find_joined(t, joined, n_left + n_right, rank ? m[-1].id + 1 : 0, &m->id))
+        return 0;
     /* Of a merge that is listed twice, the first rank counts. */
     uint32_t slot = pair_slot(v, m->left, m->right);
     if (!v->pair[slot])
@@ -173,6 +186,15 @@ static void look(const struct pg_joiner *j, struct pg_sym *left, const struct pg
     left->priority = rank - 1;
 }
 
+static void put_unknown_byte(struct pg_encoder *e)
+{
+    static const unsigned char replacement[3] = {0xEF, 0xBF, 0xBD};
+    for (size_t i = 0; i < sizeof replacement; i++) {
+        if (e->vocab->byte_id[replacement[i]] >= 0)
+            pg_ids_put(&e->ids, e->vocab->byte_id[replacement[i]]);
+    }
+}
+
 static int encode_word(struct pg_encoder *e, struct pg_str word, struct pg_err *err)
 {
     const struct pg_vocab *v = e->vocab;
@@ -190,6 +212,8 @@ static int encode_word(struct pg_encoder *e, struct pg_str word, struct pg_err *
     for (int32_t i = j->n_sym ? 0 : -1; i >= 0; i = j->sym[i].next) {
         if (j->sym[i].id >= 0)
             pg_ids_put(&e->ids, j->sym[i].id);
+        else
+            put_unknown_byte(e);
     }
     return 0;
 }
