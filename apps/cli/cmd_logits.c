@@ -58,51 +58,64 @@ static int npy_header(FILE *out, size_t n_rows, size_t n_columns)
     return ferror(out) ? -1 : 0;
 }
 
-static int write_rows(pg_session *s, const int32_t *ids, size_t n, size_t n_vocab, size_t batch,
-                      FILE *out, struct pg_err *err)
+struct job {
+    pg_session *session;
+    const int32_t *ids;
+    size_t n_ids, n_vocab, batch;
+};
+
+static int write_rows(const struct job *j, FILE *out, struct pg_err *err)
 {
-    float *rows = malloc(batch * n_vocab * sizeof *rows);
+    const size_t row_bytes = j->n_vocab * sizeof(float);
+    float *rows = malloc(j->batch * row_bytes);
     if (!rows)
-        return cli_fail(err, PG_ENOMEM, "no memory for %zu rows of %zu logits", batch, n_vocab);
-    int rc = npy_header(out, n, n_vocab);
-    for (size_t at = 0; !rc && at < n;) {
-        const size_t now = n - at < batch ? n - at : batch;
+        return cli_fail(err, PG_ENOMEM, "no memory for %zu rows of %zu logits", j->batch,
+                        j->n_vocab);
+    int rc = npy_header(out, j->n_ids, j->n_vocab);
+    for (size_t at = 0; !rc && at < j->n_ids;) {
+        const size_t n = j->n_ids - at < j->batch ? j->n_ids - at : j->batch;
         rc = cli_interrupted() ? cli_fail(err, PG_ECANCELLED, "interrupted")
-                               : pg_session_eval(s, ids + at, now, rows, err);
-        if (!rc && fwrite(rows, n_vocab * sizeof *rows, now, out) != now)
+                               : pg_session_eval(j->session, j->ids + at, n, rows, err);
+        if (!rc && fwrite(rows, row_bytes, n, out) != n)
             rc = cli_fail(err, PG_EIO, "writing the logits: %s", strerror(errno));
-        at += now;
+        at += n;
     }
     free(rows);
     return rc;
 }
 
-static int evaluate(const struct pg_options *opt, const int32_t *ids, size_t n,
-                    const struct cli_args *args, struct pg_err *err)
+static int tokens_check(const struct job *j, struct pg_err *err)
+{
+    for (size_t i = 0; i < j->n_ids; i++)
+        if ((size_t)j->ids[i] >= j->n_vocab)
+            return cli_fail(err, PG_EARG, "--tokens: %d is not a token: the vocabulary has %zu",
+                            (int)j->ids[i], j->n_vocab);
+    return 0;
+}
+
+static int evaluate(const struct pg_options *opt, struct job *j, const struct cli_args *args,
+                    struct pg_err *err)
 {
     pg_engine *e = NULL;
-    pg_session *s = NULL;
     struct pg_plan plan;
     struct cli_outfile out;
     int rc = pg_engine_open(&e, opt, err);
     if (rc)
         return rc;
     pg_engine_plan(e, &plan);
-    const size_t n_vocab = (size_t)pg_vocab_n(pg_engine_vocab(e));
-    for (size_t i = 0; !rc && i < n; i++)
-        if ((size_t)ids[i] >= n_vocab)
-            rc = cli_fail(err, PG_EARG, "--tokens: %d is not a token: the vocabulary has %zu",
-                          (int)ids[i], n_vocab);
-    rc = rc ? rc : pg_session_open(&s, e, NULL, err);
+    j->n_vocab = (size_t)pg_vocab_n(pg_engine_vocab(e));
+    j->batch = j->n_ids < (size_t)plan.n_batch ? j->n_ids : (size_t)plan.n_batch;
+    rc = tokens_check(j, err);
+    rc = rc ? rc : pg_session_open(&j->session, e, NULL, err);
     rc = rc ? rc : cli_outfile_open(&out, args->output, err);
     if (!rc) {
-        rc = write_rows(s, ids, n, n_vocab, (size_t)plan.n_batch, out.stream, err);
+        rc = write_rows(j, out.stream, err);
         if (rc)
             cli_outfile_abandon(&out);
         else
             rc = cli_outfile_commit(&out, err);
     }
-    pg_session_close(s);
+    pg_session_close(j->session);
     pg_engine_close(e);
     return rc;
 }
@@ -132,21 +145,22 @@ int cli_logits(const struct cli_args *args)
     struct pg_err err = {0};
     struct pg_options opt;
     struct cli_progress progress = {0};
+    struct job job = {0};
     int32_t *ids = NULL;
-    size_t n = 0;
     if (!args->tokens)
         return cli_usage("logits: which tokens? give --tokens 1,2,3");
     if ((!args->output || !strcmp(args->output, "-")) && isatty(STDOUT_FILENO))
         return cli_usage("logits: the result is binary; give -o FILE.npy or redirect the output");
-    if (tokens_parse(args->tokens, &ids, &n, &err)) {
+    if (tokens_parse(args->tokens, &ids, &job.n_ids, &err)) {
         free(ids);
         return cli_usage("%s", err.text);
     }
     cli_engine_options(&opt, args, &progress);
     if (!opt.n_ctx)
-        opt.n_ctx = (int)n;
-    int rc = budget_share(&opt, n, &err);
-    rc = rc ? rc : evaluate(&opt, ids, n, args, &err);
+        opt.n_ctx = (int)job.n_ids;
+    job.ids = ids;
+    int rc = budget_share(&opt, job.n_ids, &err);
+    rc = rc ? rc : evaluate(&opt, &job, args, &err);
     free(ids);
     return rc ? cli_failed(&err) : CLI_OK;
 }
