@@ -72,7 +72,7 @@ uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
 static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
 {
     const struct pg_model *m = &e->model;
-    uint64_t margin = (uint64_t)6 << 20;
+    uint64_t margin = ((uint64_t)1 << 20) + e->plan.budget / 128;
     uint64_t threads = (uint64_t)(e->opt.n_threads + 8) * 64 * 1024;
     uint64_t trace = (uint64_t)e->opt.trace_events * 64;
     uint64_t store =
