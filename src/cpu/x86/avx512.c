@@ -5,6 +5,8 @@
 
 void pg_kernels_avx512(struct pg_kernels *k)
 {
-    pg_avx512_matmul_fill(k);
     k->row_tile = 16;
+    pg_avx512_matmul_fill(k);
+    pg_avx512_float_fill(k);
+    pg_avx512_vec_fill(k);
 }
