@@ -117,6 +117,9 @@ static int read_line(struct reader *in, const char *text, size_t n)
 {
     json_error_t what;
     json_t *line = json_loadb(text, n, JSON_REJECT_DUPLICATES, &what);
+    /* Jansson says what is wrong with the text, and nothing where it was short of memory. */
+    if (!line && !what.text[0])
+        return pg_fail(in->err, PG_ENOMEM, "%s:%d: no memory to read the line", in->path, in->line);
     if (!line)
         return pg_fail(in->err, PG_EFORMAT, "%s:%d: %s", in->path, in->line,
                        pg_quote(what.text, strnlen(what.text, sizeof what.text)).s);
