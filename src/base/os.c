@@ -75,7 +75,11 @@ void pg_pages_unmap(void *p, size_t size_bytes)
 
 void *pg_calloc(size_t n, size_t size_bytes)
 {
-    return calloc(n ? n : 1, size_bytes ? size_bytes : 1);
+    size_t total;
+
+    if (__builtin_mul_overflow(n, size_bytes, &total))
+        return NULL;
+    return calloc(PG_MAX(total, (size_t)1), 1);
 }
 
 int pg_os_n_cpu(void)
