@@ -30,7 +30,7 @@ struct pg_io_options {
     const char *const *paths;
     int n_paths;
     enum pg_io_path path; /* AUTO: io_uring, else pread; a named path that is refused is an error */
-    int depth;            /* reads under way at most; 0 = 8 */
+    int depth;            /* reads under way at most; 0 = 16 */
     bool buffered;        /* do not try O_DIRECT; each read leaves the page cache afterwards */
     void *arena;          /* memory that reads go to; not used by the backends that there are */
     size_t arena_bytes;
@@ -65,7 +65,7 @@ struct pg_io_sim {
     uint64_t latency_ns;       /* of each read, and of each piece of one */
     uint64_t jitter_ns;        /* added, uniform */
     uint64_t bytes_per_s;      /* shared by all reads under way; 0 = no limit */
-    int depth;                 /* 0 = 8 */
+    int depth;                 /* 0 = 16 */
     bool shuffle;              /* completions in random order */
     bool sparse;               /* write only the first and last 64 bytes of each page */
     uint64_t fail_at;          /* the n-th read (from 1) fails with EIO; 0 = none */

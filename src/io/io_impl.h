@@ -16,7 +16,7 @@
 #include "base/os.h"
 #include "io/io.h"
 
-#define PG_IO_DEPTH_DEFAULT 8
+#define PG_IO_DEPTH_DEFAULT 16
 #define PG_IO_DEPTH_MAX     1024
 #define PG_IO_TRIES         8 /* transfers in a row that bring nothing before a read is given up */
 
