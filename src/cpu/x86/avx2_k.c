@@ -230,7 +230,8 @@ PG_INLINE __m256i off_dot(const struct heads *h, const int16_t *sums)
 #define OFF(i, to)                                                                                 \
     to = _mm256_add_epi32(to, _mm256_madd_epi16(h->off[i], broadcast32(sums + 2 * i)));
     OFF(2, a)
-    OFF(3, b) OFF(4, a) OFF(5, b) OFF(6, a) OFF(7, b)
+    OFF(3, b)
+    OFF(4, a) OFF(5, b) OFF(6, a) OFF(7, b)
 #undef OFF
         return _mm256_add_epi32(a, b);
 }
@@ -247,23 +248,42 @@ PG_INLINE __m256 finish(enum pg_type t, const struct heads *h, __m256 acc, float
 
 /* ------------------------------------------------------------------ one token --------------- */
 
-/* The scales of 32 values of row r, one for each pair of products. */
-PG_INLINE __m256i row_scale(enum pg_type t, const struct heads *h, int g, int r)
+/* Sixteen scales of a row as 16-bit numbers, those of even groups in the low half. */
+PG_INLINE __m256i row_scales(enum pg_type t, const uint8_t *w)
+{
+    __m128i order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    __m128i v = load128(w + (t == PG_TYPE_Q6_K ? 192 : t == PG_TYPE_Q3_K ? 94 : 0));
+    if (t == PG_TYPE_Q2_K)
+        v = _mm_and_si128(v, _mm_set1_epi8(15));
+    if (t == PG_TYPE_Q3_K) {
+        __m128i low = _mm_bsrli_si128(v, 2), high = _mm_shuffle_epi8(v, _mm_set1_epi32(0x0d0c0b0a));
+        low = _mm_unpacklo_epi64(low, _mm_srli_epi64(low, 4));
+        high = _mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6));
+        high = _mm_slli_epi32(_mm_and_si128(high, _mm_set1_epi8(3)), 4);
+        v = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
+        v = _mm_sub_epi8(v, _mm_set1_epi8(32));
+    }
+    return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(v, order));
+}
+
+/* The scales of 32 values, one for each pair of products. */
+PG_INLINE __m256i scale_at(enum pg_type t, const struct heads *h, __m256i scales, int g, int r)
 {
     if (group_of(t) == 32)
         return _mm256_set1_epi32(h->scale[g][r]);
-    return _mm256_blend_epi32(_mm256_set1_epi32(h->scale[2 * g][r]),
-                              _mm256_set1_epi32(h->scale[2 * g + 1][r]), 0xf0);
+    return _mm256_shuffle_epi8(scales, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8)));
 }
 
 PG_INLINE __m256i row_dot(enum pg_type t, const struct heads *h, const uint8_t *w, const int8_t *x,
                           int r)
 {
-    __m256i sum = _mm256_setzero_si256();
+    __m256i sum = _mm256_setzero_si256(), scales = sum;
+    if (group_of(t) == 16)
+        scales = row_scales(t, w);
 #define GROUP(g)                                                                                   \
     sum = _mm256_add_epi32(                                                                        \
         sum, _mm256_madd_epi16(_mm256_maddubs_epi16(values(t, w, g), load(x + 32 * g)),            \
-                               row_scale(t, h, g, r)));
+                               scale_at(t, h, scales, g, r)));
     PG_EACH_8(GROUP)
 #undef GROUP
     return sum;
