@@ -82,7 +82,8 @@ struct fixture {
     float *resident; /* [N_WALK, n_vocab], KV in f32 */
     float *got;      /* the same, of the variant at hand */
     int n_moe_layer;
-    int n_evicting; /* runs so far in which not all experts had a slot */
+    uint64_t n_warned; /* experts that were wanted after a warning */
+    int n_evicting;    /* runs so far in which not all experts had a slot */
 };
 
 /* ------------------------------------------------------------------ helpers ----------------- */
