@@ -111,7 +111,8 @@ static void roofs_measure(struct bench *b, double seconds)
     if (at == BENCH_ROOFS_MAX || cli_interrupted())
         return;
     b->n_roofs++;
-    if (pg_roof_dram(b->args->n_threads, seconds, &b->roof_dram[at], &err))
+    const int n_threads = b->args->n_threads ? b->args->n_threads : b->machine.n_cpu;
+    if (pg_roof_dram(n_threads, seconds, &b->roof_dram[at], &err))
         cli_error("memory bandwidth: %s", err.text);
     if (pg_roof_disk(b->args->subject, seconds, &b->roof_disk[at], &err))
         cli_error("disk bandwidth: %s", err.text);
@@ -240,8 +241,9 @@ static void row_measure(struct bench *b, struct bench_row *row)
 static void measure_all(struct bench *b)
 {
     char what[96];
-    roofs_measure(b, 1.0);
+    roofs_measure(b, 0.5);
     for (int rep = 0; rep < b->args->reps; rep++) {
+        int n_left = 0;
         for (int i = 0; i < b->n_rows && !cli_interrupted(); i++) {
             struct bench_row *row = &b->rows[i];
             if (row->error[0])
@@ -251,8 +253,11 @@ static void measure_all(struct bench *b)
             b->progress.prefix = what;
             b->n_before = rep * b->n_rows + i;
             row_measure(b, row);
+            n_left += !row->error[0];
         }
-        roofs_measure(b, 0.5);
+        if (n_left == 0)
+            break;
+        roofs_measure(b, 0.3);
     }
     cli_progress_clear();
     for (int i = 0; i < b->n_rows; i++)

@@ -64,8 +64,11 @@ static void modes_expect(struct plan_report *r, const struct pg_options *base)
 
 static int roofs_measure(struct plan_report *r, const struct cli_args *args, struct pg_err *err)
 {
-    int rc = pg_roof_dram(args->n_threads, 1.0, &r->roof_dram, err);
-    return rc ? rc : pg_roof_disk(args->subject, 1.0, &r->roof_disk, err);
+    struct pg_machine machine;
+    pg_machine_info(&machine);
+    const int n_threads = args->n_threads ? args->n_threads : machine.n_cpu;
+    int rc = pg_roof_dram(n_threads, 0.5, &r->roof_dram, err);
+    return rc ? rc : pg_roof_disk(args->subject, 0.5, &r->roof_disk, err);
 }
 
 static void line(const char *what, uint64_t bytes, const char *note)
@@ -151,7 +154,8 @@ static int print_json(const struct plan_report *r, int code, const char *error)
     if (code)
         json_object_set_new(o, "error", cli_json_text(error, strlen(error)));
     json_object_set_new(o, "assumed_routing", json_string("uniform"));
-    json_object_set_new(o, "expected_hit_rate", cli_json_real(hit_rate(&r->plan)));
+    json_object_set_new(o, "expected_hit_rate",
+                        code ? json_null() : cli_json_real(hit_rate(&r->plan)));
     json_object_set_new(o, "roof_dram_bytes_per_s",
                         r->roof_dram > 0 ? cli_json_real(r->roof_dram) : json_null());
     json_object_set_new(o, "roof_disk_bytes_per_s",

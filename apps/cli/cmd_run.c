@@ -261,11 +261,21 @@ static void sampling_init(struct run *r)
                                        .seed = a->seed_given ? a->seed : random};
 }
 
+/* Events kept for --trace: at most a 64th of the budget, at about 64 bytes each. */
+static int trace_events(const struct cli_args *a)
+{
+    const uint64_t most = 1 << 18, least = 1 << 12;
+    const uint64_t room = a->memory ? a->memory / 64 / 64 : most;
+    if (!a->trace)
+        return 0;
+    return (int)(room < least ? least : room > most ? most : room);
+}
+
 static int run_open(struct run *r, struct pg_err *err)
 {
     struct pg_options opt;
     cli_engine_options(&opt, r->args, &r->progress);
-    opt.trace_events = r->args->trace ? 1 << 18 : 0;
+    opt.trace_events = trace_events(r->args);
     int rc = prompt_read(r, err);
     rc = rc ? rc : pg_engine_open(&r->engine, &opt, err);
     if (rc)

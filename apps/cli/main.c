@@ -30,7 +30,7 @@ static const struct cli_command commands[] = {
  "  pregate inspect model.gguf --json\n", cli_inspect},
 {"plan", "MODEL", "show how a memory budget would be spent, and what speed to expect",
  "Makes the plan that `run` would make, without loading anything. The speeds follow from the\n"
- "measured bandwidths of memory and disk (about two seconds).",
+ "measured bandwidths of memory and disk (about one second).",
  "  pregate plan model.gguf --memory 8G\n"
  "  pregate plan model.gguf --memory 8G -c 32768 --json\n", cli_plan},
 {"tokenize", "MODEL", "print the token ids of a text",

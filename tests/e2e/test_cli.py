@@ -1,0 +1,460 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The program from outside: exit codes, messages, and what it prints in every format.
+
+usage: test_cli.py PROGRAM SOURCE_DIR [--sanitize=WHAT]
+Needs nothing but Python's own library. When built with a sanitizer the measured memory is not held against
+the budget, since the sanitizer's own memory counts in it.
+"""
+import csv
+import io
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+from html.parser import HTMLParser
+
+PROGRAM = SOURCE = None
+SANITIZED = False
+MIB = 1 << 20
+ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
+    expert_requests hits warned_in_time warned_late missed stall_seconds compute_seconds
+    floor_seconds overlap_efficiency""".split()
+COMMANDS = "run bench inspect plan tokenize logits synth sidecar replay".split()
+
+
+def call(*args, stdin=b"", stdout=subprocess.PIPE):
+    return subprocess.run([PROGRAM, *map(str, args)], input=stdin, stdout=stdout,
+                          stderr=subprocess.PIPE, timeout=120, check=False)
+
+
+def text_of(result):
+    return result.stdout.decode()
+
+
+def npy(data):
+    """Shape and values of a float32 .npy file, read by the format's description alone."""
+    assert data[:8] == b"\x93NUMPY\x01\x00", data[:10]
+    n = struct.unpack("<H", data[8:10])[0]
+    assert (10 + n) % 64 == 0 and data[9 + n:10 + n] == b"\n"
+    header = eval(data[10:10 + n].decode("ascii"), {"__builtins__": {}})
+    assert header["descr"] == "<f4" and header["fortran_order"] is False
+    rows, columns = header["shape"]
+    assert len(data) == 10 + n + 4 * rows * columns
+    return (rows, columns), data[10 + n:]
+
+
+class Cli(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.sidecar = os.path.join(cls.folder.name, "tiny.pregate.gguf")
+        cls.good(cls, "sidecar", cls.model, "-o", cls.sidecar)
+        plan = cls.good(cls, "plan", cls.model, "--mode", "ondemand", "-c", "64", "--memory",
+                        "200M", "--no-measure", "--json")
+        cls.plan = json.loads(plan.stdout)
+        # Room for some experts, not for all: the plan of one process fits the next one within a MiB.
+        cls.small = cls.plan["minimum"] + 2 * MIB
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def good(self, *args, **more):
+        result = call(*args, **more)
+        if result.returncode:
+            raise AssertionError(f"{args}: exit {result.returncode}: {result.stderr.decode()}")
+        return result
+
+    def bad(self, code, words, *args, **more):
+        result = call(*args, **more)
+        message = result.stderr.decode()
+        self.assertEqual(result.returncode, code, (args, message))
+        self.assertEqual(message[:9], "pregate: ", args)
+        for word in words:
+            self.assertIn(word, message)
+        return result
+
+    def path(self, name):
+        return os.path.join(self.folder.name, name)
+
+    # ------------------------------------------------------------ usage
+
+    def test_version_and_help(self):
+        self.assertRegex(text_of(self.good("--version")), r"^pregate \d+\.\d+\.\d+\n$")
+        overview = text_of(self.good("--help"))
+        for name in COMMANDS:
+            self.assertIn(f"  {name} ", overview)
+            page = text_of(self.good(name, "--help"))
+            self.assertIn(f"Usage: pregate {name} ", page)
+            self.assertIn("Examples:\n  pregate " + name, page)
+            self.assertEqual(page, text_of(self.good("help", name)))
+        self.assertEqual(call().returncode, 2)
+
+    def test_unknown_words(self):
+        self.bad(2, ["bnech", "did you mean bench?"], "bnech")
+        self.bad(2, ["xyzzy", "--help"], "xyzzy")
+        self.bad(2, ["--memroy", "did you mean --memory?"], "run", self.model, "--memroy", "1G")
+        self.bad(2, ["--qqqqqqqq"], "run", self.model, "--qqqqqqqq")
+        self.bad(2, ["-Z"], "run", self.model, "-Z")
+        self.bad(2, ["lokahead", "did you mean lookahead?"], "run", self.model, "--mode", "lokahead")
+        self.bad(2, ["--tensors"], "run", self.model, "--tensors")  # inspect's, not run's
+        self.bad(2, ["mru"], "bench", self.model, "--evict", "lru,mru")
+        self.bad(2, ["wrong"], "bench", self.model, "--modes", "wrong")
+        self.bad(2, ["xml"], "bench", self.model, "-o", "xml")
+
+    def test_bad_values(self):
+        for size in ["", "0", "-1", "1Q", "G", "101%", "1e3", "0x10", "nan", "1..5M", "1M2", "9999999T"]:
+            self.bad(2, ["--memory"], "run", self.model, "-p", "x", f"--memory={size}")
+        for number in ["", "x", "1.5", "-2", "99999999999999999999", "3x"]:
+            self.bad(2, ["--n-predict"], "run", self.model, "-p", "x", f"--n-predict={number}")
+        for real in ["", "x", "nan", "inf", "-0.1"]:
+            self.bad(2, ["--temp"], "run", self.model, "-p", "x", f"--temp={real}")
+        self.bad(2, ["--seed"], "run", self.model, "-p", "x", "--seed", "-1")
+        self.bad(2, ["--json", "no value"], "run", self.model, "-p", "x", "--json=1")
+        self.bad(2, ["needs a value"], "run", self.model, "-p")
+        for tokens in ["", "1,,2", "1,x", "1,2,", "-1", "99999999999"]:
+            self.bad(2, ["--tokens"], "logits", self.model, f"--tokens={tokens}")
+        self.bad(2, ["-o"], "synth", "qwen3-tiny")
+        self.bad(2, ["did you mean qwen3-tiny?"], "synth", "qwen3-tny", "-o", self.path("x"))
+        self.bad(2, ["--slots"], "replay", self.trace(), "--slots", "0")
+        self.bad(2, ["not both"], "replay", self.trace(), "--slots", "8", "--ratio", "1")
+
+    def test_model_by_position_or_flag(self):
+        a = text_of(self.good("tokenize", self.model, "-p", "once upon"))
+        self.assertEqual(a, text_of(self.good("tokenize", "-m", self.model, "-p", "once upon")))
+        self.assertEqual(a, text_of(self.good("tokenize", "-p", "once upon", "--", self.model)))
+        self.bad(2, ["MODEL", "missing"], "tokenize", "-p", "once")
+        self.bad(2, ["twice"], "tokenize", "-m", self.model, self.model, "-p", "once")
+        self.bad(2, ["unexpected"], "tokenize", self.model, "another", "-p", "once")
+
+    def test_files_that_are_not_there(self):
+        missing = self.path("missing.gguf")
+        for args in [("run", missing, "-p", "x"), ("inspect", missing), ("plan", missing),
+                     ("tokenize", missing, "-p", "x"), ("logits", missing, "--tokens", "1"),
+                     ("sidecar", missing, "-o", self.path("y")), ("replay", missing)]:
+            self.bad(1, ["missing.gguf"], *args)
+        self.bad(1, ["nothing.txt"], "run", self.model, "-f", self.path("nothing.txt"))
+        self.bad(1, ["nowhere"], "logits", self.model, "--tokens", "1", "-o",
+                 self.path("nowhere/x.npy"))
+
+    def test_damaged_model(self):
+        with open(self.model, "rb") as f:
+            head = f.read(100000)
+        for n in [0, 3, 24, 1000, 100000]:
+            with open(self.path("cut.gguf"), "wb") as f:
+                f.write(head[:n])
+            self.bad(1, ["cut.gguf"], "inspect", self.path("cut.gguf"))
+            self.bad(1, ["cut.gguf"], "run", self.path("cut.gguf"), "-p", "x")
+
+    def test_full_disk(self):
+        with open("/dev/full", "wb") as full:
+            self.bad(1, ["standard output"], "tokenize", self.model, "-p", "once", stdout=full)
+            self.bad(1, [], "inspect", self.model, "--json", stdout=full)
+            self.bad(1, [], "run", self.model, "-p", "once", "-n", "2", stdout=full)
+
+    # ------------------------------------------------------------ tokenize, inspect, plan
+
+    def test_tokenize(self):
+        text = "once upon a time </s>\n"
+        with open(self.path("text"), "w", encoding="utf-8") as f:
+            f.write(text)
+        from_file = text_of(self.good("tokenize", self.model, "-f", self.path("text")))
+        self.assertRegex(from_file, r"^\d+( \d+)*\n$")
+        self.assertEqual(from_file, text_of(self.good("tokenize", self.model, "-p", text)))
+        self.assertEqual(from_file, text_of(self.good("tokenize", self.model, stdin=text.encode())))
+        self.assertNotIn("2", from_file.split())
+        special = text_of(self.good("tokenize", self.model, "-p", text, "--special"))
+        self.assertIn("2", special.split())
+        self.assertEqual(text_of(self.good("tokenize", self.model, "-p", "")), "\n")
+
+    def test_inspect(self):
+        listing = text_of(self.good("inspect", self.model))
+        self.assertIn("general.architecture", listing)
+        whole = json.loads(self.good("inspect", self.model, "--json").stdout)
+        self.assertEqual(whole["bytes"], os.path.getsize(self.model))
+        keys = {k["name"]: k["value"] for k in whole["keys"]}
+        self.assertEqual(keys["qwen3moe.expert_count"], "16")
+        names = [t["name"] for t in whole["tensors"]]
+        self.assertEqual(len(names), len(set(names)))
+        self.assertEqual(sum(t["n_tensors"] for t in whole["types"]), len(names))
+        tensors = text_of(self.good("inspect", self.model, "--tensors"))
+        for name in names:
+            self.assertIn(f"  {name} ", tensors)
+
+    def test_plan(self):
+        p = self.plan
+        parts = sum(p[k] for k in ["dense", "kv", "scratch", "overhead", "slots"])
+        self.assertLessEqual(parts, p["budget"])
+        self.assertEqual(p["budget"], 200 * MIB)
+        self.assertEqual(p["n_expert_total"], 96)
+        self.assertEqual([m["mode"] for m in p["modes"]],
+                         ["resident", "ondemand", "prefetch-all", "lookahead", "hint", "pregate"])
+        too_small = p["minimum"] // 2
+        r = self.bad(1, ["minimum"], "plan", self.model, "--mode", "ondemand", "-c", "64",
+                     "--memory", too_small)
+        self.assertIn("minimum", text_of(r))
+        self.bad(1, ["minimum"], "run", self.model, "--mode", "ondemand", "-c", "64", "--memory",
+                 too_small, "-p", "x")
+        measured = json.loads(self.good("plan", self.model, "--memory", "200M", "--json").stdout)
+        self.assertGreater(measured["roof_dram_bytes_per_s"], 1e8)
+        self.assertGreater(measured["roof_disk_bytes_per_s"], 1e6)
+        self.assertGreater(measured["modes"][0]["expected_tps"], 0)
+
+    def test_sizes(self):
+        def budget(size):
+            r = self.good("plan", self.model, "--memory", size, "--no-measure", "--json")
+            return json.loads(r.stdout)["budget"]
+        for size in ["64M", "64m", "64MB", "64MiB", "65536K", "65536KiB", "0.0625G", str(64 * MIB)]:
+            self.assertEqual(budget(size), 64 * MIB, size)
+        half, quarter = budget("50%"), budget("25%")
+        self.assertLessEqual(abs(half - 2 * quarter), 2)
+
+    # ------------------------------------------------------------ logits
+
+    def test_logits(self):
+        tokens = "1,353,331,407,261,378,400,17,5"
+        expected = self.good("logits", self.model, "--tokens", tokens).stdout
+        shape, values = npy(expected)
+        self.assertEqual(shape, (9, 512))
+        self.assertTrue(any(struct.unpack("<9f", values[:36])))
+        out = self.path("a.npy")
+        for more in [("--batch", "1"), ("--batch", "4"), ("-t", "1"), ("-c", "100"),
+                     ("--mode", "ondemand", "--memory", self.small),
+                     ("--mode", "lookahead", "--memory", self.small, "--evict", "lru"),
+                     ("--mode", "hint", "--pregate", self.sidecar, "--memory", self.small)]:
+            self.good("logits", self.model, "--tokens", tokens, "-o", out, *more)
+            with open(out, "rb") as f:
+                self.assertEqual(f.read(), expected, more)
+        f16 = self.good("logits", self.model, "--tokens", tokens, "--kv", "f16").stdout
+        self.assertEqual(npy(f16)[0], shape)
+        self.assertNotEqual(f16, expected)
+
+    def test_logits_fails_without_a_trace(self):
+        before = sorted(os.listdir(self.folder.name))
+        self.bad(1, ["512"], "logits", self.model, "--tokens", "1,512", "-o", self.path("b.npy"))
+        self.bad(1, ["context"], "logits", self.model, "--tokens", "1,2,3", "-c", "2", "-o",
+                 self.path("b.npy"))
+        self.assertEqual(sorted(os.listdir(self.folder.name)), before)
+
+    # ------------------------------------------------------------ run
+
+    def test_run(self):
+        args = ("run", self.model, "-p", "once upon a time", "-n", "24", "--temp", "0")
+        plain = self.good(*args)
+        self.assertGreater(len(plain.stdout), 24)
+        summary = plain.stderr.decode().strip().split("\n")
+        self.assertEqual(len(summary), 1, summary)
+        for word in ["prompt 6 tokens", "decode 24 tokens", "tok/s", "hits", "read/token",
+                     "stalled", "peak", "resident"]:
+            self.assertIn(word, summary[0])
+        echoed = text_of(self.good(*args, "--echo"))
+        self.assertEqual(echoed, "once upon a time" + text_of(plain))
+        whole = json.loads(self.good(*args, "--json").stdout)
+        self.assertEqual(whole["text"] + "\n", text_of(plain))
+        self.assertEqual(len(whole["tokens"]), 24)
+        self.assertEqual((whole["n_prompt"], whole["n_decode"], whole["stop"]), (6, 24, "length"))
+        small = self.good(*args, "--memory", self.small, "-c", "64", "--mode", "ondemand", "--json")
+        small = json.loads(small.stdout)
+        self.assertEqual(small["tokens"], whole["tokens"])
+        self.assertGreater(small["decode_stats"]["missed"], 0)
+        if not SANITIZED:
+            self.assertLessEqual(small["peak_rss_bytes"], self.small)
+
+    def test_run_seed(self):
+        args = ("run", self.model, "-p", "one day", "-n", "32", "--temp", "1.2", "--json")
+        a, b = (json.loads(self.good(*args, "--seed", "5").stdout) for _ in range(2))
+        self.assertEqual(a["tokens"], b["tokens"])
+        c = json.loads(self.good(*args, "--seed", "6").stdout)
+        self.assertNotEqual(a["tokens"], c["tokens"])
+        free = json.loads(self.good(*args).stdout)
+        again = json.loads(self.good(*args, "--seed", free["seed"]).stdout)
+        self.assertEqual(free["tokens"], again["tokens"])
+
+    def test_run_prompts(self):
+        with open(self.path("prompt"), "w", encoding="utf-8") as f:
+            f.write("one day")
+        args = ("run", self.model, "-n", "8", "--temp", "0")
+        expected = self.good(*args, "-p", "one day").stdout
+        self.assertEqual(self.good(*args, "-f", self.path("prompt")).stdout, expected)
+        self.assertEqual(self.good(*args, "-f", "-", stdin=b"one day").stdout, expected)
+        self.assertEqual(self.good(*args, stdin=b"one day").stdout, expected)
+        self.good(*args, "-p", "")
+        self.assertEqual(text_of(self.good(*args, "-p", "one day", "-n", "0")), "\n")
+
+    def test_run_fills_the_context(self):
+        r = self.good("run", self.model, "-p", "one day", "-n", "-1", "-c", "16", "--temp", "0",
+                      "--ignore-eos", "--json")
+        whole = json.loads(r.stdout)
+        self.assertEqual(whole["stop"], "context")
+        # The token that no longer fits is sampled and shown, but not evaluated.
+        self.assertEqual(whole["n_prompt"] + whole["n_decode"], 17)
+        self.bad(1, ["-c N"], "run", self.model, "-p", "one day " * 20, "-c", "16")
+
+    def test_run_trace(self):
+        path = self.path("trace.json")
+        self.good("run", self.model, "-p", "one day", "-n", "4", "--trace", path, "--memory",
+                  self.small + MIB, "-c", "64", "--mode", "ondemand")
+        with open(path, encoding="utf-8") as f:
+            events = json.load(f)["traceEvents"]
+        tracks = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        self.assertTrue(any(name.startswith("reads") for name in tracks.values()))
+        self.assertIn("stalls", tracks.values())
+        spans = [e for e in events if e["ph"] == "X"]
+        self.assertTrue({e["tid"] for e in spans} <= set(tracks))
+        self.assertGreater(len({e["tid"] for e in spans}), 2)
+
+    def test_interrupt(self):
+        with subprocess.Popen([PROGRAM, "run", self.model, "-p", "one day", "-n", "-1", "-c",
+                               "250", "--ignore-eos", "--mode", "ondemand", "--memory",
+                               str(self.small + MIB), "--cpu", "ref"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+            p.stdout.read(8)  # it writes: the handler is installed
+            p.send_signal(signal.SIGINT)
+            _, err = p.communicate(timeout=60)
+        self.assertEqual(p.returncode, 130, err)
+        self.assertIn(b"tok/s", err)
+
+    # ------------------------------------------------------------ bench
+
+    def bench(self, form, *more):
+        return self.good("bench", self.model, "-p", "16", "-n", "8", "-r", "1", "-o", form, *more)
+
+    def test_bench_json(self):
+        r = self.bench("json", "--memory", f"{self.small},{64 * MIB}", "--pregate", self.sidecar,
+                       "-c", "64")
+        whole = json.loads(r.stdout)
+        self.assertGreater(whole["machine"]["roof_dram_bytes_per_s"], 1e8)
+        self.assertGreater(whole["machine"]["roof_disk_bytes_per_s"], 1e6)
+        rows = whole["rows"]
+        self.assertEqual(len(rows), 12)
+        failed = [r for r in rows if "error" in r]
+        self.assertEqual([(r["mode"], r["memory_bytes"]) for r in failed],
+                         [("resident", self.small)])
+        for row in rows:
+            if row in failed:
+                continue
+            for key in ROW_KEYS:
+                self.assertIn(key, row)
+            found = sum(row[k] for k in ["hits", "warned_in_time", "warned_late", "missed"])
+            self.assertEqual(found, row["expert_requests"], row)
+            self.assertGreaterEqual(row["floor_seconds"], row["compute_seconds"] * 0.999999)
+            self.assertGreater(row["decode_tps"], 0)
+            if not SANITIZED:
+                self.assertLessEqual(row["peak_rss_bytes"], row["memory_bytes"], row)
+
+    def test_bench_csv_and_policies(self):
+        r = self.bench("csv", "--modes", "resident,ondemand", "--evict", "cycle,lru", "--memory",
+                       self.small, "-c", "64")
+        rows = list(csv.DictReader(io.StringIO(text_of(r))))
+        self.assertEqual([(r["mode"], r["evict"]) for r in rows],
+                         [("resident", "cycle"), ("ondemand", "cycle"), ("ondemand", "lru")])
+        self.assertTrue(rows[0]["error"] and not rows[0]["decode_tps"])
+        self.assertTrue(float(rows[2]["decode_tps"]) > 0 and not rows[2]["error"])
+        for key in ROW_KEYS:
+            self.assertIn(key, rows[0])
+
+    def test_bench_md(self):
+        text = text_of(self.bench("md", "--modes", "ondemand"))
+        self.assertRegex(text, r"\| ondemand +\| cycle +\|.*± ")
+        self.assertRegex(text, r"Roofs: memory \d")
+
+    def test_bench_html(self):
+        name = self.path("a<b>&c.gguf")
+        os.symlink(self.model, name)
+        r = self.good("bench", name, "-p", "8", "-n", "4", "-r", "1", "-o", "html", "--modes",
+                      "resident,ondemand,lookahead,hint", "--memory", f"{self.small},64M", "-c",
+                      "64")
+        page = text_of(r)
+        os.unlink(name)
+
+        class Reader(HTMLParser):
+            seen, links = [], []
+
+            def handle_starttag(self, tag, attrs):
+                self.seen.append(tag)
+                self.links += [v for k, v in attrs if k in ("src", "href")]
+        reader = Reader()
+        reader.feed(page)
+        self.assertEqual(reader.seen.count("svg"), 4)
+        self.assertEqual(reader.seen.count("table"), 1)
+        self.assertNotIn("script", reader.seen)
+        self.assertEqual(reader.links, [])
+        self.assertNotIn("http", page)
+        self.assertNotIn("<b>&", page)
+        self.assertIn("a&lt;b&gt;&amp;c.gguf", page)
+        self.assertFalse(re.search(r"\b(nan|inf)\b", page))
+
+    def test_bench_where_nothing_fits(self):
+        r = call("bench", self.model, "--memory", "1M", "-p", "4", "-n", "2", "-r", "1", "-o", "json")
+        self.assertEqual(r.returncode, 1)
+        rows = json.loads(r.stdout)["rows"]
+        self.assertTrue(all("error" in row for row in rows) and len(rows) == 6)
+
+    # ------------------------------------------------------------ synth, sidecar, replay
+
+    def test_synth_and_run(self):
+        shapes = text_of(self.good("synth", "--list")).split()
+        for shape in ["olmoe-7b", "qwen3-24l", "qwen3-30b", "mixtral-8x7b"]:
+            self.assertIn(shape, shapes)
+        tiny = [s for s in shapes if s.endswith("tiny")]
+        self.assertGreaterEqual(len(tiny), 3)
+        for shape in tiny:
+            out = self.path(shape + ".gguf")
+            self.good("synth", shape, "-o", out, "--type", "Q8_0")
+            r = json.loads(self.good("run", out, "-p", "x", "-n", "4", "--temp", "0", "--json",
+                                     "--ignore-eos").stdout)
+            self.assertEqual(r["n_decode"], 4)
+
+    def test_synth_is_repeatable(self):
+        def made(*more):
+            self.good("synth", "qwen3-tiny", "-o", self.path("s.gguf"), *more)
+            with open(self.path("s.gguf"), "rb") as f:
+                return f.read()
+        first = made()
+        self.assertEqual(first, made("--seed", "1"))
+        self.assertNotEqual(first, made("--seed", "2"))
+
+    def test_hint_equals_lookahead(self):
+        def stats(mode, *more):
+            r = self.good("run", self.model, "-p", "one day", "-n", "24", "--temp", "0", "--memory",
+                          self.small, "-c", "64", "--hints", "on", "--mode", mode, "--json", *more)
+            return json.loads(r.stdout)
+        a, b = stats("lookahead"), stats("hint", "--pregate", self.sidecar)
+        self.assertEqual(a["tokens"], b["tokens"])
+        self.assertGreater(b["decode_stats"]["warned_in_time"] + b["decode_stats"]["warned_late"], 0)
+        self.bad(1, ["sidecar"], "run", self.model, "-p", "x", "--mode", "hint")
+
+    def trace(self):
+        """Sixty tokens over four blocks that want two of eight experts, in a repeating pattern."""
+        path = self.path("routes.jsonl")
+        with open(path, "w", encoding="utf-8") as f:
+            for t in range(60):
+                layers = [sorted({(t // 7 + l) % 8, (t // 3 * 5 + l + 1) % 8 or 7}) for l in range(4)]
+                layers = [x if len(x) == 2 else [x[0], (x[0] + 1) % 8] for x in layers]
+                f.write(json.dumps({"tok": t, "layers": layers}) + "\n")
+        return path
+
+    def test_replay(self):
+        whole = json.loads(self.good("replay", self.trace(), "--ratio", "0.5,1,2", "-o",
+                                     "json").stdout)
+        self.assertEqual((whole["n_tokens"], whole["working_set"]), (60, 8))
+        self.assertEqual(len(whole["rows"]), 15)
+        for size in [4, 8, 16]:
+            hits = {r["policy"]: r["hits"] for r in whole["rows"] if r["n_slots"] == size}
+            self.assertEqual(set(hits), {"cycle", "lru", "lfu", "lifo", "belady"})
+            self.assertEqual(max(hits.values()), hits["belady"])
+        table = text_of(self.good("replay", self.trace(), "--slots", "4", "--split"))
+        self.assertIn("Second half", table)
+
+
+if __name__ == "__main__":
+    PROGRAM, SOURCE = sys.argv[1:3]
+    SANITIZED = any(a.startswith("--sanitize=") and a[11:] for a in sys.argv[3:])
+    unittest.main(argv=[sys.argv[0]], verbosity=1)
