@@ -276,8 +276,7 @@ static void find_ends(struct pg_vocab *v)
         "<end_of_utterance>",
         "<|end_turn|>",
         "[EOT]",
-        "<\xEF\xBD\x9C"
-        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+        "<\357\275\234end\342\226\201of\342\226\201sentence\357\275\234>",
     };
     /* The harmony format ends a message, not the turn, with <|end|>. */
     bool harmony = find_special(v, "<|return|>") >= 0 && find_special(v, "<|call|>") >= 0;
