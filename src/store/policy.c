@@ -3,7 +3,6 @@
  */
 #include "store/policy_impl.h"
 
-#include "base/arena.h"
 #include "base/os.h"
 
 #include <stdlib.h>
@@ -36,22 +35,24 @@ static size_t carve(struct pg_policy *p, struct pg_arena *a)
     size_t n_slots = (size_t)p->n_slots;
     size_t n_block = (size_t)p->n_block;
 #define TAKE(field, n) (p->field = pg_arena_take(a, (n) * sizeof(*p->field)))
-    TAKE(history, n_key);
-    TAKE(cost, n_slots);
+    TAKE(last, n_key);
+    TAKE(count, n_key);
     TAKE(key_of, n_slots);
+    TAKE(worth, n_slots);
     TAKE(admitted, n_slots);
     TAKE(ranked, n_key);
     TAKE(n_ranked, n_block);
-    TAKE(round, n_block);
-    TAKE(known, n_block);
     TAKE(stale, n_block);
 #undef TAKE
+    if (p->kind == PG_EVICT_CYCLE)
+        p->cycle = pg_cycle_carve(a, p->n_block, p->n_expert);
     return a->used;
 }
 
 size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots)
 {
-    struct pg_policy p = {.n_block = n_block, .n_expert = n_expert, .n_slots = n_slots};
+    struct pg_policy p = {
+        .kind = PG_EVICT_CYCLE, .n_block = n_block, .n_expert = n_expert, .n_slots = n_slots};
     struct pg_arena a = {0};
     return sizeof p + carve(&p, &a);
 }
@@ -98,51 +99,56 @@ void pg_policy_close(struct pg_policy *p)
     free(p);
 }
 
-/* ---- costs --------------------------------------------------------------------------------- */
+/* ---- worth --------------------------------------------------------------------------------- */
 
-static uint64_t cost_of(const struct pg_policy *p, int slot)
+static uint64_t worth_of(const struct pg_policy *p, int slot)
 {
     int key = p->key_of[slot];
-    const struct pg_key_history *h = &p->history[key];
     switch (p->kind) {
     case PG_EVICT_LRU:
-        return UINT64_MAX - PG_MAX(h->last, p->admitted[slot]);
+        return PG_MAX(p->last[key], p->admitted[slot]);
     case PG_EVICT_LFU: /* of those used equally often, the one unused for longest */
-        return (uint64_t)(UINT32_MAX - h->count) << 32 | (UINT32_MAX - (uint32_t)h->last);
+        return (uint64_t)p->count[key] << 32 | (uint32_t)p->last[key];
     case PG_EVICT_LIFO:
-        return p->admitted[slot];
+        return UINT64_MAX - p->admitted[slot];
     default:
-        return pg_policy_cycle_cost(p, key);
+        return pg_cycle_worth(p, key);
     }
 }
 
-static uint64_t bias_of(const struct pg_policy *p, int block)
+static uint64_t weight_of(const struct pg_policy *p, int block)
 {
-    return p->kind == PG_EVICT_CYCLE ? pg_policy_cycle_bias(p, block) : 0;
+    return p->cycle ? pg_cycle_weight(p, block) : 1;
 }
 
 /* ---- ranking ------------------------------------------------------------------------------- */
 
-/* Shell sort: no allocation, and quick on the nearly sorted lists that a wave leaves. Equal costs
- * are ordered by slot, so that the order does not depend on how the list was before. */
+static int32_t *ranked_of(const struct pg_policy *p, int block)
+{
+    return p->ranked + (size_t)block * (size_t)p->n_expert;
+}
+
+/* Equal worths are ordered by slot, so that the order does not depend on how the list was before.
+ */
+static bool leaves_before(const struct pg_policy *p, int slot, int other)
+{
+    return p->worth[slot] < p->worth[other] || (p->worth[slot] == p->worth[other] && slot < other);
+}
+
+/* Shell sort: no allocation, and quick on the nearly sorted lists that a wave leaves. */
 static void sort_block(struct pg_policy *p, int block)
 {
-    int32_t *a = p->ranked + (size_t)block * (size_t)p->n_expert;
+    static const int gaps[] = {301, 132, 57, 23, 10, 4, 1};
+    int32_t *a = ranked_of(p, block);
     int n = p->n_ranked[block];
     for (int i = 0; i < n; i++)
-        p->cost[a[i]] = cost_of(p, a[i]);
-    static const int gaps[] = {301, 132, 57, 23, 10, 4, 1};
+        p->worth[a[i]] = worth_of(p, a[i]);
     for (size_t g = 0; g < PG_COUNT(gaps); g++) {
         for (int i = gaps[g]; i < n; i++) {
             int32_t slot = a[i];
-            uint64_t cost = p->cost[slot];
             int j = i;
-            for (; j >= gaps[g]; j -= gaps[g]) {
-                int32_t other = a[j - gaps[g]];
-                if (p->cost[other] > cost || (p->cost[other] == cost && other < slot))
-                    break;
-                a[j] = other;
-            }
+            for (; j >= gaps[g] && leaves_before(p, slot, a[j - gaps[g]]); j -= gaps[g])
+                a[j] = a[j - gaps[g]];
             a[j] = slot;
         }
     }
@@ -151,38 +157,31 @@ static void sort_block(struct pg_policy *p, int block)
 
 void pg_policy_tick(struct pg_policy *p, int block)
 {
-    p->block = block;
-    p->round[block]++;
-    p->stale[block] = true;
+    if (p->cycle)
+        pg_cycle_tick(p, block);
 }
 
 void pg_policy_use(struct pg_policy *p, int key)
 {
-    struct pg_key_history *h = &p->history[key];
-    if (p->kind == PG_EVICT_CYCLE)
-        pg_policy_cycle_use(p, key);
-    h->last = ++p->serial;
-    h->count++;
-    h->round = p->round[key / p->n_expert];
+    p->last[key] = ++p->serial;
+    p->count[key]++;
+    if (p->cycle)
+        pg_cycle_use(p, key);
     p->stale[key / p->n_expert] = true;
 }
 
 void pg_policy_admit(struct pg_policy *p, int slot, int key)
 {
     int block = key / p->n_expert;
-    int32_t *a = p->ranked + (size_t)block * (size_t)p->n_expert;
+    int32_t *a = ranked_of(p, block);
     PG_ASSERT(p->key_of[slot] < 0 && p->n_ranked[block] < p->n_expert);
     p->key_of[slot] = key;
     p->admitted[slot] = ++p->serial;
     int n = p->n_ranked[block]++;
     if (!p->stale[block]) {
-        uint64_t cost = p->cost[slot] = cost_of(p, slot);
-        for (; n > 0; n--) {
-            int32_t other = a[n - 1];
-            if (p->cost[other] > cost || (p->cost[other] == cost && other < slot))
-                break;
-            a[n] = other;
-        }
+        p->worth[slot] = worth_of(p, slot);
+        for (; n > 0 && leaves_before(p, slot, a[n - 1]); n--)
+            a[n] = a[n - 1];
     }
     a[n] = slot;
 }
@@ -190,7 +189,7 @@ void pg_policy_admit(struct pg_policy *p, int slot, int key)
 void pg_policy_remove(struct pg_policy *p, int slot)
 {
     int block = p->key_of[slot] / p->n_expert;
-    int32_t *a = p->ranked + (size_t)block * (size_t)p->n_expert;
+    int32_t *a = ranked_of(p, block);
     int n = p->n_ranked[block];
     int i = 0;
     while (i < n && a[i] != slot)
@@ -203,35 +202,33 @@ void pg_policy_remove(struct pg_policy *p, int slot)
 
 void pg_policy_expect(struct pg_policy *p, int key, int distance, bool certain)
 {
-    int block = key / p->n_expert;
-    struct pg_key_history *h = &p->history[key];
-    if (distance > p->n_block)
-        return; /* more than a cycle away: the block has another wave before */
-    h->expected = p->round[block] + 1;
-    h->certain = certain;
-    if (certain)
-        p->known[block] = h->expected;
-    p->stale[block] = true;
+    /* More than a cycle away the block has another wave before. */
+    if (p->cycle && distance <= p->n_block) {
+        pg_cycle_expect(p, key, certain);
+        p->stale[key / p->n_expert] = true;
+    }
 }
 
 int pg_policy_victim(struct pg_policy *p, const uint8_t *may)
 {
     int best = -1;
-    uint64_t best_cost = 0;
+    uint64_t best_value = 0;
+    if (p->cycle)
+        pg_cycle_forecast(p);
     for (int block = 0; block < p->n_block; block++) {
-        if (p->stale[block])
-            sort_block(p, block);
-        const int32_t *a = p->ranked + (size_t)block * (size_t)p->n_expert;
+        const int32_t *a = ranked_of(p, block);
         int n = p->n_ranked[block];
         int i = 0;
+        if (p->stale[block])
+            sort_block(p, block);
         while (i < n && !may[a[i]])
             i++;
         if (i == n)
             continue;
-        uint64_t cost = p->cost[a[i]] + bias_of(p, block);
-        if (best < 0 || cost > best_cost) {
+        uint64_t value = p->worth[a[i]] * weight_of(p, block);
+        if (best < 0 || value < best_value) {
             best = a[i];
-            best_cost = cost;
+            best_value = value;
         }
     }
     return best;

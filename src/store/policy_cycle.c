@@ -1,34 +1,341 @@
 /* SPDX-License-Identifier: MIT
- * The policy `cycle`: evict the expert whose next use is probably farthest away.
+ * The policy `cycle`: keep what is most likely to be used for the time that it has to be kept.
+ *
+ * A block's experts have a chance once a step, so an expert of the block that comes next costs one
+ * tick of a slot per chance, and one of the block that has just passed costs a whole cycle. With p
+ * the probability of use in the block's next wave and d the ticks until then, the value of keeping
+ * is p / (d + NEAR * n_block), and the least value leaves.
+ *
+ * p is a forecast in four stages. Each stage looks at the history in its own way and corrects the
+ * one before by a share of the difference:
+ *
+ *     long    the rate of use over many steps        what is popular at all
+ *     slow    the rate over the last 30 or so        what the text is about
+ *     fast    the rate over the last 3 or so         what goes on right now
+ *     recall  what came next where the last ticks were like now, earlier in the text
+ *
+ * The shares are the least-squares ones of what has happened so far: sum of error * difference over
+ * sum of difference squared. A stage that explains nothing (routes without memory, say) gets no
+ * share and does no harm, so nothing has to be tuned to a model.
+ *
+ * Recall keeps the routes of the last N_PAST steps. For each lag j it has a running score of how
+ * alike the routes j steps ago are to those now (overlap, fading by FADE a tick; the score of a lag
+ * stays with it as both move on), and forecasts what the best lags did next. A wave of more than
+ * N_KEPT experts (a prompt, many sessions) tells little, is not kept and matches nothing.
+ *
+ * The constants were chosen on the first halves of the two traces in tests/data/traces, one set for
+ * both; docs/decisions/003-eviction.md has the study. All are on a plateau.
  */
 #include "store/policy_impl.h"
 
-#define TICK ((uint64_t)1 << 40) /* one wave, in units of cost */
+#include <string.h>
 
-uint64_t pg_policy_cycle_bias(const struct pg_policy *p, int block)
+#define NEAR   0.2f /* of a cycle: how much a near chance counts for more */
+#define FADE   0.89f
+#define SHARP  0.23f /* weight of a lag: e to the SHARP * score */
+#define N_PAST 512   /* a power of two */
+#define N_KEPT 16
+#define N_LAGS 32 /* best lags that forecast */
+
+enum { LONG, SLOW, FAST, N_RATES, RECALL = N_RATES, N_STAGES };
+
+static const float rate_step[N_RATES] = {[LONG] = 1 / 512.0f, [SLOW] = 0.03f, [FAST] = 0.3f};
+static const float first_share[N_STAGES] = {[SLOW] = 1, [FAST] = 0.3f, [RECALL] = 0.5f};
+#define SHARE_PRIOR 20.0f   /* how firmly: in sums of squares */
+#define SHARE_FADE  0.9995f /* a tick */
+#define GUESS_RIGHT 0.75f   /* of the experts that a guess names, how many are wanted */
+
+struct past_wave {
+    uint16_t n; /* 0: not kept */
+    uint16_t ids[N_KEPT];
+};
+
+/* What is known about a block. */
+struct outlook {
+    uint32_t round;    /* waves so far */
+    int n_used;        /* by the last */
+    int n_expected;    /* for wave `expected` */
+    uint32_t expected; /* 0: nothing */
+    bool certain;
+    bool recalled; /* the recall forecast is for the next wave */
+    uint32_t recall_tick;
+};
+
+struct pg_cycle {
+    int n_block, n_expert;
+    int block;  /* of the last wave, -1: none */
+    bool open;  /* that wave is not learned from yet */
+    bool fresh; /* the forecast knows that wave */
+    int n_used; /* by it so far */
+    uint32_t tick, step;
+
+    struct outlook *outlook; /* [n_block] */
+    float *rate[N_RATES];    /* [n_block * n_expert] */
+    float *recall;           /* [n_block * n_expert] */
+    uint32_t *expected;      /* [n_block * n_expert] wave for which it is expected, 0: none */
+    int32_t *used;           /* [n_expert] by the wave */
+    float *is_used;          /* [n_expert] 1 or 0 */
+    float share[N_STAGES], moment[N_STAGES], square[N_STAGES];
+
+    struct past_wave *past; /* [n_block][N_PAST], by step */
+    float *score;           /* [N_PAST] by lag */
+    int n_lags, lag[N_LAGS];
+    float lag_weight[N_LAGS];
+};
+
+struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
 {
-    int ahead = block - p->block;
-    return (uint64_t)(ahead > 0 ? ahead : ahead + p->n_block) * TICK;
+    size_t n_key = (size_t)n_block * (size_t)n_expert;
+    struct pg_cycle measured;
+    struct pg_cycle *c = pg_arena_take(a, sizeof *c);
+    struct pg_cycle *to = c ? c : &measured;
+    to->outlook = pg_arena_take(a, (size_t)n_block * sizeof *to->outlook);
+    for (int i = 0; i < N_RATES; i++)
+        to->rate[i] = pg_arena_take(a, n_key * sizeof *to->rate[i]);
+    to->recall = pg_arena_take(a, n_key * sizeof *to->recall);
+    to->expected = pg_arena_take(a, n_key * sizeof *to->expected);
+    to->used = pg_arena_take(a, (size_t)n_expert * sizeof *to->used);
+    to->is_used = pg_arena_take(a, (size_t)n_expert * sizeof *to->is_used);
+    to->past = pg_arena_take(a, (size_t)n_block * N_PAST * sizeof *to->past);
+    to->score = pg_arena_take(a, N_PAST * sizeof *to->score);
+    if (!c)
+        return NULL;
+    c->n_block = n_block;
+    c->n_expert = n_expert;
+    c->block = -1;
+    for (int i = 0; i < N_STAGES; i++) {
+        c->share[i] = first_share[i];
+        c->square[i] = SHARE_PRIOR;
+        c->moment[i] = SHARE_PRIOR * first_share[i];
+    }
+    return c;
 }
 
-void pg_policy_cycle_use(struct pg_policy *p, int key)
+static struct past_wave *past_wave(const struct pg_cycle *c, int block, uint32_t step)
 {
-    struct pg_key_history *h = &p->history[key];
-    uint32_t now = p->round[key / p->n_expert];
-    for (uint32_t r = h->round; r < now && h->slow > 1e-6f; r++)
-        h->slow *= 0.85f;
-    h->slow += 0.15f;
+    return &c->past[(size_t)block * N_PAST + step % N_PAST];
 }
 
-uint64_t pg_policy_cycle_cost(const struct pg_policy *p, int key)
+/* ---- learning from a wave ------------------------------------------------------------------ */
+
+/* The share of each stage, from how the forecasts of this block compare with what came. */
+static void learn_shares(struct pg_cycle *c, const struct outlook *o)
 {
-    const struct pg_key_history *h = &p->history[key];
-    uint32_t now = p->round[key / p->n_expert];
-    float f = h->slow;
-    for (uint32_t r = h->round; r < now && f > 1e-6f; r++)
-        f *= 0.85f;
-    if (h->expected > now)
-        return 0;
-    float rounds = 1.0f / (f > 1e-4f ? f : 1e-4f) - 1.0f;
-    return (uint64_t)(rounds * (float)p->n_block * 1024.0f) * (TICK / 1024);
+    size_t at = (size_t)c->block * (size_t)c->n_expert;
+    int n_stages = o->recalled ? N_STAGES : N_RATES;
+    const float *stage[N_STAGES] = {c->rate[LONG] + at, c->rate[SLOW] + at, c->rate[FAST] + at,
+                                    c->recall + at};
+    float moment[N_STAGES] = {0}, square[N_STAGES] = {0};
+    for (int e = 0; e < c->n_expert; e++) {
+        float p = stage[LONG][e];
+        for (int i = SLOW; i < n_stages; i++) {
+            float difference = stage[i][e] - p;
+            moment[i] += (c->is_used[e] - p) * difference;
+            square[i] += difference * difference;
+            p += c->share[i] * difference;
+        }
+    }
+    for (int i = SLOW; i < n_stages; i++) {
+        c->moment[i] = SHARE_FADE * c->moment[i] + moment[i];
+        c->square[i] = SHARE_FADE * c->square[i] + square[i];
+        float share = c->square[i] > 1e-6f ? c->moment[i] / c->square[i] : 0;
+        c->share[i] = PG_MIN(1.0f, PG_MAX(0.0f, share));
+    }
+}
+
+/* Averages of what was and was not used; over few waves they are plain means. */
+static void learn_rates(struct pg_cycle *c, const struct outlook *o)
+{
+    size_t at = (size_t)c->block * (size_t)c->n_expert;
+    for (int i = 0; i < N_RATES; i++) {
+        float *rate = c->rate[i] + at;
+        float step = PG_MAX(rate_step[i], 1.0f / (float)(o->round + 1));
+        if (o->round == 1)
+            for (int e = 0; e < c->n_expert; e++)
+                rate[e] = (float)c->n_used / (float)c->n_expert;
+        for (int e = 0; e < c->n_expert; e++)
+            rate[e] += step * (c->is_used[e] - rate[e]);
+    }
+}
+
+/* Scores each lag by how much of this wave was used then. */
+static void learn_past(struct pg_cycle *c)
+{
+    struct past_wave *now = past_wave(c, c->block, c->step);
+    now->n = (uint16_t)(c->n_used <= N_KEPT ? c->n_used : 0);
+    for (int i = 0; i < now->n; i++)
+        now->ids[i] = (uint16_t)c->used[i];
+    float unit = now->n ? 8.0f / (float)now->n : 0;
+    int n_lags = (int)PG_MIN(c->step, N_PAST - 1u);
+    for (int lag = 1; lag <= n_lags; lag++) {
+        const struct past_wave *then = past_wave(c, c->block, c->step - (uint32_t)lag);
+        float overlap = 0;
+        for (int i = 0; i < then->n; i++)
+            overlap += c->is_used[then->ids[i]];
+        c->score[lag] = FADE * c->score[lag] + unit * overlap;
+    }
+}
+
+static void learn(struct pg_policy *p)
+{
+    struct pg_cycle *c = p->cycle;
+    struct outlook *o = &c->outlook[c->block];
+    o->round++;
+    o->n_used = c->n_used;
+    for (int i = 0; i < c->n_used; i++)
+        c->is_used[c->used[i]] = 1;
+    if (c->n_used <= N_KEPT && o->round > 1)
+        learn_shares(c, o);
+    learn_rates(c, o);
+    learn_past(c);
+    for (int i = 0; i < c->n_used; i++)
+        c->is_used[c->used[i]] = 0;
+    o->recalled = false;
+    c->open = false;
+    c->fresh = false;
+    p->stale[c->block] = true;
+}
+
+void pg_cycle_tick(struct pg_policy *p, int block)
+{
+    struct pg_cycle *c = p->cycle;
+    if (c->open)
+        learn(p);
+    if (block <= c->block)
+        c->step++;
+    c->tick++;
+    c->block = block;
+    c->open = true;
+    c->n_used = 0;
+}
+
+void pg_cycle_use(struct pg_policy *p, int key)
+{
+    struct pg_cycle *c = p->cycle;
+    PG_ASSERT(c->n_used < c->n_expert);
+    c->used[c->n_used++] = key % c->n_expert;
+}
+
+/* ---- forecast ------------------------------------------------------------------------------ */
+
+/* (1 + x/16)^16, which is e^x closely enough here, and 0 from -16 on. */
+static float exp_about(float x)
+{
+    float y = PG_MAX(0.0f, 1 + x / 16);
+    y *= y;
+    y *= y;
+    y *= y;
+    return y * y;
+}
+
+/* The lags with the best scores, best first. */
+static void find_lags(struct pg_cycle *c)
+{
+    int n = 0, n_past = (int)PG_MIN(c->step, N_PAST - 1u);
+    for (int lag = 1; lag <= n_past; lag++) {
+        float score = c->score[lag];
+        if (n == N_LAGS && score <= c->score[c->lag[n - 1]])
+            continue;
+        int i = n < N_LAGS ? n++ : n - 1;
+        for (; i > 0 && c->score[c->lag[i - 1]] < score; i--)
+            c->lag[i] = c->lag[i - 1];
+        c->lag[i] = lag;
+    }
+    c->n_lags = n;
+    for (int i = 0; i < n; i++)
+        c->lag_weight[i] = exp_about(SHARP * (c->score[c->lag[i]] - c->score[c->lag[0]]));
+}
+
+/* What the block did in the past at the point that compares with its next wave. */
+static void recall(struct pg_policy *p, int block)
+{
+    struct pg_cycle *c = p->cycle;
+    struct outlook *o = &c->outlook[block];
+    float *to = c->recall + (size_t)block * (size_t)c->n_expert;
+    float sum = 0;
+    uint32_t next = c->step + (block <= c->block);
+    memset(to, 0, (size_t)c->n_expert * sizeof *to);
+    for (int i = 0; i < c->n_lags; i++) {
+        const struct past_wave *then = past_wave(c, block, next - (uint32_t)c->lag[i]);
+        if (then->n)
+            sum += c->lag_weight[i];
+        for (int k = 0; k < then->n; k++)
+            to[then->ids[k]] += c->lag_weight[i];
+    }
+    o->recalled = sum > 0;
+    o->recall_tick = c->tick;
+    for (int e = 0; e < c->n_expert && o->recalled; e++)
+        to[e] /= sum;
+    p->stale[block] = true;
+}
+
+void pg_cycle_forecast(struct pg_policy *p)
+{
+    struct pg_cycle *c = p->cycle;
+    if (c->block < 0)
+        return;
+    if (c->open)
+        learn(p);
+    if (c->fresh)
+        return;
+    /* All blocks would be better but slower; a quarter of a cycle is old enough to be done anew. */
+    uint32_t age = PG_MAX(1u, (uint32_t)c->n_block / 4);
+    find_lags(c);
+    for (int block = 0; block < c->n_block; block++) {
+        const struct outlook *o = &c->outlook[block];
+        if (block == c->block || (o->round && c->tick - o->recall_tick >= age))
+            recall(p, block);
+    }
+    c->fresh = true;
+}
+
+void pg_cycle_expect(struct pg_policy *p, int key, bool certain)
+{
+    struct pg_cycle *c = p->cycle;
+    struct outlook *o = &c->outlook[key / c->n_expert];
+    uint32_t wave = o->round + 1 + (c->open && c->block == key / c->n_expert);
+    if (o->expected != wave) {
+        o->expected = wave;
+        o->n_expected = 0;
+        o->certain = certain;
+    }
+    o->n_expected += c->expected[key] != wave;
+    c->expected[key] = wave;
+}
+
+/* The probability that the block's next wave wants it, given what has been announced. */
+static float announced(const struct pg_cycle *c, int key, float p)
+{
+    const struct outlook *o = &c->outlook[key / c->n_expert];
+    bool named = c->expected[key] == o->expected;
+    if (o->certain)
+        return named ? 1 : p / 16; /* not before the wave after the next */
+    float n_used = (float)PG_MAX(1, o->n_used);
+    float right = GUESS_RIGHT * PG_MIN(1.0f, n_used / (float)o->n_expected);
+    if (named)
+        return PG_MAX(p, right);
+    float rest = 1 - right * (float)o->n_expected / n_used;
+    return p * PG_MAX(0.25f, rest);
+}
+
+uint64_t pg_cycle_worth(const struct pg_policy *p, int key)
+{
+    const struct pg_cycle *c = p->cycle;
+    const struct outlook *o = &c->outlook[key / c->n_expert];
+    float chance = c->rate[LONG][key];
+    chance += c->share[SLOW] * (c->rate[SLOW][key] - chance);
+    chance += c->share[FAST] * (c->rate[FAST][key] - chance);
+    if (o->recalled)
+        chance += c->share[RECALL] * (c->recall[key] - chance);
+    if (o->expected > o->round)
+        chance = announced(c, key, chance);
+    return (uint64_t)(chance * (float)(1 << 30));
+}
+
+uint64_t pg_cycle_weight(const struct pg_policy *p, int block)
+{
+    const struct pg_cycle *c = p->cycle;
+    int ahead = block - c->block;
+    float wait = (float)(ahead > 0 ? ahead : ahead + c->n_block) / (float)c->n_block;
+    return (uint64_t)((float)(1 << 20) / (wait + NEAR));
 }
