@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 """The memory budget is kept, measured from outside.
 
-    budget.py PREGATE rss       peak resident size (VmHWM, by wait4) of the process <= --memory
-    budget.py PREGATE cgroup    the same inside a memory cgroup of exactly that size, where going
-                                over it would mean swapping or the OOM killer
+    budget.py PREGATE PEAK_OF rss       peak resident size of the process <= --memory
+    budget.py PREGATE PEAK_OF cgroup    the same inside a memory cgroup of exactly that size, where
+                                        going over it would mean swapping or the OOM killer
 
 A model several times larger than the smallest budget is made with `pregate synth`; its logits must be
-the same bytes under every budget. Exit 77 = skipped, with the reason on the last line.
+the same bytes under every budget. PEAK_OF is built from
+peak_of.c. Exit 77 = skipped, with the reason on the last line; so it is with a last argument
+--sanitize=NAMES that names a sanitizer.
 """
 import json
 import os
@@ -16,27 +18,22 @@ import subprocess
 import sys
 import tempfile
 
-SHAPE, TYPE = "qwen3-t", "Q8_0"
+SHAPE, TYPE = "qwen3-tiny", "F32"
 TOKENS = ",".join(str((i * 37) % 500) for i in range(24))
 MIB = 1 << 20
 
 
 def run(command, before=None):
-    """Exit code, output, peak resident bytes of one process."""
-    with tempfile.TemporaryFile() as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                 preexec_fn=before)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        return child.returncode, out.read().decode(errors="replace"), usage.ru_maxrss * 1024
+    """Exit code and output of a process."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          stdin=subprocess.DEVNULL, preexec_fn=before, check=False)
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 def must(command, before=None):
-    code, text, peak = run(command, before)
+    code, text = run(command, before)
     if code:
         sys.exit(f"{' '.join(map(str, command))}: exit code {code}\n{text}")
-    return text, peak
 
 
 class Cgroup:
@@ -88,38 +85,48 @@ class Cgroup:
             pass
 
 
-def plan(pregate, model, budget, mode):
-    text, _ = must([pregate, "plan", model, "--memory", str(budget), "--mode", mode, "--no-measure",
-                    "-c", "64", "--kv", "f32", "--json"])
-    found = json.loads(text[text.index("{"):])
-    return found.get("plan", found)
+def least_budget(pregate, model, mode):
+    """The smallest budget that a plan accepts, and a megabyte for the rows that `logits` holds and for
+    what a process needs more of in one run than in another."""
+    budget = 1 * MIB
+    for _ in range(8):
+        _, text = run([pregate, "plan", model, "--memory", str(budget), "--mode", mode,
+                       "--no-measure", "-c", "64", "--kv", "f32", "-t", "2", "--json"])
+        found = json.loads(text[text.index("{"):text.rindex("}") + 1])
+        if found["fits"]:
+            return (budget // MIB + 2) * MIB
+        budget = found["minimum"]
+    sys.exit(f"no plan accepts the minimum it names; the last:\n{text}")
 
 
-def logits(pregate, model, out, budget, mode, before=None):
-    command = [pregate, "logits", model, "--tokens", TOKENS, "-c", "64", "--memory", str(budget),
+def logits(programs, model, out, budget, mode, before=None):
+    pregate, peak_of = programs
+    command = [peak_of, out + ".peak", pregate, "logits", model, "--tokens", TOKENS, "-c", "64", "--memory", str(budget),
                "--mode", mode, "-t", "2", "-o", out]
-    _, peak = must(command, before)
+    must(command, before)
+    peak = int(pathlib.Path(out + ".peak").read_text())
     if peak > budget:
         sys.exit(f"--memory {budget}: peak resident size {peak}, {peak - budget} over\n{command}")
     print(f"{mode:>13} --memory {budget / MIB:7.1f} MiB: peak {peak / MIB:7.1f} MiB")
     return pathlib.Path(out).read_bytes()
 
 
-def check(pregate, model, folder, in_cgroup):
+def check(programs, model, folder, in_cgroup):
+    pregate = programs[0]
     size = os.path.getsize(model)
-    whole = plan(pregate, model, 1 << 40, "ondemand")
-    least = whole["minimum"]
+    least = least_budget(pregate, model, "prefetch-all")
     if size < 1.5 * least:
         sys.exit(f"the model ({size} bytes) is not much larger than the least budget ({least})")
     want = None
     for mode in ("ondemand", "lookahead", "prefetch-all"):
-        for budget in (least, least + (size - least) // 4, least + (size - least) // 2, 2 * size):
+        for budget in (least, least + size // 4 // MIB * MIB, least + size // 2 // MIB * MIB,
+                       2 * (size // MIB) * MIB):
             group = Cgroup.make(budget) if in_cgroup else None
             if in_cgroup and not group:
                 print("skipped: no memory cgroup can be made here")
                 sys.exit(77)
             try:
-                got = logits(pregate, model, f"{folder}/out.npy", budget, mode,
+                got = logits(programs, model, f"{folder}/out.npy", budget, mode,
                              group.enter if group else None)
                 if group and group.events():
                     sys.exit(f"--memory {budget}: the kernel killed in the cgroup of that size")
@@ -129,19 +136,22 @@ def check(pregate, model, folder, in_cgroup):
             want = want or got
             if got != want:
                 sys.exit(f"--mode {mode} --memory {budget}: other logits")
-    code, text, _ = run([pregate, "logits", model, "--tokens", "1", "-c", "64", "--memory",
+    code, text = run([pregate, "logits", model, "--tokens", "1", "-c", "64", "--memory",
                          str(least // 4), "--mode", "ondemand", "-o", f"{folder}/none.npy"])
     if code != 1 or os.path.exists(f"{folder}/none.npy"):
         sys.exit(f"a quarter of the least budget: exit code {code}, wanted 1\n{text}")
 
 
 def main():
-    pregate, what = sys.argv[1:3]
+    pregate, peak_of, what = sys.argv[1:4]
+    if any(a.startswith("--sanitize=") and a != "--sanitize=" for a in sys.argv):
+        print("skipped: a sanitizer's own memory is not in the plan")
+        sys.exit(77)
     folder = tempfile.mkdtemp(prefix="pregate-budget-")
     try:
         model = f"{folder}/model.gguf"
         must([pregate, "synth", SHAPE, "--type", TYPE, "--seed", "1", "-o", model])
-        check(pregate, model, folder, what == "cgroup")
+        check((pregate, peak_of), model, folder, what == "cgroup")
     finally:
         shutil.rmtree(folder)
 

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT
+ * Runs a command and writes the peak of its resident memory, in bytes, to a file.
+ *
+ *     peak_of FILE COMMAND ARGUMENT…
+ *
+ * The kernel carries the peak of a process over exec, so whoever starts the command must itself be
+ * small; the interpreter that runs the budget test is larger than the budgets it tests.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    struct rusage usage;
+    int status;
+    if (argc < 3) {
+        fprintf(stderr, "usage: peak_of FILE COMMAND...\n");
+        return 2;
+    }
+    const pid_t child = fork();
+    if (child == 0) {
+        execv(argv[2], argv + 2);
+        fprintf(stderr, "%s: %s\n", argv[2], strerror(errno));
+        _exit(127);
+    }
+    FILE *out = fopen(argv[1], "w");
+    if (child < 0 || !out || wait4(child, &status, 0, &usage) != child) {
+        fprintf(stderr, "peak_of: %s\n", strerror(errno));
+        return 126;
+    }
+    fprintf(out, "%ld\n", usage.ru_maxrss * 1024);
+    if (fclose(out))
+        return 126;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
