@@ -83,10 +83,10 @@ static void test_same_seed(void **state)
         free(file[i]);
 }
 
-/* The standard deviation of a tensor's values, its mean in *mean. */
+/* The standard deviation of a tensor's first values, its mean in *mean. */
 static double deviation(const struct pg_gguf_tensor *t, const char *bytes, double *mean)
 {
-    int64_t n = t->ne[0] * t->ne[1] * t->ne[2];
+    int64_t n = PG_MIN(t->ne[0] * t->ne[1] * t->ne[2], (int64_t)32768);
     float *v = malloc((size_t)n * sizeof(*v));
     double sum = 0, squares = 0;
 
