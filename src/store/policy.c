@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The ranking that all policies share, and the three of the paper: lru, lfu, lifo.
+ * The choice of a victim that all policies share, and the three of the paper: lru, lfu, lifo.
  */
 #include "store/policy_impl.h"
 
@@ -40,8 +40,9 @@ static size_t carve(struct pg_policy *p, struct pg_arena *a)
     TAKE(key_of, n_slots);
     TAKE(worth, n_slots);
     TAKE(admitted, n_slots);
-    TAKE(ranked, n_key);
-    TAKE(n_ranked, n_block);
+    TAKE(members, n_key);
+    TAKE(n_members, n_block);
+    TAKE(least, n_block);
     TAKE(stale, n_block);
 #undef TAKE
     if (p->kind == PG_EVICT_CYCLE)
@@ -72,7 +73,9 @@ int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int 
     struct pg_policy *p = pg_calloc(1, sizeof *p);
     if (!p)
         return pg_fail(err, PG_ENOMEM, "eviction policy: out of memory");
-    p->kind = kind;
+    /* With a slot for every expert nothing ever leaves, and nothing needs to be forecast. */
+    bool all_fit = n_slots / n_block >= n_expert;
+    p->kind = kind == PG_EVICT_CYCLE && all_fit ? PG_EVICT_LRU : kind;
     p->n_block = n_block;
     p->n_expert = n_expert;
     p->n_slots = n_slots;
@@ -85,8 +88,8 @@ int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int 
     }
     a = (struct pg_arena){.base = p->memory, .size = bytes};
     carve(p, &a);
-    for (int i = 0; i < n_slots; i++)
-        p->key_of[i] = -1;
+    memset(p->key_of, 0xff, (size_t)n_slots * sizeof *p->key_of);
+    memset(p->least, 0xff, (size_t)n_block * sizeof *p->least);
     *out = p;
     return 0;
 }
@@ -121,38 +124,43 @@ static uint64_t weight_of(const struct pg_policy *p, int block)
     return p->cycle ? pg_cycle_weight(p, block) : 1;
 }
 
-/* ---- ranking ------------------------------------------------------------------------------- */
+/* ---- the choice ---------------------------------------------------------------------------- */
 
-static int32_t *ranked_of(const struct pg_policy *p, int block)
+static int32_t *members_of(const struct pg_policy *p, int block)
 {
-    return p->ranked + (size_t)block * (size_t)p->n_expert;
+    return p->members + (size_t)block * (size_t)p->n_expert;
 }
 
-/* Equal worths are ordered by slot, so that the order does not depend on how the list was before.
- */
+/* Equal worths are ordered by slot, so that the order of the members does not matter. */
 static bool leaves_before(const struct pg_policy *p, int slot, int other)
 {
     return p->worth[slot] < p->worth[other] || (p->worth[slot] == p->worth[other] && slot < other);
 }
 
-/* Shell sort: no allocation, and quick on the nearly sorted lists that a wave leaves. */
-static void sort_block(struct pg_policy *p, int block)
+/* The least worthy member among those with may[slot] != 0, or among all; -1: none. */
+static int find_least(const struct pg_policy *p, int block, const uint8_t *may)
 {
-    static const int gaps[] = {301, 132, 57, 23, 10, 4, 1};
-    int32_t *a = ranked_of(p, block);
-    int n = p->n_ranked[block];
-    for (int i = 0; i < n; i++)
-        p->worth[a[i]] = worth_of(p, a[i]);
-    for (size_t g = 0; g < PG_COUNT(gaps); g++) {
-        for (int i = gaps[g]; i < n; i++) {
-            int32_t slot = a[i];
-            int j = i;
-            for (; j >= gaps[g] && leaves_before(p, slot, a[j - gaps[g]]); j -= gaps[g])
-                a[j] = a[j - gaps[g]];
-            a[j] = slot;
-        }
+    const int32_t *a = members_of(p, block);
+    int least = -1;
+    for (int i = 0; i < p->n_members[block]; i++)
+        if ((!may || may[a[i]]) && (least < 0 || leaves_before(p, a[i], least)))
+            least = a[i];
+    return least;
+}
+
+static int least_of(struct pg_policy *p, int block, const uint8_t *may)
+{
+    const int32_t *a = members_of(p, block);
+    if (p->stale[block]) {
+        for (int i = 0; i < p->n_members[block]; i++)
+            p->worth[a[i]] = worth_of(p, a[i]);
+        p->stale[block] = false;
+        p->least[block] = -1;
     }
-    p->stale[block] = false;
+    if (p->least[block] < 0)
+        p->least[block] = find_least(p, block, NULL);
+    int least = p->least[block];
+    return least < 0 || may[least] ? least : find_least(p, block, may);
 }
 
 void pg_policy_tick(struct pg_policy *p, int block)
@@ -173,31 +181,29 @@ void pg_policy_use(struct pg_policy *p, int key)
 void pg_policy_admit(struct pg_policy *p, int slot, int key)
 {
     int block = key / p->n_expert;
-    int32_t *a = ranked_of(p, block);
-    PG_ASSERT(p->key_of[slot] < 0 && p->n_ranked[block] < p->n_expert);
+    PG_ASSERT(p->key_of[slot] < 0 && p->n_members[block] < p->n_expert);
     p->key_of[slot] = key;
     p->admitted[slot] = ++p->serial;
-    int n = p->n_ranked[block]++;
-    if (!p->stale[block]) {
-        p->worth[slot] = worth_of(p, slot);
-        for (; n > 0 && leaves_before(p, slot, a[n - 1]); n--)
-            a[n] = a[n - 1];
-    }
-    a[n] = slot;
+    p->worth[slot] = worth_of(p, slot);
+    members_of(p, block)[p->n_members[block]++] = slot;
+    if (p->least[block] >= 0 && leaves_before(p, slot, p->least[block]))
+        p->least[block] = slot;
 }
 
 void pg_policy_remove(struct pg_policy *p, int slot)
 {
     int block = p->key_of[slot] / p->n_expert;
-    int32_t *a = ranked_of(p, block);
-    int n = p->n_ranked[block];
+    int32_t *a = members_of(p, block);
+    int n = p->n_members[block];
     int i = 0;
     while (i < n && a[i] != slot)
         i++;
     PG_ASSERT(i < n);
-    memmove(a + i, a + i + 1, (size_t)(n - i - 1) * sizeof *a);
-    p->n_ranked[block]--;
+    a[i] = a[n - 1];
+    p->n_members[block]--;
     p->key_of[slot] = -1;
+    if (p->least[block] == slot)
+        p->least[block] = -1;
 }
 
 void pg_policy_expect(struct pg_policy *p, int key, int distance, bool certain)
@@ -216,18 +222,12 @@ int pg_policy_victim(struct pg_policy *p, const uint8_t *may)
     if (p->cycle)
         pg_cycle_forecast(p);
     for (int block = 0; block < p->n_block; block++) {
-        const int32_t *a = ranked_of(p, block);
-        int n = p->n_ranked[block];
-        int i = 0;
-        if (p->stale[block])
-            sort_block(p, block);
-        while (i < n && !may[a[i]])
-            i++;
-        if (i == n)
+        int slot = p->n_members[block] ? least_of(p, block, may) : -1;
+        if (slot < 0)
             continue;
-        uint64_t value = p->worth[a[i]] * weight_of(p, block);
+        uint64_t value = p->worth[slot] * weight_of(p, block);
         if (best < 0 || value < best_value) {
-            best = a[i];
+            best = slot;
             best_value = value;
         }
     }

@@ -70,6 +70,7 @@ struct pg_cycle {
     uint32_t tick, step;
 
     struct outlook *outlook; /* [n_block] */
+    uint32_t *weight;        /* [n_block + 1] by ticks until the wave */
     float *rate[N_RATES];    /* [n_block * n_expert] */
     float *recall;           /* [n_block * n_expert] */
     uint32_t *expected;      /* [n_block * n_expert] wave for which it is expected, 0: none */
@@ -79,6 +80,7 @@ struct pg_cycle {
 
     struct past_wave *past; /* [n_block][N_PAST], by step */
     float *score;           /* [N_PAST] by lag */
+    float best_score;
     int n_lags, lag[N_LAGS];
     float lag_weight[N_LAGS];
 };
@@ -96,6 +98,7 @@ struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
     to->expected = pg_arena_take(a, n_key * sizeof *to->expected);
     to->used = pg_arena_take(a, (size_t)n_expert * sizeof *to->used);
     to->is_used = pg_arena_take(a, (size_t)n_expert * sizeof *to->is_used);
+    to->weight = pg_arena_take(a, ((size_t)n_block + 1) * sizeof *to->weight);
     to->past = pg_arena_take(a, (size_t)n_block * N_PAST * sizeof *to->past);
     to->score = pg_arena_take(a, N_PAST * sizeof *to->score);
     if (!c)
@@ -103,6 +106,8 @@ struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
     c->n_block = n_block;
     c->n_expert = n_expert;
     c->block = -1;
+    for (int wait = 0; wait <= n_block; wait++)
+        c->weight[wait] = (uint32_t)((float)(1 << 20) / ((float)wait / (float)n_block + NEAR));
     for (int i = 0; i < N_STAGES; i++) {
         c->share[i] = first_share[i];
         c->square[i] = SHARE_PRIOR;
@@ -167,12 +172,14 @@ static void learn_past(struct pg_cycle *c)
         now->ids[i] = (uint16_t)c->used[i];
     float unit = now->n ? 8.0f / (float)now->n : 0;
     int n_lags = (int)PG_MIN(c->step, N_PAST - 1u);
+    c->best_score = 0;
     for (int lag = 1; lag <= n_lags; lag++) {
         const struct past_wave *then = past_wave(c, c->block, c->step - (uint32_t)lag);
         float overlap = 0;
         for (int i = 0; i < then->n; i++)
             overlap += c->is_used[then->ids[i]];
         c->score[lag] = FADE * c->score[lag] + unit * overlap;
+        c->best_score = PG_MAX(c->best_score, c->score[lag]);
     }
 }
 
@@ -228,18 +235,21 @@ static float exp_about(float x)
     return y * y;
 }
 
-/* The lags with the best scores, best first. */
+/* The lags with the best scores, best first; none whose weight would be below e^-5. */
 static void find_lags(struct pg_cycle *c)
 {
     int n = 0, n_past = (int)PG_MIN(c->step, N_PAST - 1u);
+    float enough = c->best_score - 5 / SHARP;
     for (int lag = 1; lag <= n_past; lag++) {
         float score = c->score[lag];
-        if (n == N_LAGS && score <= c->score[c->lag[n - 1]])
+        if (score <= enough)
             continue;
         int i = n < N_LAGS ? n++ : n - 1;
         for (; i > 0 && c->score[c->lag[i - 1]] < score; i--)
             c->lag[i] = c->lag[i - 1];
         c->lag[i] = lag;
+        if (n == N_LAGS)
+            enough = c->score[c->lag[n - 1]];
     }
     c->n_lags = n;
     for (int i = 0; i < n; i++)
@@ -336,6 +346,5 @@ uint64_t pg_cycle_weight(const struct pg_policy *p, int block)
 {
     const struct pg_cycle *c = p->cycle;
     int ahead = block - c->block;
-    float wait = (float)(ahead > 0 ? ahead : ahead + c->n_block) / (float)c->n_block;
-    return (uint64_t)((float)(1 << 20) / (wait + NEAR));
+    return c->weight[ahead > 0 ? ahead : ahead + c->n_block];
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
- * Inside of the policies: the ranking that all share, and what each adds to it.
+ * Inside of the policies: the choice that all share, and what each adds to it.
  *
  * Each policy gives a slot a value, and the slot with the smallest leaves. A value is a product,
  * worth(slot) * weight(block), such that the worth changes only when something is learned about its
- * block. So every block keeps its slots sorted by worth, and a victim is the least of n_block list
- * heads: about a hundred steps, however many slots there are.
+ * block. So every block remembers its least worthy slot, and a victim is the least of those: a few
+ * hundred steps, however many slots there are.
  */
 #ifndef PG_STORE_POLICY_IMPL_H
 #define PG_STORE_POLICY_IMPL_H
@@ -27,9 +27,10 @@ struct pg_policy {
     uint64_t *worth;    /* [n_slots] */
     uint64_t *admitted; /* [n_slots] serial */
 
-    int32_t *ranked;   /* [n_block][n_expert] slots of the block, least worth first unless stale */
-    int32_t *n_ranked; /* [n_block] */
-    bool *stale;       /* [n_block] */
+    int32_t *members;   /* [n_block][n_expert] the slots of a block, in any order */
+    int32_t *n_members; /* [n_block] */
+    int32_t *least;     /* [n_block] the member of least worth, -1: to be found */
+    bool *stale;        /* [n_block] worths are to be computed anew */
 };
 
 /* policy_cycle.c. The cycle is carved from the policy's memory, after its other arrays. */

@@ -83,6 +83,7 @@ static size_t carve(struct pg_store *s, struct pg_arena *a)
     TAKE(hints, n_block);
     TAKE(hint_ids, n_key);
     TAKE(hinted, n_key);
+    TAKE(ghost, n_key);
 #undef TAKE
     return a->used;
 }
@@ -175,7 +176,7 @@ void pg_store_mark(struct pg_store *s, int slot)
 static void slot_empty(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
-    PG_ASSERT(!it->pinned && !it->n_pending && !it->queued && s->hint_slot != slot);
+    PG_ASSERT(!it->pinned && !it->pending && !it->queued && s->hint_slot != slot);
     if (it->state == SLOT_READY) {
         pg_policy_remove(s->policy, slot);
         if (it->warned)
@@ -199,8 +200,9 @@ static int released_slot(const struct pg_store *s)
     return -1;
 }
 
-int pg_store_take_slot(struct pg_store *s, bool for_hint)
+int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted)
 {
+    *evicted = -1;
     if (!s->n_free) {
         int victim = pg_policy_victim(s->policy, s->may_hint);
         if (victim < 0 && !for_hint)
@@ -209,6 +211,7 @@ int pg_store_take_slot(struct pg_store *s, bool for_hint)
             victim = pg_policy_victim(s->policy, s->may_demand);
         if (victim < 0)
             return -1;
+        *evicted = s->slots[victim].key;
         slot_empty(s, victim);
     }
     return s->free_slots[--s->n_free];
@@ -241,6 +244,15 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     }
 }
 
+uint64_t pg_store_slab_bytes(const struct pg_store *s, int slot, unsigned slabs)
+{
+    uint64_t n = 0;
+    for (int k = 0; k < PG_SLABS; k++)
+        if (slabs >> k & 1)
+            n += s->reads[slot * PG_SLABS + k].size;
+    return n;
+}
+
 bool pg_store_submit(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
@@ -248,8 +260,10 @@ bool pg_store_submit(struct pg_store *s, int slot)
     if (!pg_io_submit(s->opt.io, &s->reads[slot * PG_SLABS + k]))
         return false;
     it->todo &= (uint8_t) ~(1u << k);
-    it->n_pending++;
+    it->pending |= (uint8_t)(1u << k);
     s->n_hint_pending += it->waits;
+    if (it->waits && it->guess)
+        s->guess_pending += s->reads[slot * PG_SLABS + k].size;
     return true;
 }
 
@@ -316,18 +330,23 @@ static void read_done(struct pg_store *s, struct pg_read *r)
     struct slot *it = r->user;
     int slot = (int)(it - s->slots);
     int k = (int)(r - s->reads) - slot * PG_SLABS;
-    it->n_pending--;
+    it->pending &= (uint8_t) ~(1u << k);
     s->n_hint_pending -= it->waits;
+    if (it->waits && it->guess)
+        s->guess_pending -= r->size;
     it->begin_ns = PG_MIN(it->begin_ns, r->begin_ns);
     if (r->os_error) {
         s->stats.read_errors++;
         it->failed |= (uint8_t)(1u << k);
     } else {
         s->stats.bytes_read += r->size;
+        it->done |= (uint8_t)(1u << k);
         if (it->by_hint)
             s->stats.hint_bytes_read += r->size;
+        if (it->guess)
+            s->check.read += r->size;
     }
-    if (it->n_pending || it->todo)
+    if (it->pending || it->todo)
         return;
     int n_expert = s->opt.n_expert;
     if (s->opt.trace)
@@ -358,7 +377,8 @@ static bool take_missing(struct pg_store *s)
         return false;
     while (s->want[w->next_missing] != WANT_MISSING)
         w->next_missing++;
-    int slot = pg_store_take_slot(s, false);
+    int evicted;
+    int slot = pg_store_take_slot(s, false, &evicted);
     if (slot < 0)
         return false;
     pg_store_load(s, slot, w->block * s->opt.n_expert + s->ids[w->next_missing], false);
@@ -402,8 +422,11 @@ void pg_store_poll(struct pg_store *s)
 static void join(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
-    if (it->waits)
-        s->n_hint_pending -= it->n_pending;
+    if (it->waits) {
+        s->n_hint_pending -= __builtin_popcount(it->pending);
+        if (it->guess)
+            s->guess_pending -= pg_store_slab_bytes(s, slot, it->pending);
+    }
     it->waits = false;
     if (s->hint_slot == slot) {
         s->hint_slot = -1;
@@ -427,10 +450,11 @@ static void want_id(struct pg_store *s, int i)
     if (!it) {
         s->want[i] = WANT_MISSING;
         s->wave.n_missing++;
+        pg_store_hint_missed(s, key);
         return;
     }
     if (warned)
-        s->stats.hint_bytes_used += pg_store_expert_bytes(s, key);
+        pg_store_hint_used(s, slot);
     it->wave = i;
     it->warned = false;
     if (ready) {
@@ -450,6 +474,7 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
     while (pg_io_n_pending(s->opt.io) && reap(s, false))
         ;
     s->block = block;
+    s->n_waves++;
     s->wave = (struct wave){.active = true, .block = block, .n = n};
     pg_policy_tick(s->policy, block);
     for (int i = 0; i < n; i++) {
@@ -457,11 +482,14 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
         s->ids[i] = ids[i];
         want_id(s, i);
     }
+    if (s->wave.n_missing)
+        pg_store_hint_delayed(s);
     pg_store_hint_forget(s, block);
     pump(s);
 }
 
-/* Its slots are everybody's again. What is pinned stays so until it is released. */
+/* Its slots are everybody's again. What is pinned stays so until it is released. What is still
+ * under way has its second try before it for the wave that wants it next. */
 static void end_wave(struct pg_store *s)
 {
     struct wave *w = &s->wave;
@@ -470,6 +498,7 @@ static void end_wave(struct pg_store *s)
         if (slot < 0)
             continue;
         s->slots[slot].wave = -1;
+        s->slots[slot].retried = false;
         pg_store_mark(s, slot);
     }
     w->active = false;
@@ -483,7 +512,7 @@ static void drop_load(struct pg_store *s, int slot)
     it->failed |= it->todo;
     it->todo = 0;
     it->retried = false;
-    if (!it->n_pending)
+    if (!it->pending)
         slot_empty(s, slot);
 }
 

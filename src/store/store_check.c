@@ -7,7 +7,7 @@ static void check_slot(const struct pg_store *s, int slot)
 {
     const struct slot *it = &s->slots[slot];
     if (it->state == SLOT_FREE) {
-        PG_ASSERT(it->key == -1 && it->wave == -1 && !it->pinned && !it->todo && !it->n_pending);
+        PG_ASSERT(it->key == -1 && it->wave == -1 && !it->pinned && !it->todo && !it->pending);
         PG_ASSERT(!it->queued && !s->may_demand[slot] && !s->may_hint[slot]);
         return;
     }
@@ -17,11 +17,13 @@ static void check_slot(const struct pg_store *s, int slot)
     PG_ASSERT(s->may_demand[slot] == may);
     PG_ASSERT(s->may_hint[slot] == (may && !s->hinted[it->key]));
     if (it->state == SLOT_READY) {
-        PG_ASSERT(!it->todo && !it->failed && !it->n_pending && !it->queued);
+        PG_ASSERT(!it->todo && !it->failed && !it->pending && !it->queued);
         return;
     }
     PG_ASSERT(it->state == SLOT_LOADING && !it->pinned);
-    PG_ASSERT(!(it->todo & it->failed) && (it->n_pending || it->todo));
+    PG_ASSERT(!(it->todo & it->failed) && !(it->pending & (it->todo | it->failed | it->done)));
+    PG_ASSERT(!(it->done & (it->todo | it->failed)));
+    PG_ASSERT((it->pending || it->todo));
     PG_ASSERT(!it->todo || it->queued || s->hint_slot == slot);
     PG_ASSERT(!it->queued || (it->todo && it->wave >= 0 && !it->waits));
     PG_ASSERT(!it->waits || (it->wave < 0 && it->by_hint && it->warned));
@@ -29,20 +31,24 @@ static void check_slot(const struct pg_store *s, int slot)
 
 static void check_slots(const struct pg_store *s)
 {
+    uint64_t guess_pending = 0;
     int n_free = 0, n_pending = 0, n_hint_pending = 0, n_queued = 0, n_keys = 0;
     for (int slot = 0; slot < s->opt.n_slots; slot++) {
         const struct slot *it = &s->slots[slot];
         check_slot(s, slot);
         n_free += it->state == SLOT_FREE;
-        n_pending += it->n_pending;
-        n_hint_pending += it->waits ? it->n_pending : 0;
+        n_pending += __builtin_popcount(it->pending);
+        n_hint_pending += it->waits ? __builtin_popcount(it->pending) : 0;
         n_queued += it->queued;
+        if (it->waits && it->guess)
+            guess_pending += pg_store_slab_bytes(s, slot, it->pending);
     }
     PG_ASSERT(n_free == s->n_free);
     for (int i = 0; i < n_free; i++)
         PG_ASSERT(s->slots[s->free_slots[i]].state == SLOT_FREE);
     PG_ASSERT(n_pending == pg_io_n_pending(s->opt.io));
     PG_ASSERT(n_hint_pending == s->n_hint_pending);
+    PG_ASSERT(guess_pending == s->guess_pending);
     PG_ASSERT(n_queued == s->n_queue);
     for (int i = 0; i < n_queued; i++)
         PG_ASSERT(s->slots[s->queue[(s->queue_head + i) % s->opt.n_slots]].queued);
@@ -67,7 +73,8 @@ static void check_wave(const struct pg_store *s)
         n_of[s->want[i]]++;
         bool here = slot >= 0 && s->slots[slot].wave == i;
         n_here += here;
-        PG_ASSERT(here == (slot >= 0));
+        /* A delivered one may have left and come again by a hint for the next step. */
+        PG_ASSERT(here == (slot >= 0) || (s->want[i] == WANT_DELIVERED && !here));
         PG_ASSERT(s->want[i] != WANT_MISSING || (slot < 0 && i >= w->next_missing));
         PG_ASSERT(s->want[i] != WANT_READY || (here && s->slots[slot].state == SLOT_READY));
         PG_ASSERT(s->want[i] != WANT_LOADING || w->failed ||

@@ -1,9 +1,23 @@
 /* SPDX-License-Identifier: MIT
  * What is read ahead of demand, and whether that pays.
+ *
+ * A hinted read is submitted only when no demand waits for the disk, so its time is the disk's idle
+ * time, and every byte of it that is wanted later is a byte that nobody has to wait for: a gain. A
+ * loss is what it makes others wait: the bytes of guesses under way when a wave has to read (half
+ * of them, as they are halfway on average), an expert that left for a guess and is demanded within
+ * a cycle, and an eighth of all that was read for nothing, for the memory and processor time that
+ * it took. Disk time is proportional to bytes, so both are counted in bytes. When a window of
+ * decode steps has lost more than it has gained, guesses are not read any more for some windows
+ * (what they say still guides eviction), then tried for one window again; each failure doubles the
+ * pause. Certain hints are not guesses: what they say will be wanted, so they are always read.
  */
 #include "store/store_impl.h"
 
 #include <string.h>
+
+#define WINDOW      16 /* decode steps */
+#define PAUSE_LEAST 4  /* windows */
+#define PAUSE_MOST  64
 
 /* Reads under way at most while a guess is among them: the demand read that comes next shares the
  * disk with these, so they are about two experts; fewer would leave the disk idle between two calls
@@ -51,7 +65,9 @@ void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, boo
         set_hinted(s, key, certain ? 2 : 1);
         pg_policy_expect(s->policy, key, distance, certain);
     }
-    s->n_hints_queued += h->n;
+    if (!certain && !s->stats.hints_active)
+        h->next = h->n;
+    s->n_hints_queued += h->n - h->next;
     pg_store_poll(s);
 }
 
@@ -93,12 +109,16 @@ void pg_store_hint_pump(struct pg_store *s)
         int key = next_key(s, &certain);
         if (key < 0 || !has_room(s, certain))
             return;
-        int slot = pg_store_take_slot(s, true);
+        int evicted;
+        int slot = pg_store_take_slot(s, true, &evicted);
         if (slot < 0)
             return;
+        if (evicted >= 0 && !certain)
+            s->ghost[evicted] = s->n_waves;
         s->hints[key / s->opt.n_expert].next++;
         s->n_hints_queued--;
         pg_store_load(s, slot, key, true);
+        s->slots[slot].guess = !certain;
         if (s->slots[slot].todo)
             s->hint_slot = slot;
         else
@@ -106,8 +126,48 @@ void pg_store_hint_pump(struct pg_store *s)
     }
 }
 
+/* ---- whether it pays ----------------------------------------------------------------------- */
+
+void pg_store_hint_used(struct pg_store *s, int slot)
+{
+    const struct slot *it = &s->slots[slot];
+    s->stats.hint_bytes_used += pg_store_expert_bytes(s, it->key);
+    if (!it->guess)
+        return;
+    s->check.used += pg_store_expert_bytes(s, it->key);
+    s->check.gained += pg_store_slab_bytes(s, slot, it->done);
+}
+
+void pg_store_hint_missed(struct pg_store *s, int key)
+{
+    if (s->ghost[key] && s->n_waves - s->ghost[key] <= (uint32_t)s->opt.n_block)
+        s->check.lost += pg_store_expert_bytes(s, key);
+    s->ghost[key] = 0;
+}
+
+void pg_store_hint_delayed(struct pg_store *s)
+{
+    s->check.lost += s->guess_pending / 2;
+}
+
+static void close_window(struct pg_store *s)
+{
+    struct self_check *c = &s->check;
+    uint64_t lost = c->lost + (c->read > c->used ? (c->read - c->used) / 8 : 0);
+    if (c->pause > 0) {
+        s->stats.hints_active = --c->pause == 0;
+    } else if (c->read && c->gained < lost) {
+        s->stats.hints_active = false;
+        c->pause = PG_MAX(c->next_pause, PAUSE_LEAST);
+        c->next_pause = PG_MIN(2 * c->pause, PAUSE_MOST);
+    } else if (c->read) {
+        c->next_pause = 0;
+    }
+    *c = (struct self_check){.pause = c->pause, .next_pause = c->next_pause};
+}
+
 void pg_store_step(struct pg_store *s, bool is_decode)
 {
-    (void)s;
-    (void)is_decode;
+    if (is_decode && s->opt.hints == PG_HINTS_AUTO && ++s->check.n_steps > WINDOW)
+        close_window(s);
 }

@@ -11,17 +11,19 @@
 enum slot_state { SLOT_FREE, SLOT_LOADING, SLOT_READY };
 
 struct slot {
-    int32_t key;       /* -1: free */
-    int32_t wave;      /* position in the wave's ids, -1: not of the wave */
-    uint8_t state;     /* enum slot_state */
-    uint8_t todo;      /* slabs whose read is still to be submitted, a bit each */
-    uint8_t failed;    /* slabs whose read failed */
-    uint8_t n_pending; /* reads under way */
+    int32_t key;     /* -1: free */
+    int32_t wave;    /* position in the wave's ids, -1: not of the wave */
+    uint8_t state;   /* enum slot_state */
+    uint8_t todo;    /* slabs whose read is still to be submitted, a bit each */
+    uint8_t failed;  /* slabs whose read failed */
+    uint8_t done;    /* slabs that are there */
+    uint8_t pending; /* slabs whose read is under way */
     bool retried;
     bool pinned;
     bool by_hint; /* loaded for a hint: its bytes count as a hint's */
     bool waits;   /* nobody wants it yet: its reads go after demand */
     bool warned;  /* brought by a hint and not wanted since */
+    bool guess;   /* the hint was a guess, which the self-check watches */
     bool queued;  /* in the demand queue */
     uint64_t begin_ns;
 };
@@ -46,6 +48,14 @@ struct hint {
     bool certain;
 };
 
+/* Whether guessed reads pay; see store_hint.c. In bytes, of this window. */
+struct self_check {
+    uint64_t gained, lost, read, used;
+    int n_steps;    /* decode steps of this window so far */
+    int pause;      /* windows still to be passed without guessed reads */
+    int next_pause; /* windows to pass when they do not pay again */
+};
+
 struct pg_store {
     struct pg_store_options opt;
     struct pg_policy *policy;
@@ -68,12 +78,16 @@ struct pg_store {
     int32_t *queue; /* ring of slots with reads to submit on demand, [n_slots] */
     int queue_head, n_queue;
 
-    struct hint *hints; /* [n_block] */
-    int32_t *hint_ids;  /* [n_block][n_expert] */
-    uint8_t *hinted;    /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
-    int n_hints_queued; /* over all blocks */
-    int hint_slot;      /* slot whose hinted reads are partly submitted, -1 */
-    int n_hint_pending; /* reads under way of slots that wait */
+    struct hint *hints;     /* [n_block] */
+    int32_t *hint_ids;      /* [n_block][n_expert] */
+    uint8_t *hinted;        /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
+    int n_hints_queued;     /* over all blocks */
+    int hint_slot;          /* slot whose hinted reads are partly submitted, -1 */
+    int n_hint_pending;     /* reads under way of slots that wait */
+    uint64_t guess_pending; /* bytes of those that are guesses */
+    uint32_t n_waves;
+    uint32_t *ghost; /* [n_block * n_expert] n_waves when it left for a guess, 0: it did not */
+    struct self_check check;
 
     struct pg_store_stats stats;
     char *memory;
@@ -83,13 +97,19 @@ struct pg_store {
 const struct pg_place *pg_store_place(const struct pg_store *s, int key);
 void pg_store_mark(struct pg_store *s, int slot); /* may_demand and may_hint anew */
 void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint);
-bool pg_store_submit(struct pg_store *s, int slot);        /* one read; false: the io is full */
-void pg_store_arrived(struct pg_store *s, int slot);       /* it is ready */
-int pg_store_take_slot(struct pg_store *s, bool for_hint); /* an empty slot or -1 */
+bool pg_store_submit(struct pg_store *s, int slot);  /* one read; false: the io is full */
+void pg_store_arrived(struct pg_store *s, int slot); /* it is ready */
+int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted);          /* empty, or -1 */
+uint64_t pg_store_slab_bytes(const struct pg_store *s, int slot, unsigned slabs); /* a set */
 uint64_t pg_store_expert_bytes(const struct pg_store *s, int key); /* that a load reads */
 
 /* store_hint.c */
 void pg_store_hint_forget(struct pg_store *s, int block);
 void pg_store_hint_pump(struct pg_store *s);
+/* For the self-check: a warned expert is wanted; a missing one is; a wave has missing ones; an
+ * expert has left for a guess. */
+void pg_store_hint_used(struct pg_store *s, int slot);
+void pg_store_hint_missed(struct pg_store *s, int key);
+void pg_store_hint_delayed(struct pg_store *s);
 
 #endif
