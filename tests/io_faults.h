@@ -11,51 +11,67 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
-#include <stdatomic.h>
-#include <string.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <time.h>
 #include <unistd.h>
 
 enum io_fault { IO_FAULT_NONE, IO_FAULT_ERROR, IO_FAULT_SHORT, IO_FAULT_LATE, IO_FAULT_EOF };
 
-/* Set while no read is under way. */
 struct io_faults {
+    /* The submitting thread's. */
     bool refuse_direct_open, refuse_direct_read; /* with EINVAL, as file systems do */
     int uring_init_error;                        /* negative errno */
     int uring_submit_error, uring_submit_times;  /* negative errno, how often; -1: for ever */
+
+    /* Under the lock, since reads may be under way when they are set. */
     enum io_fault kind;
     uint64_t at, times; /* the transfers that it happens to: from the at-th (from 1) on */
     size_t short_bytes;
-    atomic_uint_fast64_t n_transfers, n_injected;
+    uint64_t n_transfers, n_injected;
 };
 static struct io_faults io_faults;
-
-static inline void io_faults_clear(void)
-{
-    memset(&io_faults, 0, sizeof(io_faults));
-}
+static pthread_mutex_t io_faults_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static inline void io_faults_set(enum io_fault kind, uint64_t at, uint64_t times)
 {
-    io_faults_clear();
-    io_faults.kind = kind;
-    io_faults.at = at;
-    io_faults.times = times;
-    io_faults.short_bytes = 4096;
+    pthread_mutex_lock(&io_faults_lock);
+    io_faults = (struct io_faults){.kind = kind, .at = at, .times = times, .short_bytes = 4096};
+    pthread_mutex_unlock(&io_faults_lock);
 }
 
-/* What happens to the transfer that begins now. */
-static inline enum io_fault io_faults_next(void)
+/* Returns how often something was put in since the last set or clear. */
+static inline uint64_t io_faults_clear(void)
 {
-    uint64_t nth = atomic_fetch_add(&io_faults.n_transfers, 1) + 1;
-    if (io_faults.kind == IO_FAULT_NONE || nth < io_faults.at ||
-        nth - io_faults.at >= io_faults.times)
-        return IO_FAULT_NONE;
-    atomic_fetch_add(&io_faults.n_injected, 1);
-    if (io_faults.kind == IO_FAULT_LATE)
-        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-    return io_faults.kind;
+    pthread_mutex_lock(&io_faults_lock);
+    uint64_t n = io_faults.n_injected;
+    io_faults = (struct io_faults){0};
+    pthread_mutex_unlock(&io_faults_lock);
+    return n;
+}
+
+static inline void io_faults_count(void)
+{
+    pthread_mutex_lock(&io_faults_lock);
+    io_faults.n_injected++;
+    pthread_mutex_unlock(&io_faults_lock);
+}
+
+/* What happens to the transfer that begins now. Short ones bring *most bytes at most. */
+static inline enum io_fault io_faults_next(size_t *most)
+{
+    pthread_mutex_lock(&io_faults_lock);
+    struct io_faults *f = &io_faults;
+    uint64_t nth = ++f->n_transfers;
+    enum io_fault kind = nth >= f->at && nth - f->at < f->times ? f->kind : IO_FAULT_NONE;
+    f->n_injected += kind != IO_FAULT_NONE;
+    *most = f->short_bytes;
+    pthread_mutex_unlock(&io_faults_lock);
+    if (kind == IO_FAULT_LATE)
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    return kind;
 }
 
 int __real_open(const char *path, int flags, ...);
@@ -70,7 +86,7 @@ int __wrap_open(const char *path, int flags, ...)
     mode_t mode = flags & O_CREAT ? va_arg(ap, mode_t) : 0;
     va_end(ap);
     if (io_faults.refuse_direct_open && flags & O_DIRECT) {
-        atomic_fetch_add(&io_faults.n_injected, 1);
+        io_faults_count();
         errno = EINVAL;
         return -1;
     }
@@ -80,16 +96,17 @@ int __wrap_open(const char *path, int flags, ...)
 ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t at)
 {
     if (io_faults.refuse_direct_read && fcntl(fd, F_GETFL) & O_DIRECT) {
-        atomic_fetch_add(&io_faults.n_injected, 1);
+        io_faults_count();
         errno = EINVAL;
         return -1;
     }
-    switch (io_faults_next()) {
+    size_t most;
+    switch (io_faults_next(&most)) {
     case IO_FAULT_ERROR:
         errno = EIO;
         return -1;
     case IO_FAULT_SHORT:
-        return __real_pread(fd, buf, n < io_faults.short_bytes ? n : io_faults.short_bytes, at);
+        return __real_pread(fd, buf, n < most ? n : most, at);
     case IO_FAULT_EOF:
         return 0;
     default:
@@ -108,7 +125,7 @@ int __wrap_io_uring_submit(struct io_uring *ring);
 int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
 {
     if (io_faults.uring_init_error) {
-        atomic_fetch_add(&io_faults.n_injected, 1);
+        io_faults_count();
         return io_faults.uring_init_error;
     }
     return __real_io_uring_queue_init(entries, ring, flags);
@@ -119,19 +136,20 @@ int __wrap_io_uring_submit(struct io_uring *ring)
 {
     if (io_faults.uring_submit_times) {
         io_faults.uring_submit_times -= io_faults.uring_submit_times > 0;
-        atomic_fetch_add(&io_faults.n_injected, 1);
+        io_faults_count();
         return io_faults.uring_submit_error;
     }
     for (unsigned i = ring->sq.sqe_head; i != ring->sq.sqe_tail; i++) {
         struct io_uring_sqe *sqe = &ring->sq.sqes[i & (ring->sq.ring_entries - 1)];
-        switch (io_faults_next()) {
+        size_t most;
+        switch (io_faults_next(&most)) {
         case IO_FAULT_ERROR:
             sqe->flags &= (unsigned char)~IOSQE_FIXED_FILE;
             sqe->fd = -1;
             break;
         case IO_FAULT_SHORT:
-            if (sqe->len > io_faults.short_bytes)
-                sqe->len = (unsigned)io_faults.short_bytes;
+            if (sqe->len > most)
+                sqe->len = (unsigned)most;
             break;
         case IO_FAULT_EOF:
             sqe->len = 0;
