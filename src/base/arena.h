@@ -8,7 +8,7 @@
 #include "base/err.h"
 
 struct pg_arena {
-    char *base;       /* NULL: measuring */
+    char *base;        /* NULL: measuring */
     size_t size, used; /* bytes */
 };
 

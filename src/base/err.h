@@ -11,7 +11,8 @@
 
 #define PG_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
-/* Fills *err (NULL is fine) and returns code, so that `return pg_fail(err, PG_EIO, "…")` reads well. */
+/* Fills *err (NULL is fine) and returns code, so that `return pg_fail(err, PG_EIO, "…")` reads
+ * well. */
 int pg_fail(struct pg_err *err, int code, const char *fmt, ...) PG_PRINTF(3, 4);
 /* The same for a failed system call: appends ": " and the text of errno `os_error`. */
 int pg_fail_os(struct pg_err *err, int code, int os_error, const char *fmt, ...) PG_PRINTF(4, 5);
@@ -35,7 +36,7 @@ _Noreturn void pg_assert_failed(const char *file, int line, const char *expr);
     } while (0)
 
 #define PG_COUNT(array) (sizeof(array) / sizeof((array)[0]))
-#define PG_MIN(a, b) ((a) < (b) ? (a) : (b))
-#define PG_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define PG_MIN(a, b)    ((a) < (b) ? (a) : (b))
+#define PG_MAX(a, b)    ((a) > (b) ? (a) : (b))
 
 #endif

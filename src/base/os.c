@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Clock, pages, memory limits and atomic files on Linux.
- *
- * The memory limit of a cgroup is found as a program in a container must find it: the group's path
- * comes from /proc/self/cgroup, the place where its file system is mounted from
- * /proc/self/mountinfo, and every directory from the group up to that mount can hold a limit. Where
- * the path is not visible under the mount (another cgroup namespace), the mount itself is the
- * group.
+ * Clock, pages, what this machine has and leaves, and atomic files on Linux.
  */
 #include "base/os.h"
 
@@ -82,7 +76,7 @@ void *pg_calloc(size_t n, size_t size_bytes)
     return calloc(PG_MAX(total, (size_t)1), 1);
 }
 
-int pg_os_n_cpu(void)
+static int affinity(void)
 {
     for (int n_max = 1024; n_max <= 1 << 20; n_max *= 4) {
         cpu_set_t *set = CPU_ALLOC((size_t)n_max);
@@ -101,11 +95,17 @@ int pg_os_n_cpu(void)
     return n > 0 ? (int)n : 1;
 }
 
+int pg_os_n_cpu(void)
+{
+    int n = affinity(), quota = pg_os_cpu_quota("");
+
+    return quota ? PG_MIN(n, quota) : n;
+}
+
 /* ---- memory limits */
 
-/* Whole text of a small file, zero-terminated; NULL when it cannot be read. Files of /proc have no
- * size, so the buffer grows. */
-static char *read_text(const char *path)
+/* Files of /proc have no size, so the buffer grows. */
+char *pg_os_read_text(const char *path)
 {
     size_t n = 0, room = 4096;
     char *text = malloc(room);
@@ -137,19 +137,7 @@ static char *read_text(const char *path)
     return NULL;
 }
 
-static char *read_text_in(const char *dir, const char *name)
-{
-    char *path = NULL, *text = NULL;
-
-    if (asprintf(&path, "%s/%s", dir, name) >= 0) {
-        text = read_text(path);
-        free(path);
-    }
-    return text;
-}
-
-/* The number after `key` at the beginning of a line; `none` when there is no such line. */
-static uint64_t number_after(const char *text, const char *key, uint64_t none)
+uint64_t pg_os_number_after(const char *text, const char *key, uint64_t none)
 {
     size_t n = strlen(key);
 
@@ -162,229 +150,11 @@ static uint64_t number_after(const char *text, const char *key, uint64_t none)
     return none;
 }
 
-/* A limit file holds a number or "max". Version 1 writes a number near 2^63 for "none". */
-static uint64_t read_limit(const char *dir, const char *name)
-{
-    char *text = read_text_in(dir, name), *end;
-    uint64_t v = UINT64_MAX;
-
-    if (text) {
-        uint64_t n = strtoull(text, &end, 10);
-        if (end != text && n < 1ull << 60)
-            v = n;
-    }
-    free(text);
-    return v;
-}
-
-struct group_files { /* where each version of the file system keeps its numbers */
-    const char *limit[2], *usage, *inactive, *active;
-};
-static const struct group_files group_v1 = {
-    {"memory.limit_in_bytes", "memory.limit_in_bytes"},
-    "memory.usage_in_bytes",
-    "total_inactive_file",
-    "total_active_file",
-};
-static const struct group_files group_v2 = {
-    {"memory.max", "memory.high"},
-    "memory.current",
-    "inactive_file",
-    "active_file",
-};
-
-static void apply_group(const char *dir, const struct group_files *f, struct pg_os_memory *m)
-{
-    char *stat = read_text_in(dir, "memory.stat");
-    uint64_t limit = PG_MIN(read_limit(dir, f->limit[0]), read_limit(dir, f->limit[1]));
-
-    if (limit != UINT64_MAX) {
-        uint64_t usage = read_limit(dir, f->usage);
-        uint64_t cache = number_after(stat, f->inactive, 0) + number_after(stat, f->active, 0);
-        usage = usage == UINT64_MAX ? 0 : usage;
-        usage -= PG_MIN(usage, cache);
-        m->limit = PG_MIN(m->limit, limit);
-        m->available = PG_MIN(m->available, limit - PG_MIN(limit, usage));
-    }
-    /* Version 1 tells here about limits of parents that a container cannot see. */
-    m->limit = PG_MIN(m->limit, number_after(stat, "hierarchical_memory_limit", UINT64_MAX));
-    free(stat);
-}
-
-static bool list_has(const char *list, size_t n, char separator, const char *item)
-{
-    size_t len = strlen(item);
-
-    while (n) {
-        const char *end = memchr(list, separator, n);
-        size_t k = end ? (size_t)(end - list) : n;
-        if (k == len && !memcmp(list, item, len))
-            return true;
-        k += end != NULL;
-        list += k;
-        n -= k;
-    }
-    return false;
-}
-
-/* The path of our memory group, of version 1 or 2, from the text of /proc/self/cgroup. The text is
- * cut in place. NULL: none. */
-static char *group_path(char *text, bool v2)
-{
-    for (char *line = text; line && *line;) {
-        char *next = strchr(line, '\n');
-        char *list = strchr(line, ':');
-        char *path = list ? strchr(list + 1, ':') : NULL;
-        bool found = false;
-        if (path && (!next || path < next)) {
-            size_t n = (size_t)(path - list - 1);
-            found = v2 ? n == 0 && line[0] == '0' && list == line + 1
-                       : list_has(list + 1, n, ',', "memory");
-        }
-        if (found) {
-            if (next)
-                *next = 0;
-            return path + 1;
-        }
-        line = next ? next + 1 : NULL;
-    }
-    return NULL;
-}
-
-struct mount {
-    char *root, *point; /* borrowed from the line, unescaped */
-    bool is_v1_memory, is_v2;
-};
-
-/* mountinfo writes space, tab, newline and backslash as three octal digits. */
-static void unescape(char *s)
-{
-    char *to = s;
-
-    for (; *s; s++) {
-        if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] >= '0' && s[2] <= '7' &&
-            s[3] >= '0' && s[3] <= '7') {
-            *to++ = (char)((s[1] - '0') * 64 + (s[2] - '0') * 8 + (s[3] - '0'));
-            s += 3;
-        } else {
-            *to++ = *s;
-        }
-    }
-    *to = 0;
-}
-
-/* id parent major:minor root point options [tags…] - type source super-options */
-static bool parse_mount(char *line, struct mount *m)
-{
-    char *dash = strstr(line, " - "), *save = NULL;
-    char *field[5], *type, *super;
-
-    if (!dash)
-        return false;
-    *dash = 0;
-    for (int i = 0; i < 5; i++) {
-        field[i] = strtok_r(i ? NULL : line, " ", &save);
-        if (!field[i])
-            return false;
-    }
-    type = strtok_r(dash + 3, " ", &save);
-    if (!type || !strtok_r(NULL, " ", &save))
-        return false;
-    super = strtok_r(NULL, " ", &save);
-    m->root = field[3];
-    m->point = field[4];
-    unescape(m->root);
-    unescape(m->point);
-    m->is_v2 = !strcmp(type, "cgroup2");
-    m->is_v1_memory =
-        !strcmp(type, "cgroup") && super && list_has(super, strlen(super), ',', "memory");
-    return true;
-}
-
-/* What follows the mount's root in the group's path; NULL when the group is not under that root. */
-static const char *path_under(const char *root, const char *path)
-{
-    size_t n = strlen(root);
-
-    while (n && root[n - 1] == '/')
-        n--;
-    if (strncmp(root, path, n) || (path[n] && path[n] != '/') || strstr(path, "/.."))
-        return NULL;
-    return path + n;
-}
-
-/* Applies every directory from the group up to the mount. */
-static void apply_chain(const char *root, const struct mount *mount, const char *under,
-                        const struct group_files *files, struct pg_os_memory *m)
-{
-    char *dir = NULL;
-    int n_base, n = asprintf(&dir, "%s%s%n%s", root, mount->point, &n_base, under ? under : "");
-
-    if (n < 0)
-        return;
-    for (;;) {
-        while (n > n_base && dir[n - 1] == '/')
-            dir[--n] = 0;
-        apply_group(dir, files, m);
-        if (n <= n_base)
-            break;
-        while (n > n_base && dir[n - 1] != '/')
-            dir[--n] = 0;
-    }
-    free(dir);
-}
-
-/* Applies the mount that shows the group best: one that has it below its root, else any. */
-static void apply_version(const char *root, char *mounts, char *cgroups, bool v2,
-                          struct pg_os_memory *m)
-{
-    const char *path = group_path(cgroups, v2), *under = NULL;
-    struct mount best = {0};
-    char *save = NULL;
-
-    if (!path)
-        return;
-    for (char *line = strtok_r(mounts, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-        struct mount one;
-        if (!parse_mount(line, &one) || !(v2 ? one.is_v2 : one.is_v1_memory))
-            continue;
-        const char *u = path_under(one.root, path);
-        if (!best.point || (u && !under)) {
-            best = one;
-            under = u;
-        }
-    }
-    if (best.point)
-        apply_chain(root, &best, under, v2 ? &group_v2 : &group_v1, m);
-}
-
-void pg_os_memory_read(const char *root, struct pg_os_memory *out)
-{
-    char proc[4096];
-    char *info;
-
-    snprintf(proc, sizeof(proc), "%s/proc", root);
-    info = read_text_in(proc, "meminfo");
-    out->total = number_after(info, "MemTotal", 0) * 1024;
-    out->limit = out->total ? out->total : UINT64_MAX;
-    out->available = number_after(info, "MemAvailable", out->limit / 1024) * 1024;
-    free(info);
-    for (int v2 = 0; v2 < 2; v2++) {
-        char *cgroups = read_text_in(proc, "self/cgroup");
-        char *mounts = read_text_in(proc, "self/mountinfo");
-        if (cgroups && mounts)
-            apply_version(root, mounts, cgroups, v2, out);
-        free(cgroups);
-        free(mounts);
-    }
-    out->available = PG_MIN(out->available, out->limit);
-}
-
 /* The value of a "VmX: N kB" line of our status, in bytes; 0 when it is not there. */
 static uint64_t status_bytes(const char *key)
 {
-    char *text = read_text("/proc/self/status");
-    uint64_t kib = number_after(text, key, 0);
+    char *text = pg_os_read_text("/proc/self/status");
+    uint64_t kib = pg_os_number_after(text, key, 0);
 
     free(text);
     return kib * 1024;

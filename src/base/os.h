@@ -27,20 +27,28 @@ void *pg_calloc(size_t n, size_t size_bytes);
 #define pg_cpu_relax() __asm__ volatile("" ::: "memory")
 #endif
 
-int pg_os_n_cpu(void);                  /* that this process may run on */
-uint64_t pg_os_memory_total(void);      /* of the machine */
+int pg_os_n_cpu(void);             /* that this process may run on, and no more than its quota */
+uint64_t pg_os_memory_total(void); /* of the machine */
 /* The smallest of cgroup v1 and v2 limits up the tree (max and high), RLIMIT_AS and the machine. */
 uint64_t pg_os_memory_limit(void);
-/* Of that, what is left now: the limit less what others in the group hold that cannot be reclaimed. */
+/* Of that, what is left now: the limit less what others in the group hold that cannot be reclaimed.
+ */
 uint64_t pg_os_memory_available(void);
 
 struct pg_os_memory {
     uint64_t total, limit, available; /* bytes */
 };
+/* The whole text of a small file, zero-terminated, for free(); NULL when it cannot be read. */
+char *pg_os_read_text(const char *path);
+/* The number after `key` at the beginning of a line; `none` when there is no such line. */
+uint64_t pg_os_number_after(const char *text, const char *key, uint64_t none);
+
 /* The three numbers above as the files under `root` ("" for this machine) tell them: proc/meminfo,
  * proc/self/cgroup, proc/self/mountinfo, and the cgroup file systems that those name. RLIMIT_AS is
  * not in it. */
 void pg_os_memory_read(const char *root, struct pg_os_memory *out);
+/* Processors' worth of time that the smallest quota up the tree gives, rounded up; 0: no quota. */
+int pg_os_cpu_quota(const char *root);
 
 uint64_t pg_os_rss(void); /* resident memory of this process now (VmRSS) */
 
@@ -51,7 +59,8 @@ struct pg_outfile {
 };
 int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err);
 int pg_outfile_write(struct pg_outfile *f, const void *data, size_t n, struct pg_err *err);
-int pg_outfile_commit(struct pg_outfile *f, struct pg_err *err); /* fsync, rename, fsync directory */
-void pg_outfile_abandon(struct pg_outfile *f);                   /* fine after commit */
+int pg_outfile_commit(struct pg_outfile *f,
+                      struct pg_err *err);     /* fsync, rename, fsync directory */
+void pg_outfile_abandon(struct pg_outfile *f); /* fine after commit */
 
 #endif

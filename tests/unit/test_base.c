@@ -393,6 +393,28 @@ static void test_cgroup_names(void **state)
     expect(MIB(16384), MIB(8192));
 }
 
+static void test_cpu_quota(void **state)
+{
+    (void)state;
+    new_machine();
+    assert_int_equal(pg_os_cpu_quota(root), 0);
+    set("/proc/self/cgroup", "9:cpu,cpuacct:/a/b\n4:memory:/a/b\n0::/c\n");
+    set("/proc/self/mountinfo",
+        "31 24 0:28 / /cg/cpu rw - cgroup cgroup rw,cpu,cpuacct\n" MOUNT_V2("/"));
+    set("/cg/cpu/a/b/cpu.cfs_quota_us", "-1\n");
+    set("/cg/cpu/a/b/cpu.cfs_period_us", "100000\n");
+    assert_int_equal(pg_os_cpu_quota(root), 0);
+    set("/cg/cpu/a/cpu.cfs_quota_us", "250000\n");
+    set("/cg/cpu/a/cpu.cfs_period_us", "100000\n");
+    assert_int_equal(pg_os_cpu_quota(root), 3);
+    set("/cg/unified/c/cpu.max", "max 100000\n");
+    assert_int_equal(pg_os_cpu_quota(root), 3);
+    set("/cg/unified/c/cpu.max", "50000 100000\n");
+    assert_int_equal(pg_os_cpu_quota(root), 1);
+    set("/cg/unified/c/cpu.max", "50000 0\n");
+    assert_int_equal(pg_os_cpu_quota(root), 3);
+}
+
 static void test_this_machine(void **state)
 {
     (void)state;
@@ -690,23 +712,15 @@ static void test_trace_ring(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_quote),
-        cmocka_unit_test(test_pool),
-        cmocka_unit_test(test_pool_waits),
-        cmocka_unit_test(test_pool_open),
-        cmocka_unit_test(test_pages),
-        cmocka_unit_test(test_no_cgroup),
-        cmocka_unit_test(test_cgroup_v1),
-        cmocka_unit_test(test_cgroup_v2),
-        cmocka_unit_test(test_cgroup_containers),
-        cmocka_unit_test(test_cgroup_names),
-        cmocka_unit_test(test_this_machine),
-        cmocka_unit_test(test_address_space_limit),
-        cmocka_unit_test(test_peak_rss),
-        cmocka_unit_test(test_outfile),
-        cmocka_unit_test(test_outfile_fails),
-        cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_errors),        cmocka_unit_test(test_quote),
+        cmocka_unit_test(test_pool),          cmocka_unit_test(test_pool_waits),
+        cmocka_unit_test(test_pool_open),     cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_no_cgroup),     cmocka_unit_test(test_cgroup_v1),
+        cmocka_unit_test(test_cgroup_v2),     cmocka_unit_test(test_cgroup_containers),
+        cmocka_unit_test(test_cgroup_names),  cmocka_unit_test(test_cpu_quota),
+        cmocka_unit_test(test_this_machine),  cmocka_unit_test(test_address_space_limit),
+        cmocka_unit_test(test_peak_rss),      cmocka_unit_test(test_outfile),
+        cmocka_unit_test(test_outfile_fails), cmocka_unit_test(test_trace),
         cmocka_unit_test(test_trace_ring),
     };
 
