@@ -82,7 +82,7 @@ PG_INLINE __m512 sixteen_dots(load_fn *load, struct pg_tile *t, int first, int n
         s[j] = _mm512_setzero_ps();
     for (; i + 16 <= (size_t)n; i += 16) {
         if (fetch_bytes)
-            pg_tile_fetch(t, fetch_bytes);
+            pg_tile_fetch(t, (i + 48) * fetch_bytes, 16 * fetch_bytes);
         add_16(load, row, n_rows, x, i, 0xffff, s);
     }
     if (n % 16)
@@ -100,7 +100,7 @@ PG_INLINE void one_token(load_fn *load, const struct pg_matmul *m, struct pg_til
                          int j, size_t value_bytes)
 {
     const float *x = token(m, j);
-    size_t fetch_bytes = j ? 0 : value_bytes * 16 * PG_LANES;
+    size_t fetch_bytes = j ? 0 : value_bytes;
     __m512 y = sixteen_dots(load, t, 0, PG_LANES, &x, m->x->n, fetch_bytes);
     _mm512_mask_storeu_ps(m->y + (size_t)j * m->y_stride + row, pg_first_lanes(t->n_rows), y);
 }

@@ -7,7 +7,7 @@
  *                                      repeated in all lanes; scales, once a block
  *
  * Nothing is summed across lanes, so float sums run over the blocks in the written order. One
- * token takes the same way: unpacking is cheap enough to keep up with memory.
+ * token takes another way, see avx512_decode.h: the same sums with fewer instructions a byte.
  */
 #include "cpu/x86/avx512.h"
 #include "cpu/x86/avx512_panel.h"
@@ -31,6 +31,7 @@ struct format {
     int block, block_bytes;
     pg_unpack_fn *unpack;
     group_fn *const *group; /* [GROUP + 1], by number of tokens */
+    pg_decode_fn *decode;
 };
 
 /* ------------------------------------------------------------------ blocks of 256 ----------- */
@@ -172,16 +173,16 @@ TABLE(less_16)
 TABLE(less_128)
 
 static const struct format formats[PG_TYPE_LIMIT] = {
-    [PG_TYPE_Q4_0] = {32, 18, pg_avx512_q4_0, less_8},
-    [PG_TYPE_Q4_1] = {32, 20, pg_avx512_q4_1, plus_min},
-    [PG_TYPE_Q5_0] = {32, 22, pg_avx512_q5_0, less_16},
-    [PG_TYPE_Q5_1] = {32, 24, pg_avx512_q5_1, plus_min},
-    [PG_TYPE_Q8_0] = {32, 34, pg_avx512_q8_0, less_128},
-    [PG_TYPE_Q2_K] = {256, 84, pg_avx512_q2_k, by_16_min},
-    [PG_TYPE_Q3_K] = {256, 110, pg_avx512_q3_k, by_16},
-    [PG_TYPE_Q4_K] = {256, 144, pg_avx512_q4_k, by_32_min},
-    [PG_TYPE_Q5_K] = {256, 176, pg_avx512_q5_k, by_32_min},
-    [PG_TYPE_Q6_K] = {256, 210, pg_avx512_q6_k, by_16},
+    [PG_TYPE_Q4_0] = {32, 18, pg_avx512_q4_0, less_8, pg_avx512_decode_q4_0},
+    [PG_TYPE_Q4_1] = {32, 20, pg_avx512_q4_1, plus_min, pg_avx512_decode_q4_1},
+    [PG_TYPE_Q5_0] = {32, 22, pg_avx512_q5_0, less_16, pg_avx512_decode_q5_0},
+    [PG_TYPE_Q5_1] = {32, 24, pg_avx512_q5_1, plus_min, pg_avx512_decode_q5_1},
+    [PG_TYPE_Q8_0] = {32, 34, pg_avx512_q8_0, less_128, pg_avx512_decode_q8_0},
+    [PG_TYPE_Q2_K] = {256, 84, pg_avx512_q2_k, by_16_min, pg_avx512_decode_q2_k},
+    [PG_TYPE_Q3_K] = {256, 110, pg_avx512_q3_k, by_16, pg_avx512_decode_q3_k},
+    [PG_TYPE_Q4_K] = {256, 144, pg_avx512_q4_k, by_32_min, pg_avx512_decode_q4_k},
+    [PG_TYPE_Q5_K] = {256, 176, pg_avx512_q5_k, by_32_min, pg_avx512_decode_q5_k},
+    [PG_TYPE_Q6_K] = {256, 210, pg_avx512_q6_k, by_16, pg_avx512_decode_q6_k},
 };
 
 /* ------------------------------------------------------------------ driver ------------------ */
@@ -231,7 +232,8 @@ static void tile_batch(const struct pg_matmul *m, const struct format *f, struct
     int n_blocks = m->x->n / f->block;
     for (int i = 0; i < n_blocks; i += step) {
         int n = PG_MIN(step, n_blocks - i);
-        pg_tile_fetch(tile, (size_t)(n * f->block_bytes * PG_LANES));
+        pg_tile_fetch(tile, (size_t)((i + 3 * step) * f->block_bytes),
+                      (size_t)(n * f->block_bytes));
         f->unpack(&panel, tile, (size_t)i * (size_t)f->block_bytes, n);
         batch_step(b, m, f, &panel, i * f->block, n);
     }
@@ -241,7 +243,7 @@ static void matmul(const struct pg_matmul *m, int row0, int row1)
 {
     const struct format *f = &formats[m->type];
     if (m->n_tok == 1) {
-        pg_avx512_decode(m, row0, row1);
+        f->decode(m, row0, row1);
         return;
     }
     struct pg_tile tile;

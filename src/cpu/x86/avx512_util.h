@@ -55,6 +55,17 @@ PG_INLINE __m512 pg_scaled(__m512 d, const float *dx, __m512i sum)
     return _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(*dx)), _mm512_cvtepi32_ps(sum));
 }
 
+/* v[k]: lanes of rows 4 i + k. c[j] lane r: dword j of row r. */
+PG_INLINE void pg_transpose_rows(const __m512i v[4], __m512i c[4])
+{
+    __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
+    __m512i e = _mm512_unpacklo_epi32(v[2], v[3]), f = _mm512_unpackhi_epi32(v[2], v[3]);
+    c[0] = _mm512_unpacklo_epi64(a, e);
+    c[1] = _mm512_unpackhi_epi64(a, e);
+    c[2] = _mm512_unpacklo_epi64(b, f);
+    c[3] = _mm512_unpackhi_epi64(b, f);
+}
+
 /* The half floats in the low 16 bits of each lane. */
 PG_INLINE __m512 pg_f16_lanes(__m512i v)
 {
