@@ -244,15 +244,6 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     }
 }
 
-uint64_t pg_store_slab_bytes(const struct pg_store *s, int slot, unsigned slabs)
-{
-    uint64_t n = 0;
-    for (int k = 0; k < PG_SLABS; k++)
-        if (slabs >> k & 1)
-            n += s->reads[slot * PG_SLABS + k].size;
-    return n;
-}
-
 bool pg_store_submit(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
@@ -261,9 +252,8 @@ bool pg_store_submit(struct pg_store *s, int slot)
         return false;
     it->todo &= (uint8_t) ~(1u << k);
     it->pending |= (uint8_t)(1u << k);
-    s->n_hint_pending += it->waits;
-    if (it->waits && it->guess)
-        s->guess_pending += s->reads[slot * PG_SLABS + k].size;
+    *(it->waits ? &s->n_hint_pending : &s->n_demand_pending) += 1;
+    pg_store_watch(s, NULL);
     return true;
 }
 
@@ -331,16 +321,14 @@ static void read_done(struct pg_store *s, struct pg_read *r)
     int slot = (int)(it - s->slots);
     int k = (int)(r - s->reads) - slot * PG_SLABS;
     it->pending &= (uint8_t) ~(1u << k);
-    s->n_hint_pending -= it->waits;
-    if (it->waits && it->guess)
-        s->guess_pending -= r->size;
+    *(it->waits ? &s->n_hint_pending : &s->n_demand_pending) -= 1;
+    pg_store_watch(s, r);
     it->begin_ns = PG_MIN(it->begin_ns, r->begin_ns);
     if (r->os_error) {
         s->stats.read_errors++;
         it->failed |= (uint8_t)(1u << k);
     } else {
         s->stats.bytes_read += r->size;
-        it->done |= (uint8_t)(1u << k);
         if (it->by_hint)
             s->stats.hint_bytes_read += r->size;
         if (it->guess)
@@ -424,8 +412,8 @@ static void join(struct pg_store *s, int slot)
     struct slot *it = &s->slots[slot];
     if (it->waits) {
         s->n_hint_pending -= __builtin_popcount(it->pending);
-        if (it->guess)
-            s->guess_pending -= pg_store_slab_bytes(s, slot, it->pending);
+        s->n_demand_pending += __builtin_popcount(it->pending);
+        pg_store_watch(s, NULL);
     }
     it->waits = false;
     if (s->hint_slot == slot) {
@@ -482,8 +470,6 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
         s->ids[i] = ids[i];
         want_id(s, i);
     }
-    if (s->wave.n_missing)
-        pg_store_hint_delayed(s);
     pg_store_hint_forget(s, block);
     pump(s);
 }

@@ -21,8 +21,7 @@ static void check_slot(const struct pg_store *s, int slot)
         return;
     }
     PG_ASSERT(it->state == SLOT_LOADING && !it->pinned);
-    PG_ASSERT(!(it->todo & it->failed) && !(it->pending & (it->todo | it->failed | it->done)));
-    PG_ASSERT(!(it->done & (it->todo | it->failed)));
+    PG_ASSERT(!(it->todo & it->failed) && !(it->pending & (it->todo | it->failed)));
     PG_ASSERT((it->pending || it->todo));
     PG_ASSERT(!it->todo || it->queued || s->hint_slot == slot);
     PG_ASSERT(!it->queued || (it->todo && it->wave >= 0 && !it->waits));
@@ -31,7 +30,6 @@ static void check_slot(const struct pg_store *s, int slot)
 
 static void check_slots(const struct pg_store *s)
 {
-    uint64_t guess_pending = 0;
     int n_free = 0, n_pending = 0, n_hint_pending = 0, n_queued = 0, n_keys = 0;
     for (int slot = 0; slot < s->opt.n_slots; slot++) {
         const struct slot *it = &s->slots[slot];
@@ -40,15 +38,14 @@ static void check_slots(const struct pg_store *s)
         n_pending += __builtin_popcount(it->pending);
         n_hint_pending += it->waits ? __builtin_popcount(it->pending) : 0;
         n_queued += it->queued;
-        if (it->waits && it->guess)
-            guess_pending += pg_store_slab_bytes(s, slot, it->pending);
     }
     PG_ASSERT(n_free == s->n_free);
     for (int i = 0; i < n_free; i++)
         PG_ASSERT(s->slots[s->free_slots[i]].state == SLOT_FREE);
     PG_ASSERT(n_pending == pg_io_n_pending(s->opt.io));
     PG_ASSERT(n_hint_pending == s->n_hint_pending);
-    PG_ASSERT(guess_pending == s->guess_pending);
+    PG_ASSERT(n_pending - n_hint_pending == s->n_demand_pending);
+    PG_ASSERT(s->alone == (s->n_hint_pending && !s->n_demand_pending));
     PG_ASSERT(n_queued == s->n_queue);
     for (int i = 0; i < n_queued; i++)
         PG_ASSERT(s->slots[s->queue[(s->queue_head + i) % s->opt.n_slots]].queued);

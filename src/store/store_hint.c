@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT
  * What is read ahead of demand, and whether that pays.
  *
- * A hinted read is submitted only when no demand waits for the disk, so its time is the disk's idle
- * time, and every byte of it that is wanted later is a byte that nobody has to wait for: a gain. A
- * loss is what it makes others wait: the bytes of guesses under way when a wave has to read (half
- * of them, as they are halfway on average), an expert that left for a guess and is demanded within
- * a cycle, and an eighth of all that was read for nothing, for the memory and processor time that
- * it took. Disk time is proportional to bytes, so both are counted in bytes. When a window of
- * decode steps has lost more than it has gained, guesses are not read any more for some windows
- * (what they say still guides eviction), then tried for one window again; each failure doubles the
- * pause. Certain hints are not guesses: what they say will be wanted, so they are always read.
+ * Reading a guess pays with time in which the disk would have been idle, and costs the reads that
+ * were for nothing. A guess that comes true is neither: its bytes had to be read anyway. So, with
+ * bytes for disk time, guesses pay in a window of decode steps when
+ *
+ *     bytes read while only hinted reads were under way  >  bytes read for nothing
+ *
+ * where the left side is the time when that was so, times the bandwidth of the window, and the
+ * right side includes experts that left for a guess and were demanded within a cycle. If they do
+ * not pay, guesses are not read for some windows (what they say still guides eviction), then tried
+ * for one window again; each failure doubles the pause. Certain hints are always read.
  */
 #include "store/store_impl.h"
 
@@ -130,33 +131,48 @@ void pg_store_hint_pump(struct pg_store *s)
 
 void pg_store_hint_used(struct pg_store *s, int slot)
 {
-    const struct slot *it = &s->slots[slot];
-    s->stats.hint_bytes_used += pg_store_expert_bytes(s, it->key);
-    if (!it->guess)
+    uint64_t bytes = pg_store_expert_bytes(s, s->slots[slot].key);
+    s->stats.hint_bytes_used += bytes;
+    if (s->slots[slot].guess)
+        s->check.used += bytes;
+}
+
+/* A read has begun, or has ended, or has become one on demand. */
+void pg_store_watch(struct pg_store *s, const struct pg_read *ended)
+{
+    bool alone = s->n_hint_pending && !s->n_demand_pending;
+    if (alone == s->alone)
         return;
-    s->check.used += pg_store_expert_bytes(s, it->key);
-    s->check.gained += pg_store_slab_bytes(s, slot, it->done);
+    uint64_t now = ended ? ended->end_ns : pg_io_now(s->opt.io);
+    if (s->alone && now > s->alone_since_ns)
+        s->check.alone_ns += now - s->alone_since_ns;
+    s->alone = alone;
+    s->alone_since_ns = now;
 }
 
 void pg_store_hint_missed(struct pg_store *s, int key)
 {
     if (s->ghost[key] && s->n_waves - s->ghost[key] <= (uint32_t)s->opt.n_block)
-        s->check.lost += pg_store_expert_bytes(s, key);
+        s->check.evicted += pg_store_expert_bytes(s, key);
     s->ghost[key] = 0;
 }
 
-void pg_store_hint_delayed(struct pg_store *s)
+static bool window_pays(const struct pg_store *s)
 {
-    s->check.lost += s->guess_pending / 2;
+    const struct self_check *c = &s->check;
+    uint64_t busy_ns = pg_io_busy_ns(s->opt.io) - c->busy0_ns;
+    double bytes_per_ns = busy_ns ? (double)(s->stats.bytes_read - c->bytes0) / (double)busy_ns : 0;
+    double idle = PG_MIN((double)c->alone_ns * bytes_per_ns, (double)c->read);
+    uint64_t in_vain = (c->read > c->used ? c->read - c->used : 0) + c->evicted;
+    return idle >= (double)in_vain;
 }
 
 static void close_window(struct pg_store *s)
 {
     struct self_check *c = &s->check;
-    uint64_t lost = c->lost + (c->read > c->used ? (c->read - c->used) / 8 : 0);
     if (c->pause > 0) {
         s->stats.hints_active = --c->pause == 0;
-    } else if (c->read && c->gained < lost) {
+    } else if (c->read && !window_pays(s)) {
         s->stats.hints_active = false;
         c->pause = PG_MAX(c->next_pause, PAUSE_LEAST);
         c->next_pause = PG_MIN(2 * c->pause, PAUSE_MOST);
@@ -164,6 +180,8 @@ static void close_window(struct pg_store *s)
         c->next_pause = 0;
     }
     *c = (struct self_check){.pause = c->pause, .next_pause = c->next_pause};
+    c->bytes0 = s->stats.bytes_read;
+    c->busy0_ns = pg_io_busy_ns(s->opt.io);
 }
 
 void pg_store_step(struct pg_store *s, bool is_decode)

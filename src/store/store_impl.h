@@ -48,10 +48,13 @@ struct hint {
     bool certain;
 };
 
-/* Whether guessed reads pay; see store_hint.c. In bytes, of this window. */
+/* Whether guessed reads pay; see store_hint.c. Counts of this window of decode steps. */
 struct self_check {
-    uint64_t gained, lost, read, used;
-    int n_steps;    /* decode steps of this window so far */
+    uint64_t read, used;       /* bytes of guesses */
+    uint64_t evicted;          /* bytes demanded again soon after they left for a guess */
+    uint64_t alone_ns;         /* with hinted reads under way and no others */
+    uint64_t bytes0, busy0_ns; /* all bytes read and the io's busy time when the window began */
+    int n_steps;
     int pause;      /* windows still to be passed without guessed reads */
     int next_pause; /* windows to pass when they do not pay again */
 };
@@ -78,13 +81,14 @@ struct pg_store {
     int32_t *queue; /* ring of slots with reads to submit on demand, [n_slots] */
     int queue_head, n_queue;
 
-    struct hint *hints;     /* [n_block] */
-    int32_t *hint_ids;      /* [n_block][n_expert] */
-    uint8_t *hinted;        /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
-    int n_hints_queued;     /* over all blocks */
-    int hint_slot;          /* slot whose hinted reads are partly submitted, -1 */
-    int n_hint_pending;     /* reads under way of slots that wait */
-    uint64_t guess_pending; /* bytes of those that are guesses */
+    struct hint *hints;                   /* [n_block] */
+    int32_t *hint_ids;                    /* [n_block][n_expert] */
+    uint8_t *hinted;                      /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
+    int n_hints_queued;                   /* over all blocks */
+    int hint_slot;                        /* slot whose hinted reads are partly submitted, -1 */
+    int n_demand_pending, n_hint_pending; /* reads under way; hint: of slots that wait */
+    bool alone;                           /* only hinted reads are under way */
+    uint64_t alone_since_ns;
     uint32_t n_waves;
     uint32_t *ghost; /* [n_block * n_expert] n_waves when it left for a guess, 0: it did not */
     struct self_check check;
@@ -99,17 +103,15 @@ void pg_store_mark(struct pg_store *s, int slot); /* may_demand and may_hint ane
 void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint);
 bool pg_store_submit(struct pg_store *s, int slot);  /* one read; false: the io is full */
 void pg_store_arrived(struct pg_store *s, int slot); /* it is ready */
-int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted);          /* empty, or -1 */
-uint64_t pg_store_slab_bytes(const struct pg_store *s, int slot, unsigned slabs); /* a set */
-uint64_t pg_store_expert_bytes(const struct pg_store *s, int key); /* that a load reads */
+int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted); /* empty, or -1 */
+uint64_t pg_store_expert_bytes(const struct pg_store *s, int key);       /* that a load reads */
 
 /* store_hint.c */
 void pg_store_hint_forget(struct pg_store *s, int block);
 void pg_store_hint_pump(struct pg_store *s);
-/* For the self-check: a warned expert is wanted; a missing one is; a wave has missing ones; an
- * expert has left for a guess. */
+/* For the self-check: a warned expert is wanted; a missing one is; reads began or ended. */
 void pg_store_hint_used(struct pg_store *s, int slot);
 void pg_store_hint_missed(struct pg_store *s, int key);
-void pg_store_hint_delayed(struct pg_store *s);
+void pg_store_watch(struct pg_store *s, const struct pg_read *ended);
 
 #endif
