@@ -104,7 +104,7 @@ int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned fla
     if (n_text > INT32_MAX / 4)
         return pg_fail(err, PG_EARG, "text has %zu bytes, wanted at most %d", n_text,
                        INT32_MAX / 4);
-    rc = encode(&e, (struct pg_str){text, n_text}, flags, err);
+    rc = encode(&e, (struct pg_str){n_text ? text : "", n_text}, flags, err);
     pg_joiner_fini(&e.join);
     pg_splitter_close(e.split);
     free(e.text);

@@ -9,7 +9,7 @@
 static struct bytes nfc(const char *s, size_t n)
 {
     struct pg_err err = {0};
-    struct bytes out = {malloc(PG_NFC_GROWTH * n + 1), 0};
+    struct bytes out = {malloc(PG_NFC_GROWTH * n + 1), 0, 0};
     assert_non_null(out.s);
     if (pg_nfc(s, n, out.s, &out.n, &err))
         fail_msg("%s", err.text);

@@ -70,7 +70,7 @@ static int check_vectors(const struct vectors *t)
     assert_non_null(out.s);
     while (*line) {
         const char *next = memmem(at, (size_t)(end - at), between, sizeof between - 1);
-        struct bytes text = {(char *)at, (size_t)((next ? next : end) - at)};
+        struct bytes text = {(char *)at, (size_t)((next ? next : end) - at), 0};
         check_vector(v, t->vocab, text, line);
         n++;
         line += strcspn(line, "\n");
@@ -263,18 +263,20 @@ static void test_any_bytes(void **state)
 static void add_piece(struct bytes *out, const struct pg_gguf *g, int32_t id, bool llama)
 {
     struct pg_str s = pg_gguf_string_at(g, pg_gguf_find(g, "tokenizer.ggml.tokens"), (uint64_t)id);
-    const int32_t *types = pg_gguf_find(g, "tokenizer.ggml.token_type")->data;
+    const char *types = pg_gguf_find(g, "tokenizer.ggml.token_type")->data;
+    int32_t type;
     unsigned value;
 
-    if (types[id] == 2 || types[id] == 3 || types[id] == 5)
+    memcpy(&type, types + (size_t)id * sizeof type, sizeof type);
+    if (type == 2 || type == 3 || type == 5)
         return;
-    if (types[id] == 6 && sscanf(s.s, "<0x%2X>", &value) == 1) {
+    if (type == 6 && sscanf(s.s, "<0x%2X>", &value) == 1) {
         bytes_add(out, &(char){(char)value}, 1);
         return;
     }
     for (size_t i = 0; i < s.n; i++) {
         unsigned char c = (unsigned char)s.s[i];
-        if (types[id] == 4 || (c < 0x80 && c > 0x20)) {
+        if (type == 4 || (c < 0x80 && c > 0x20)) {
             bytes_add(out, s.s + i, 1);
         } else if (llama && s.n - i >= 3 && !memcmp(s.s + i, "\xE2\x96\x81", 3)) {
             bytes_add(out, " ", 1);
@@ -357,9 +359,9 @@ static void test_long_runs(void **state)
     for (int p = 0; p < 4; p++) {
         pg_vocab *v = open_vocab(paths[p]);
         for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-            check_repeated(v, units[i], 50000);
+            check_repeated(v, units[i], 30000);
         check_repeated(v, "a", 200000);
-        check_repeated(v, "The quick brown fox, 12345 times. ", 1000000);
+        check_repeated(v, "The quick brown fox, 12345 times. ", 300000);
         pg_vocab_close(v);
     }
 }

@@ -16,7 +16,7 @@
 
 struct bytes {
     char *s;
-    size_t n;
+    size_t n, cap;
 };
 
 /* NULL s: no such file. The caller frees s, which has a zero behind it. */
@@ -39,8 +39,11 @@ static inline struct bytes file_bytes(const char *path)
 
 static inline void bytes_add(struct bytes *b, const void *s, size_t n)
 {
-    b->s = realloc(b->s, b->n + n + 1);
-    assert_non_null(b->s);
+    if (b->n + n + 1 > b->cap) {
+        b->cap = 2 * (b->n + n + 1);
+        b->s = realloc(b->s, b->cap);
+        assert_non_null(b->s);
+    }
     memcpy(b->s + b->n, s, n);
     b->n += n;
     b->s[b->n] = 0;
