@@ -30,6 +30,8 @@
 
 #include "quant/quant.h"
 
+#include <string.h>
+
 /* Rows of activations, rounded for the format they will meet. Row t of kind
  *   F32: f32 + t * n          Q8, Q8K: q + t * n, d + t * (n / block), sums + t * (n / 16)
  * `sums` are the sums of each 16 values of q, for formats whose values have an offset or minimum.
@@ -63,8 +65,7 @@ struct pg_kernels {
     int row_tile; /* a good multiple for row ranges handed to threads */
 
     /* Round n values (a multiple of 32, of 256). For each block, with amax the largest |x|:
-     *     amax < 2^-100     d = 0, q = 0
-     *     else              d = amax / 127, v = x * (127 / amax), q = v rounded half to even
+     *     v = x * (127 / amax), q = v rounded half to even, d as pg_act_scale below says,
      * with v above 127 or NaN made 127, then v below -127 made -127. amax compares the bits of |x|
      * as integers, so a NaN in the block makes d NaN. sums[i] is the sum of q[16 i .. 16 i + 15].
      */
@@ -126,5 +127,27 @@ struct pg_level {
 /* Levels above the reference, lowest first. Each builds on those before it. */
 extern const struct pg_level pg_levels[];
 extern const int pg_n_levels;
+
+/* What a block whose largest |x| is amax is multiplied by before rounding; *d is what its integers
+ * stand for. Blocks of 32 keep eleven bits of d and blocks of 256 the reciprocal of the multiplier:
+ * that is what the field's engines, which store the first as f16, multiply with, and rounding alike
+ * keeps our logits next to theirs. (A difference of 2^-12 here flips a few roundings of the next
+ * block's input, and grows from there to the size of the rounding itself.) */
+static inline float pg_act_scale(float amax, int block, float *d)
+{
+    *d = 0;
+    if (amax < 0x1p-100f)
+        return 0;
+    float scale = 127.0f / amax;
+    *d = block == 32 ? amax / 127.0f : 1.0f / scale;
+    uint32_t u;
+    memcpy(&u, d, sizeof u);
+    if (block == 32 && u < 0x7f800000) {
+        u += 0xfff + ((u >> 13) & 1);
+        u &= ~(uint32_t)0x1fff;
+        memcpy(d, &u, sizeof u);
+    }
+    return scale;
+}
 
 #endif

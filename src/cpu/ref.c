@@ -118,13 +118,9 @@ static void act_block(const float *x, int n, int8_t *q, float *d, int16_t *sums)
     uint32_t largest = 0;
     for (int i = 0; i < n; i++)
         largest = PG_MAX(largest, magnitude(x[i]));
-    float amax, scale = 0;
+    float amax;
     memcpy(&amax, &largest, sizeof amax);
-    *d = 0;
-    if (!(amax < 0x1p-100f)) {
-        *d = amax / 127.0f;
-        scale = 127.0f / amax;
-    }
+    float scale = pg_act_scale(amax, n, d);
     for (int i = 0; i < n; i++) {
         float v = x[i] * scale;
         v = v < 127.0f ? v : 127.0f;

@@ -205,12 +205,7 @@ PG_INLINE void act_block(const float *x, int n, int8_t *q, float *d, int16_t *su
     __m256i largest = _mm256_setzero_si256();
     for (int i = 0; i < n; i += 8)
         largest = larger(largest, _mm256_loadu_ps(x + i));
-    float amax = across_max(largest), scale = 0;
-    *d = 0;
-    if (!(amax < 0x1p-100f)) {
-        *d = amax / 127.0f;
-        scale = 127.0f / amax;
-    }
+    float scale = pg_act_scale(across_max(largest), n, d);
     for (int i = 0; i < n; i += 32)
         round_32(x + i, _mm256_set1_ps(scale), q + i, sums + i / 16);
 }

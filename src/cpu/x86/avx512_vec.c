@@ -33,11 +33,7 @@ static float block_scale(const float *x, int n, float *d)
     uint32_t bits = _mm512_reduce_max_epu32(largest);
     float amax;
     memcpy(&amax, &bits, sizeof amax);
-    *d = 0;
-    if (amax < 0x1p-100f)
-        return 0;
-    *d = amax / 127.0f;
-    return 127.0f / amax;
+    return pg_act_scale(amax, n, d);
 }
 
 PG_INLINE void round_block(const float *x, int n, int8_t *q, float *d, int16_t *sums)
