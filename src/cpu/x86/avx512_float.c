@@ -8,7 +8,11 @@
 #include "cpu/x86/avx512.h"
 #include "cpu/x86/avx512_tile.h"
 
-enum { DOTS = 16, SQUARE = 4 };
+enum {
+    DOTS = 16,
+    SQUARE = 4,
+    AHEAD = 2048, /* bytes of a row */
+};
 
 /* Values i to i + 15 of a row, those that the mask names. */
 typedef __m512 load_fn(const uint8_t *row, size_t i, __mmask16 lanes);
@@ -56,23 +60,23 @@ PG_INLINE __m512 fold(__m512 s[DOTS])
 PG_INLINE void add_16(load_fn *load, const uint8_t *const *row, int n_rows, const float *const *x,
                       size_t i, __mmask16 lanes, __m512 s[DOTS])
 {
-    __m512 w[DOTS];
-#pragma GCC unroll 16
-    for (int r = 0; r < n_rows; r++)
-        w[r] = load(row[r], i, lanes);
+    __m512 v[DOTS];
 #pragma GCC unroll 4
-    for (int j = 0; j < DOTS / n_rows; j++) {
-        __m512 v = _mm512_maskz_loadu_ps(lanes, x[j] + i);
+    for (int j = 0; j < DOTS / n_rows; j++)
+        v[j] = _mm512_maskz_loadu_ps(lanes, x[j] + i);
 #pragma GCC unroll 16
-        for (int r = 0; r < n_rows; r++)
-            s[j * n_rows + r] = _mm512_mask3_fmadd_ps(w[r], v, s[j * n_rows + r], lanes);
+    for (int r = 0; r < n_rows; r++) {
+        __m512 w = load(row[r], i, lanes);
+#pragma GCC unroll 4
+        for (int j = 0; j < DOTS / n_rows; j++)
+            s[j * n_rows + r] = _mm512_mask3_fmadd_ps(w, v[j], s[j * n_rows + r], lanes);
     }
 }
 
-/* Of n_rows rows of the tile, from `first` on, with 16 / n_rows tokens. fetch_bytes: of the next
- * tile, for each 16 values. */
+/* Of n_rows rows of the tile, from `first` on, with 16 / n_rows tokens. value_bytes: to have
+ * the next values ready in time; 0 if they are already. */
 PG_INLINE __m512 sixteen_dots(load_fn *load, struct pg_tile *t, int first, int n_rows,
-                              const float *const *x, int n, size_t fetch_bytes)
+                              const float *const *x, int n, size_t value_bytes)
 {
     const uint8_t *const *row = t->row + first;
     __m512 s[DOTS];
@@ -81,8 +85,8 @@ PG_INLINE __m512 sixteen_dots(load_fn *load, struct pg_tile *t, int first, int n
     for (int j = 0; j < DOTS; j++)
         s[j] = _mm512_setzero_ps();
     for (; i + 16 <= (size_t)n; i += 16) {
-        if (fetch_bytes)
-            pg_tile_fetch(t, (i + 48) * fetch_bytes, 16 * fetch_bytes);
+        if (value_bytes && i * value_bytes % 64 == 0)
+            pg_tile_fetch(t, i * value_bytes + AHEAD, 64);
         add_16(load, row, n_rows, x, i, 0xffff, s);
     }
     if (n % 16)
@@ -100,8 +104,7 @@ PG_INLINE void one_token(load_fn *load, const struct pg_matmul *m, struct pg_til
                          int j, size_t value_bytes)
 {
     const float *x = token(m, j);
-    size_t fetch_bytes = j ? 0 : value_bytes;
-    __m512 y = sixteen_dots(load, t, 0, PG_LANES, &x, m->x->n, fetch_bytes);
+    __m512 y = sixteen_dots(load, t, 0, PG_LANES, &x, m->x->n, j ? 0 : value_bytes);
     _mm512_mask_storeu_ps(m->y + (size_t)j * m->y_stride + row, pg_first_lanes(t->n_rows), y);
 }
 
