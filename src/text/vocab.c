@@ -258,10 +258,22 @@ static int32_t find_special(const struct pg_vocab *v, const char *text)
     return -1;
 }
 
+/* What a chat or an editor's markup is made of is no text, even where a file calls it user-defined,
+ * which would let anybody who writes it in a text end that text. */
+static int32_t find_markup(struct pg_vocab *v, const char *text)
+{
+    int32_t id = find_special(v, text);
+    if (id >= 0 && v->pieces.type[id] == PG_PIECE_USER)
+        v->pieces.type[id] = PG_PIECE_CONTROL;
+    return id;
+}
+
 /* Files name one end of text; chat models have another that only its spelling tells. */
 static void find_ends(struct pg_vocab *v)
 {
     static const char *const ends[] = {
+        "</s>",
+        "<eos>",
         "<|eot_id|>",
         "<|im_end|>",
         "<|end|>",
@@ -282,9 +294,33 @@ static void find_ends(struct pg_vocab *v)
     bool harmony = find_special(v, "<|return|>") >= 0 && find_special(v, "<|call|>") >= 0;
 
     for (size_t i = 0; i < PG_COUNT(ends); i++) {
+        int32_t id = find_markup(v, ends[i]);
         if (!harmony || strcmp(ends[i], "<|end|>"))
-            add_end(v, find_special(v, ends[i]));
+            add_end(v, id);
     }
+}
+
+/* Filling in the middle: around what is to be written, and between the files it depends on. */
+static void find_fill_in(struct pg_vocab *v)
+{
+    static const char *const markup[] = {
+        "<|fim_prefix|>",
+        "<|fim_suffix|>",
+        "<|fim_middle|>",
+        "<|fim_pad|>",
+        "<|fim_repo|>",
+        "<|repo_name|>",
+        "<|file_sep|>",
+        "<fim_prefix>",
+        "<fim_suffix>",
+        "<fim_middle>",
+        "<fim_pad>",
+        "<\357\275\234fim\342\226\201begin\357\275\234>",
+        "<\357\275\234fim\342\226\201hole\357\275\234>",
+        "<\357\275\234fim\342\226\201end\357\275\234>",
+    };
+    for (size_t i = 0; i < PG_COUNT(markup); i++)
+        find_markup(v, markup[i]);
 }
 
 static int read_special_ids(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
@@ -398,6 +434,7 @@ static int load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
     PG_TRY(read_special_ids(v, g, err));
     PG_TRY(list_special(v, err));
     find_ends(v);
+    find_fill_in(v);
     return 0;
 }
 

@@ -159,6 +159,9 @@ static void test_special_gpt2(void **state)
     /* A user-defined one is found always. */
     assert_ids(v, "user<tool_call>", 0, IDS(872, 151657));
     assert_ids(v, "<tool_call", 0, IDS(27, 14172, 13429));
+    /* Unless it is markup in all but its type. */
+    assert_ids(v, "<|file_sep|>", 0, IDS(27, 91, 1192, 54775, 91, 29));
+    assert_ids(v, "<|file_sep|>", PG_TOKENIZE_SPECIAL, IDS(151664));
     /* This model wants no token in front. */
     assert_ids(v, "user", PG_TOKENIZE_BOS, IDS(872));
     assert_int_equal(pg_vocab_bos(v), 151643);
@@ -299,6 +302,8 @@ static void add_piece(struct bytes *out, const struct pg_gguf *g, int32_t id, bo
 static void test_any_ids(void **state)
 {
     static const char *const paths[] = {MADE "qwen2.gguf", MADE "gpt-2.gguf", MADE "mixtral.gguf"};
+    /* Above are user-defined tokens that are taken for markup. */
+    static const unsigned n_ids[] = {151659, 50257, 32000};
     uint64_t seed = 11;
 
     (void)state;
@@ -312,8 +317,7 @@ static void test_any_ids(void **state)
             bytes_add(&joined, "", 0);
             for (int i = 0; i < 40; i++) {
                 /* Half of them single bytes, which is where characters are cut. */
-                ids[i] = (int32_t)(rng(&seed) % 2 ? rng(&seed) % 259
-                                                  : rng(&seed) % (unsigned)pg_vocab_n(v));
+                ids[i] = (int32_t)(rng(&seed) % 2 ? rng(&seed) % 259 : rng(&seed) % n_ids[p]);
                 add_piece(&joined, g, ids[i], p == 2);
             }
             size_t skip = p == 2 && joined.n && joined.s[0] == ' ';
