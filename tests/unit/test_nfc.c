@@ -43,7 +43,8 @@ static void test_cases(void **state)
         {{'s', 0x307, 0x323}, {0x1E69}}, /* marks sorted, then joined one after the other */
         {{'s', 0x323, 0x307}, {0x1E69}},
         {{'a', 0x302, 0x302}, {0xE2, 0x302}}, /* the second is blocked by its equal */
-        {{0x212B}, {0xC5}},                   /* a singleton */
+        {{'a', 0x33D, 0x301}, {'a', 0x33D, 0x301}},
+        {{0x212B}, {0xC5}}, /* a singleton */
         {{0x2126, 'x'}, {0x3A9, 'x'}},
         {{0x958}, {0x915, 0x93C}}, /* excluded from composition */
         {{0x344}, {0x308, 0x301}},
