@@ -12,31 +12,38 @@
 #include <stdio.h>
 #include <strings.h>
 
-enum { BENCH_N = 2048, BENCH_ROWS = 64 }; /* values a row; rows a task */
+enum { BENCH_N = 2048, BENCH_ROWS = 64, BENCH_MS = 400 }; /* values a row; rows a task */
 #define BENCH_BYTES ((size_t)256 << 20)
 
 struct job {
     const struct pg_kernels *k;
     struct pg_matmul m;
+    int first; /* task */
 };
 
 static inline void job_task(void *arg, int task, int thread)
 {
     struct job *j = arg;
+    int row = (j->first + task) * BENCH_ROWS;
     (void)thread;
-    j->k->matmul[j->m.type](&j->m, task * BENCH_ROWS, (task + 1) * BENCH_ROWS);
+    j->k->matmul[j->m.type](&j->m, row, row + BENCH_ROWS);
 }
 
-/* Seconds of the best of a few runs. */
-static inline double job_time(struct job *j, struct pg_pool *pool, int n_tasks, int runs)
+/* Seconds that n_tasks take, the best of many runs of the next n_tasks of all n_rows / BENCH_ROWS
+ * in turn: with n_tasks a small part of them the weights come from memory, and a run is short
+ * enough to find the machine idle now and then. */
+static inline double job_time(struct job *j, struct pg_pool *pool, int n_tasks, int n_all)
 {
     double best = 1e9;
-    for (int i = 0; i < runs; i++) {
+    uint64_t end = pg_now_ns() + (uint64_t)BENCH_MS * 1000000;
+    j->first = 0;
+    do {
         uint64_t begin = pg_now_ns();
         pg_pool_run(pool, job_task, j, n_tasks);
         double s = (double)(pg_now_ns() - begin) * 1e-9;
         best = s < best ? s : best;
-    }
+        j->first = j->first + 2 * n_tasks <= n_all ? j->first + n_tasks : 0;
+    } while (pg_now_ns() < end);
     return best;
 }
 
@@ -57,23 +64,20 @@ static inline void bench_slot(struct bench *b, const struct pg_kernels *k, enum 
 {
     const struct pg_type_traits *t = pg_type_traits(type);
     size_t row_bytes = pg_type_bytes(type, BENCH_N);
-    int n_tasks = (int)(BENCH_BYTES / row_bytes / BENCH_ROWS), few = 8 * b->n_threads;
+    int n_all = (int)(BENCH_BYTES / row_bytes / BENCH_ROWS), part = n_all / 8;
     struct acts x = acts_open(k, t->act, BENCH_N, 128);
-    struct job j = {k, {b->w, type, &x.a, NULL, 1, b->y, (size_t)n_tasks * BENCH_ROWS}};
-    double rows = (double)n_tasks * BENCH_ROWS;
-    bool slow = strcmp(k->name, "ref") == 0; /* a part of it says enough */
-    if (slow)
-        n_tasks /= 32, rows /= 32;
-    double decode = job_time(&j, b->pool, n_tasks, slow ? 1 : 3);
-    double rate = rows * (double)row_bytes / decode;
+    struct job j = {k, {b->w, type, &x.a, NULL, 1, b->y, (size_t)n_all * BENCH_ROWS}, 0};
+    if (strcmp(k->name, "ref") == 0) /* so slow that little says enough */
+        part = b->n_threads;
+    double rows = (double)part * BENCH_ROWS, s = job_time(&j, b->pool, part, n_all);
+    double rate = rows * (double)row_bytes / s;
     printf("%-5s %-7s %7.2f %5.0f%% %8.1f", t->name, k->name, rate * 1e-9, rate / b->roof * 100,
-           gmacs(rows, 1, decode));
-    for (int n_tok = 16; n_tok <= 128; n_tok *= 8) {
-        j.m.n_tok = n_tok;
-        j.m.y_stride = (size_t)few * BENCH_ROWS;
-        int tasks = slow ? b->n_threads : few;
-        double s = job_time(&j, b->pool, tasks, slow ? 1 : 5);
-        printf(" %8.1f", gmacs((double)tasks * BENCH_ROWS, n_tok, s));
+           gmacs(rows, 1, s));
+    part = b->n_threads * (part > b->n_threads ? 4 : 1);
+    rows = (double)part * BENCH_ROWS;
+    for (j.m.n_tok = 16; j.m.n_tok <= 128; j.m.n_tok *= 8) {
+        j.m.y_stride = (size_t)rows;
+        printf(" %8.1f", gmacs(rows, j.m.n_tok, job_time(&j, b->pool, part, part)));
     }
     printf("\n");
     fflush(stdout);

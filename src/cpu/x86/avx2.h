@@ -91,12 +91,21 @@ PG_INLINE void tokens_at(struct pg_tokens *t, const struct pg_matmul *m, int j, 
     }
 }
 
-/* What the next group's memory holds at the place of this step, in the order of its addresses. */
+/* What the next group's memory holds at the place of this step, in the order of its addresses:
+ * memory that is read as eight streams, one a row, gives half as much. */
 PG_INLINE void prefetch(const struct pg_rows8 *r, size_t step, size_t bytes)
 {
     if (r->next)
         for (size_t i = 0; i < bytes; i += 64)
             _mm_prefetch((const char *)r->next + step * bytes + i, _MM_HINT_T0);
+}
+
+/* The first rows of a call, which nothing has asked for: more of them than the first level takes
+ * requests for at once. */
+PG_INLINE void prefetch_first(const struct pg_rows8 *r, size_t row_bytes)
+{
+    for (size_t at = 0; at < (size_t)r->n * row_bytes; at += 64)
+        _mm_prefetch((const char *)r->w[0] + at, _MM_HINT_T1);
 }
 
 PG_INLINE void store_rows(const struct pg_rows8 *r, float *y, __m256 v)

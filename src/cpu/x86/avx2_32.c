@@ -201,6 +201,8 @@ PG_INLINE void matmul(enum pg_type t, const struct pg_matmul *m, int row0, int r
         tokens_at(&x, m, j, BLOCK);
         for (int row = row0; row < row1; row += 8) {
             struct pg_rows8 r = rows_at(m, row_bytes, row, row1);
+            if (x.n == 1 && row == row0)
+                prefetch_first(&r, row_bytes);
             if (x.n == 1)
                 decode(t, &r, &x, n_blocks);
             else

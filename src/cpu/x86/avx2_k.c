@@ -231,7 +231,8 @@ PG_INLINE __m256i off_dot(const struct heads *h, const int16_t *sums)
     to = _mm256_add_epi32(to, _mm256_madd_epi16(h->off[i], broadcast32(sums + 2 * i)));
     OFF(2, a)
     OFF(3, b)
-    OFF(4, a) OFF(5, b) OFF(6, a) OFF(7, b)
+    OFF(4, a)
+    OFF(5, b) OFF(6, a) OFF(7, b)
 #undef OFF
         return _mm256_add_epi32(a, b);
 }
@@ -402,6 +403,8 @@ PG_INLINE void matmul(enum pg_type t, const struct pg_matmul *m, int row0, int r
         tokens_at(&x, m, j, BLOCK);
         for (int row = row0; row < row1; row += 8) {
             struct pg_rows8 r = rows_at(m, row_bytes, row, row1);
+            if (x.n == 1 && row == row0)
+                prefetch_first(&r, row_bytes);
             if (x.n == 1)
                 decode(t, &r, &x, 0, n_blocks);
             else
