@@ -22,11 +22,12 @@ enum io_fault { IO_FAULT_NONE, IO_FAULT_ERROR, IO_FAULT_SHORT, IO_FAULT_LATE, IO
 
 struct io_faults {
     /* The submitting thread's. */
-    bool refuse_direct_open, refuse_direct_read; /* with EINVAL, as file systems do */
-    int uring_init_error;                        /* negative errno */
-    int uring_submit_error, uring_submit_times;  /* negative errno, how often; -1: for ever */
+    bool refuse_direct_open;                    /* with EINVAL, as file systems do */
+    int uring_init_error;                       /* negative errno */
+    int uring_submit_error, uring_submit_times; /* negative errno, how often; -1: for ever */
 
     /* Under the lock, since reads may be under way when they are set. */
+    bool refuse_direct_read;
     enum io_fault kind;
     uint64_t at, times; /* the transfers that it happens to: from the at-th (from 1) on */
     size_t short_bytes;
@@ -57,6 +58,16 @@ static inline void io_faults_count(void)
     pthread_mutex_lock(&io_faults_lock);
     io_faults.n_injected++;
     pthread_mutex_unlock(&io_faults_lock);
+}
+
+static inline bool io_faults_refuse_read(int fd)
+{
+    bool direct = fcntl(fd, F_GETFL) & O_DIRECT;
+    pthread_mutex_lock(&io_faults_lock);
+    bool refused = io_faults.refuse_direct_read && direct;
+    io_faults.n_injected += refused;
+    pthread_mutex_unlock(&io_faults_lock);
+    return refused;
 }
 
 /* What happens to the transfer that begins now. Short ones bring *most bytes at most. */
@@ -95,8 +106,7 @@ int __wrap_open(const char *path, int flags, ...)
 
 ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t at)
 {
-    if (io_faults.refuse_direct_read && fcntl(fd, F_GETFL) & O_DIRECT) {
-        io_faults_count();
+    if (io_faults_refuse_read(fd)) {
         errno = EINVAL;
         return -1;
     }
