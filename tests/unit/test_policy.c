@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT
+ * Eviction policies by hand-made cases, the replay, hostile traces; and the bar: on the recorded
+ * traces `cycle` is the best policy at every size, in the half that it was not chosen on.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "base/os.h"
+#include "store/policy.h"
+#include "store/routes.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- small cases --------------------------------------------------------------------------- */
+
+/* One block, one expert a wave: the hits of a sequence of ids in n_slots slots. */
+static int hits_of(int policy, int n_slots, const char *sequence)
+{
+    uint16_t ids[64];
+    struct pg_err err;
+    struct pg_replay out;
+    int n = (int)strlen(sequence);
+    for (int i = 0; i < n; i++)
+        ids[i] = (uint16_t)(sequence[i] - '0');
+    struct pg_routes r = {.n_tokens = n, .n_layers = 1, .n_used = 1, .n_expert = 10, .ids = ids};
+    assert_int_equal(pg_replay_run(&r, policy, n_slots, 0, n, &out, &err), 0);
+    assert_int_equal(out.requests, n);
+    return (int)out.hits;
+}
+
+static void test_small_sequences(void **state)
+{
+    (void)state;
+    /* The oldest leaves, the newest leaves, the rarest leaves, the one that is not needed leaves.
+     */
+    assert_int_equal(hits_of(PG_EVICT_LRU, 2, "0120"), 0);
+    assert_int_equal(hits_of(PG_EVICT_LIFO, 2, "0120"), 1);
+    assert_int_equal(hits_of(PG_EVICT_LRU, 2, "00120"), 1);
+    assert_int_equal(hits_of(PG_EVICT_LFU, 2, "00120"), 2);
+    assert_int_equal(hits_of(PG_EVICT_LFU, 2, "001122330"), 4);
+    assert_int_equal(hits_of(PG_EVICT_LIFO, 2, "012121"), 0);
+    assert_int_equal(hits_of(PG_EVICT_LRU, 2, "012121"), 3);
+    assert_int_equal(hits_of(PG_EVICT_BELADY, 2, "01201"), 1);
+    assert_int_equal(hits_of(PG_EVICT_BELADY, 3, "0123012"), 2);
+    for (int policy = 0; policy <= PG_EVICT_BELADY; policy++) {
+        assert_int_equal(hits_of(policy, 1, "001123"), 2);
+        assert_int_equal(hits_of(policy, 4, "01230123"), 4);
+    }
+}
+
+/* A wave does not evict its own, and what does not fit is not admitted. */
+static void test_own_wave(void **state)
+{
+    (void)state;
+    uint16_t ids[] = {0, 1, 1, 2, 1, 2};
+    struct pg_routes r = {.n_tokens = 3, .n_layers = 1, .n_used = 2, .n_expert = 3, .ids = ids};
+    struct pg_replay out;
+    for (int policy = 0; policy <= PG_EVICT_BELADY; policy++) {
+        assert_int_equal(pg_replay_run(&r, policy, 2, 0, 3, &out, NULL), 0);
+        assert_int_equal(out.requests, 6);
+        assert_int_equal(out.hits, 3);
+        assert_int_equal(pg_replay_run(&r, policy, 2, 2, 3, &out, NULL), 0);
+        assert_int_equal(out.requests, 2);
+        assert_int_equal(out.hits, 2);
+        assert_int_equal(pg_replay_run(&r, policy, 1, 0, 3, &out, NULL), 0);
+        assert_int_equal(out.hits, 1);
+    }
+}
+
+static void test_replay_arguments(void **state)
+{
+    (void)state;
+    uint16_t ids[] = {0};
+    struct pg_routes r = {.n_tokens = 1, .n_layers = 1, .n_used = 1, .n_expert = 1, .ids = ids};
+    struct pg_replay out;
+    struct pg_err err;
+    assert_int_equal(pg_replay_run(&r, -1, 1, 0, 1, &out, &err), PG_EARG);
+    assert_int_equal(pg_replay_run(&r, PG_EVICT_BELADY + 1, 1, 0, 1, &out, &err), PG_EARG);
+    assert_int_equal(pg_replay_run(&r, 0, 0, 0, 1, &out, &err), PG_EARG);
+    assert_int_equal(pg_replay_run(&r, 0, 1, 0, 2, &out, &err), PG_EARG);
+    assert_int_equal(pg_replay_run(&r, 0, 1, 1, 0, &out, &err), PG_EARG);
+    assert_int_equal(pg_replay_run(&r, 0, 1, -1, 1, &out, &err), PG_EARG);
+    assert_int_equal(pg_replay_run(&r, 0, 1, 1, 1, &out, &err), 0);
+    assert_int_equal(out.requests, 0);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    for (int i = 0; i < PG_EVICT_COUNT; i++)
+        assert_int_equal(pg_evict_parse(pg_evict_name((enum pg_evict)i)), i);
+    assert_int_equal(pg_evict_parse("clock"), -1);
+    assert_int_equal(pg_evict_parse(""), -1);
+    assert_string_equal(pg_evict_name(PG_EVICT_COUNT), "unknown");
+}
+
+/* ---- what a policy is told about the future ------------------------------------------------ */
+
+enum { N_BLOCK = 4, N_EXPERT = 8, N_SLOTS = 16 };
+
+static void use(struct pg_policy *p, int block, int a, int b)
+{
+    pg_policy_tick(p, block);
+    pg_policy_use(p, block * N_EXPERT + a);
+    pg_policy_use(p, block * N_EXPERT + b);
+}
+
+/* Slot 2 * block + i holds expert i of the block, i = 0, 1; all are used equally often. */
+static struct pg_policy *four_blocks(enum pg_evict kind)
+{
+    struct pg_policy *p;
+    assert_int_equal(pg_policy_open(&p, kind, N_BLOCK, N_EXPERT, N_SLOTS, NULL), 0);
+    for (int step = 0; step < 3; step++) {
+        for (int block = 0; block < N_BLOCK; block++) {
+            use(p, block, 0, 1);
+            for (int i = 0; i < 2 && !step; i++)
+                pg_policy_admit(p, 2 * block + i, block * N_EXPERT + i);
+        }
+    }
+    return p;
+}
+
+static void test_cycle_distance(void **state)
+{
+    (void)state;
+    uint8_t may[N_SLOTS];
+    memset(may, 1, sizeof may);
+    struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
+    /* All alike: the block that has just passed is needed last. */
+    int victim = pg_policy_victim(p, may);
+    assert_int_equal(victim / 2, 3);
+    may[6] = may[7] = 0;
+    assert_int_equal(pg_policy_victim(p, may) / 2, 2);
+    use(p, 0, 0, 1);
+    assert_int_equal(pg_policy_victim(p, may) / 2, 0);
+    memset(may, 0, sizeof may);
+    assert_int_equal(pg_policy_victim(p, may), -1);
+    pg_policy_close(p);
+}
+
+static void test_cycle_frequency(void **state)
+{
+    (void)state;
+    uint8_t may[N_SLOTS];
+    memset(may, 1, sizeof may);
+    struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
+    /* Expert 1 of block 0 is not used any more: it leaves although its block comes next. */
+    for (int step = 0; step < 20; step++)
+        for (int block = 0; block < N_BLOCK; block++)
+            use(p, block, 0, block ? 1 : 2);
+    assert_int_equal(pg_policy_victim(p, may), 1);
+    pg_policy_remove(p, 1);
+    assert_int_equal(pg_policy_victim(p, may) / 2, 3);
+    pg_policy_close(p);
+}
+
+static void test_cycle_expects(void **state)
+{
+    (void)state;
+    uint8_t may[N_SLOTS];
+    memset(may, 1, sizeof may);
+    struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
+    /* Block 0 comes next and will want expert 1, not 0, for certain. */
+    pg_policy_expect(p, 0 * N_EXPERT + 1, 1, true);
+    assert_int_equal(pg_policy_victim(p, may), 0);
+    may[0] = 0;
+    assert_int_equal(pg_policy_victim(p, may) / 2, 3);
+    for (int i = 2; i < N_SLOTS; i++)
+        may[i] = 0;
+    assert_int_equal(pg_policy_victim(p, may), 1);
+    /* Its wave ends the expectation. */
+    memset(may, 1, sizeof may);
+    use(p, 0, 0, 1);
+    assert_int_equal(pg_policy_victim(p, may) / 2, 0);
+    pg_policy_close(p);
+
+    /* A guess names expert 1 of the farthest block: its neighbour leaves. */
+    p = four_blocks(PG_EVICT_CYCLE);
+    pg_policy_expect(p, 3 * N_EXPERT + 1, 4, false);
+    pg_policy_expect(p, 3 * N_EXPERT + 2, 4, false);
+    assert_int_equal(pg_policy_victim(p, may), 6);
+    pg_policy_close(p);
+}
+
+/* A song of 100 steps without any order in it, sung three times: from the second time on, what
+ * comes next is known from what came next before, of which rates know little. */
+static void test_cycle_recalls(void **state)
+{
+    (void)state;
+    enum { SONG = 100, T = 3 * SONG, L = 6, E = 16 };
+    uint16_t ids[T * L];
+    struct pg_replay cycle, lru, lfu;
+    uint32_t x = 1;
+    for (int i = 0; i < T * L; i++) {
+        x = x * 1664525u + 1013904223u;
+        ids[i] = i < SONG * L ? (uint16_t)(x >> 16) % E : ids[i - SONG * L];
+    }
+    struct pg_routes r = {.n_tokens = T, .n_layers = L, .n_used = 1, .n_expert = E, .ids = ids};
+    assert_int_equal(pg_replay_run(&r, PG_EVICT_CYCLE, 2 * L, SONG, T, &cycle, NULL), 0);
+    assert_int_equal(pg_replay_run(&r, PG_EVICT_LRU, 2 * L, SONG, T, &lru, NULL), 0);
+    assert_int_equal(pg_replay_run(&r, PG_EVICT_LFU, 2 * L, SONG, T, &lfu, NULL), 0);
+    assert_true(cycle.hits * 10 > PG_MAX(lru.hits, lfu.hits) * 11);
+}
+
+/* Keys, slots and victims at random: the choice is always allowed, and the same every time. */
+static void test_random_use(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < PG_EVICT_COUNT; kind++) {
+        int first[4000];
+        for (int round = 0; round < 2; round++) {
+            uint32_t x = 7;
+            int key_of[N_SLOTS], n = 0;
+            struct pg_policy *p;
+            assert_int_equal(
+                pg_policy_open(&p, (enum pg_evict)kind, N_BLOCK, N_EXPERT, N_SLOTS, NULL), 0);
+            memset(key_of, 0xff, sizeof key_of);
+            for (int i = 0; i < 4000; i++) {
+                uint8_t may[N_SLOTS];
+                x = x * 1664525u + 1013904223u;
+                int block = (int)(x >> 20) % N_BLOCK, expert = (int)(x >> 10) % N_EXPERT;
+                int key = block * N_EXPERT + expert, slot = -1, n_may = 0;
+                pg_policy_tick(p, block);
+                pg_policy_use(p, key);
+                if (x & 1)
+                    pg_policy_expect(p, (key + 9) % (N_BLOCK * N_EXPERT), 1 + (int)(x >> 5) % 4,
+                                     x & 2);
+                for (int s = 0; s < N_SLOTS; s++) {
+                    may[s] = key_of[s] >= 0 && (x >> (s % 16) & 3);
+                    n_may += may[s];
+                    slot = key_of[s] == key ? s : slot;
+                }
+                int victim = pg_policy_victim(p, may);
+                assert_true(victim < 0 ? n_may == 0 : may[victim]);
+                if (round)
+                    assert_int_equal(victim, first[i]);
+                first[i] = victim;
+                if (slot >= 0 || (n == N_SLOTS && victim < 0))
+                    continue;
+                if (n == N_SLOTS)
+                    pg_policy_remove(p, victim);
+                else
+                    victim = n++;
+                pg_policy_admit(p, victim, key);
+                key_of[victim] = key;
+            }
+            pg_policy_close(p);
+        }
+    }
+}
+
+/* ---- traces -------------------------------------------------------------------------------- */
+
+static int open_text(pg_routes **r, const char *text, struct pg_err *err)
+{
+    char path[] = "/tmp/pregate_test_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    close(fd);
+    int rc = pg_routes_open(r, path, err);
+    unlink(path);
+    return rc;
+}
+
+static void test_trace(void **state)
+{
+    (void)state;
+    pg_routes *r;
+    struct pg_err err;
+    assert_int_equal(open_text(&r,
+                               "{\"tok\": 5, \"layers\": [[3, 1], [0, 2]]}\n\n"
+                               "{\"layers\": [[2, 0], [7, 2]], \"tok\": 6}\r\n",
+                               &err),
+                     0);
+    assert_int_equal(pg_routes_n_tokens(r), 2);
+    assert_int_equal(pg_routes_n_layers(r), 2);
+    assert_int_equal(pg_routes_n_used(r), 2);
+    assert_int_equal(pg_routes_n_expert(r), 8);
+    assert_int_equal(pg_routes_ids(r, 0, 0)[0], 3);
+    assert_int_equal(pg_routes_ids(r, 1, 1)[0], 7);
+    pg_routes_close(r);
+    pg_routes_close(NULL);
+}
+
+static void test_hostile_traces(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
+        {"", "no tokens"},
+        {"\n\n", "no tokens"},
+        {"{\"layers\": [[1]]}\nnonsense\n", ":2: "},
+        {"{\"layers\": [[1]]} {\"layers\": [[1]]}\n", ":1: "},
+        {"[[1]]\n", ":1: not a JSON object"},
+        {"{\"tok\": 1}\n", ":1: \"layers\""},
+        {"{\"layers\": 3}\n", ":1: \"layers\""},
+        {"{\"layers\": []}\n", ":1: \"layers\""},
+        {"{\"layers\": [[]]}\n", ":1: layer 0"},
+        {"{\"layers\": [[1], 2]}\n", ":1: layer 1"},
+        {"{\"layers\": [[1]], \"layers\": [[1]]}\n", ":1: "},
+        {"{\"layers\": [[1], [1, 2]]}\n", ":1: layer 1 has 2 ids, want 1"},
+        {"{\"layers\": [[1]]}\n{\"layers\": [[1], [2]]}\n", ":2: 2 layers, want 1"},
+        {"{\"layers\": [[-1]]}\n", ":1: layer 0: id -1"},
+        {"{\"layers\": [[65536]]}\n", ":1: layer 0: id 65536"},
+        {"{\"layers\": [[99999999999999999999]]}\n", ":1: "},
+        {"{\"layers\": [[1.5]]}\n", "not an integer"},
+        {"{\"layers\": [[\"1\"]]}\n", "not an integer"},
+        {"{\"layers\": [[4, 4]]}\n", "id 4 stands there twice"},
+        {"{\"layers\": [[1]]}\n{\"layers\": [[1]", ":2: "},
+    };
+    for (size_t i = 0; i < PG_COUNT(bad); i++) {
+        pg_routes *r = (pg_routes *)1;
+        struct pg_err err = {0};
+        assert_int_equal(open_text(&r, bad[i].text, &err), PG_EFORMAT);
+        assert_null(r);
+        if (!strstr(err.text, bad[i].says))
+            fail_msg("\"%s\" should say \"%s\"", err.text, bad[i].says);
+    }
+    pg_routes *r;
+    struct pg_err err;
+    assert_int_equal(pg_routes_open(&r, "/no/such/file", &err), PG_EIO);
+    assert_non_null(strstr(err.text, "/no/such/file"));
+}
+
+/* ---- the bar ------------------------------------------------------------------------------- */
+
+static const double sizes[] = {0.5, 1, 2, 3}; /* of what one token uses */
+
+static double rate_of(const pg_routes *r, int policy, double size, int t0, int t1)
+{
+    struct pg_replay out;
+    int n_slots = (int)(size * pg_routes_n_layers(r) * pg_routes_n_used(r));
+    assert_int_equal(pg_replay_run(r, policy, n_slots, t0, t1, &out, NULL), 0);
+    return 100.0 * (double)out.hits / (double)out.requests;
+}
+
+static void check_trace(const char *name, const double *bar)
+{
+    char path[512];
+    pg_routes *r;
+    struct pg_err err;
+    snprintf(path, sizeof path, "%s/traces/%s", PG_TEST_DATA, name);
+    assert_int_equal(pg_routes_open(&r, path, &err), 0);
+    int n = pg_routes_n_tokens(r);
+    for (size_t i = 0; i < PG_COUNT(sizes); i++) {
+        double ours = rate_of(r, PG_EVICT_CYCLE, sizes[i], n / 2, n);
+        for (int policy = 1; policy < PG_EVICT_COUNT; policy++)
+            assert_true(ours > rate_of(r, policy, sizes[i], n / 2, n));
+        assert_true(ours < rate_of(r, PG_EVICT_BELADY, sizes[i], n / 2, n));
+        assert_true(ours > bar[i]);
+    }
+    pg_routes_close(r);
+}
+
+static void test_best_on_olmoe(void **state)
+{
+    (void)state;
+    static const double bar[] = {33, 51, 67.5, 77.5};
+    check_trace("trace_olmoe_299.jsonl", bar);
+}
+
+static void test_best_on_kimi(void **state)
+{
+    (void)state;
+    static const double bar[] = {27.5, 38.5, 49, 56};
+    check_trace("trace_kimi_300.jsonl", bar);
+}
+
+/* Routes without memory, uniform or by Zipf's law: no policy can use the past, and ours must not
+ * be misled by it. The margin is the noise of a run. */
+static void check_memoryless(double skew, uint64_t seed)
+{
+    enum { T = 300, L = 16, E = 64, K = 8 };
+    static uint16_t ids[T * L * K];
+    uint64_t x = seed;
+    for (int at = 0; at < T * L; at++) {
+        bool in[E] = {false};
+        for (int i = 0; i < K;) {
+            x = x * 6364136223846793005u + 1442695040888963407u;
+            double u = (double)(x >> 11) * 0x1p-53;
+            int e = (int)(E * (skew > 0 ? u * u * u : u));
+            e = (e * 29 + at % L * 7) % E; /* another order of popularity in each block */
+            if (!in[e])
+                ids[at * K + i++] = (uint16_t)e;
+            in[e] = true;
+        }
+    }
+    struct pg_routes r = {.n_tokens = T, .n_layers = L, .n_used = K, .n_expert = E, .ids = ids};
+    for (size_t i = 0; i < PG_COUNT(sizes); i++) {
+        double ours = rate_of(&r, PG_EVICT_CYCLE, sizes[i], T / 3, T);
+        assert_true(ours > rate_of(&r, PG_EVICT_LFU, sizes[i], T / 3, T) - 0.5);
+        assert_true(ours > rate_of(&r, PG_EVICT_LRU, sizes[i], T / 3, T) - (skew > 0 ? 0.5 : 1.5));
+    }
+}
+
+static void test_memoryless(void **state)
+{
+    (void)state;
+    check_memoryless(0, 1);
+    check_memoryless(0, 2);
+    check_memoryless(1, 3);
+    check_memoryless(1, 4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_small_sequences),  cmocka_unit_test(test_own_wave),
+        cmocka_unit_test(test_replay_arguments), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_cycle_distance),   cmocka_unit_test(test_cycle_frequency),
+        cmocka_unit_test(test_cycle_expects),    cmocka_unit_test(test_cycle_recalls),
+        cmocka_unit_test(test_random_use),       cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_hostile_traces),   cmocka_unit_test(test_best_on_olmoe),
+        cmocka_unit_test(test_best_on_kimi),     cmocka_unit_test(test_memoryless),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
