@@ -135,22 +135,24 @@ static int more_slots(int step, const struct pg_plan *plan)
 
 /* Opens the engine under a budget of N_BUDGETS, from the least that there is up to all experts in
  * slots. What the process holds beside the engine counts in the budget and moves by some pages from
- * one call to the next, so the least is felt for in small steps. */
+ * one call to the next, so the least is felt for in growing steps. */
 static pg_engine *open_under(struct pg_options *opt, int step)
 {
     struct pg_plan plan;
     struct pg_err err = {0};
     pg_engine *e = NULL;
     opt->memory_bytes = 1;
-    for (int i = 0; i < 8 && pg_plan_make(&plan, opt, &err); i++) {
-        assert_int_equal(err.code, PG_EBUDGET);
-        opt->memory_bytes = plan.minimum;
-    }
-    opt->memory_bytes += (uint64_t)more_slots(step, &plan) * plan.slot_bytes;
-    for (int i = 0; i < 64 && pg_engine_open(&e, opt, &err); i++) {
-        assert_int_equal(err.code, PG_EBUDGET);
-        assert_null(e);
-        opt->memory_bytes += 8192;
+    for (int i = 0; !e && i < 64; i++) {
+        int rc = pg_plan_make(&plan, opt, &err);
+        if (!rc) {
+            opt->memory_bytes += (uint64_t)more_slots(step, &plan) * plan.slot_bytes;
+            rc = pg_engine_open(&e, opt, &err);
+        }
+        if (rc) {
+            assert_int_equal(rc, PG_EBUDGET);
+            assert_null(e);
+            opt->memory_bytes = plan.minimum + (uint64_t)i * (uint64_t)i * 1024;
+        }
     }
     if (!e)
         fail_msg("no budget near the minimum opens: %s", err.text);
