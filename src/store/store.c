@@ -107,6 +107,12 @@ static int check_options(const struct pg_store_options *opt, struct pg_err *err)
         return pg_fail(err, PG_EARG, "store: slots of %zu bytes at %p: want whole pages of %u",
                        opt->slot_bytes, opt->arena, PG_PAGE);
     for (int key = 0; key < opt->n_block * opt->n_expert; key++) {
+        for (int k = 0; k < PG_SLABS; k++)
+            if (opt->place[key].bytes[k] > opt->slot_bytes) /* before sums of them can overflow */
+                return pg_fail(err, PG_EARG,
+                               "store: a slab of expert %d of block %d has %llu bytes, a slot %zu",
+                               key % opt->n_expert, key / opt->n_expert,
+                               (unsigned long long)opt->place[key].bytes[k], opt->slot_bytes);
         size_t need = place_extent(&opt->place[key]);
         if (need > opt->slot_bytes)
             return pg_fail(err, PG_EARG,

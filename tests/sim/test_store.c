@@ -163,15 +163,396 @@ static void test_random_worlds(void **state)
 {
     (void)state;
     uint64_t n_delivered = 0, n_failed = 0;
-    for (uint64_t seed = 1; seed <= 4000; seed++)
+    for (uint64_t seed = 1; seed <= 2500; seed++)
         n_delivered += run_world(seed, 60, &n_failed);
     assert_true(n_delivered > 100000);
     assert_true(n_failed > 100);
 }
 
+/* ---- the promises of store.h, one by one --------------------------------------------------- */
+
+/* Four blocks of eight experts of three pages each; a millisecond an expert. */
+static struct world_options plain(int n_slots)
+{
+    return (struct world_options){
+        .n_block = 4,
+        .n_expert = 8,
+        .n_slots = n_slots,
+        .slab_bytes = PG_PAGE,
+        .hints = PG_HINTS_ON,
+        .sim = {.seed = 1, .bytes_per_s = 3 * PG_PAGE * 1000, .sparse = true},
+    };
+}
+#define EXPERT_BYTES (3 * PG_PAGE)
+#define EXPERT_NS    1000000u
+
+static const int32_t id[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+/* Takes and gives back the whole wave; returns the order as digits. */
+static int finish_wave(struct world *w, int block)
+{
+    struct pg_lease lease;
+    struct pg_err err;
+    int order = 0, rc;
+    while ((rc = pg_store_next(w->store, &lease, &err)) == 1) {
+        world_check_lease(w, block, &lease);
+        pg_store_release(w->store, &lease);
+        order = order * 10 + lease.expert;
+    }
+    assert_int_equal(rc, 0);
+    pg_store_check(w->store);
+    return order;
+}
+
+static int run_ids(struct world *w, int block, const int32_t *ids, int n)
+{
+    pg_store_acquire(w->store, block, ids, n);
+    return finish_wave(w, block);
+}
+
+static void test_hits_first(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(8);
+    opt.sim.depth = PG_SLABS; /* one after the other */
+    world_open(&w, &opt);
+    int32_t some[] = {5, 6}, all[] = {1, 5, 2, 6};
+    assert_int_equal(run_ids(&w, 0, some, 2), 56);
+    pg_store_acquire(w.store, 0, all, 4);
+    assert_int_equal(pg_store_n_ready(w.store), 2);
+    assert_int_equal(finish_wave(&w, 0), 5612);
+    struct pg_store_stats st = world_stats(&w);
+    assert_int_equal(st.requests, 6);
+    assert_int_equal(st.hits, 2);
+    assert_int_equal(st.missed, 4);
+    assert_int_equal(st.bytes_read, 4 * EXPERT_BYTES);
+    /* What is there is not read again, wanted or hinted. */
+    uint64_t n_reads = pg_io_sim_n_reads(w.io);
+    pg_store_hint(w.store, 0, all, 4, true);
+    pg_store_poll(w.store);
+    run_ids(&w, 0, all, 4);
+    assert_int_equal(pg_io_sim_n_reads(w.io), n_reads);
+    world_close(&w);
+}
+
+static void test_late_hint_is_joined(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(8);
+    world_open(&w, &opt);
+    pg_store_hint(w.store, 1, id, 1, false);
+    pg_io_sim_advance(w.io, EXPERT_NS / 2);
+    uint64_t begin = pg_io_now(w.io);
+    run_ids(&w, 1, id, 1);
+    assert_true(pg_io_now(w.io) - begin <= EXPERT_NS / 2 + 10);
+    assert_int_equal(pg_io_sim_n_reads(w.io), PG_SLABS);
+    struct pg_store_stats st = world_stats(&w);
+    assert_int_equal(st.warned_late, 1);
+    assert_int_equal(st.requests, 1);
+    assert_int_equal(st.hint_bytes_read, EXPERT_BYTES);
+    assert_int_equal(st.hint_bytes_used, EXPERT_BYTES);
+    assert_true(st.stall_ns >= EXPERT_NS / 2 - 10);
+    world_close(&w);
+}
+
+static void test_hint_in_time(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(4);
+    world_open(&w, &opt);
+    pg_store_hint(w.store, 1, id, 2, false);
+    pg_io_sim_advance(w.io, 3 * EXPERT_NS);
+    run_ids(&w, 1, id, 1);
+    struct pg_store_stats st = world_stats(&w);
+    assert_int_equal(st.warned_in_time, 1);
+    assert_int_equal(st.stall_ns, 0);
+    run_ids(&w, 1, id, 1);
+    assert_int_equal(world_stats(&w).hits, 1);
+    /* The other one is not wanted, and leaves unused. */
+    for (int block = 2; block < 4; block++)
+        run_ids(&w, block, id, 2);
+    run_ids(&w, 0, id, 4);
+    st = world_stats(&w);
+    assert_int_equal(st.warned_unused, 1);
+    assert_int_equal(st.hint_bytes_read, 2 * EXPERT_BYTES);
+    assert_int_equal(st.hint_bytes_used, EXPERT_BYTES);
+    world_close(&w);
+}
+
+/* A demand read is delayed by no more than the two guesses that may be under way. */
+static void test_demand_before_hints(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(16);
+    world_open(&w, &opt);
+    pg_store_hint(w.store, 1, id, 8, false);
+    pg_store_hint(w.store, 2, id, 8, false);
+    assert_int_equal(pg_io_n_pending(w.io), 2 * PG_SLABS);
+    uint64_t begin = pg_io_now(w.io);
+    run_ids(&w, 3, id, 1);
+    assert_true(pg_io_now(w.io) - begin <= 3 * EXPERT_NS + 1000);
+    /* While demand has reads that are not submitted yet, no hint is. */
+    opt.sim.depth = 2;
+    world_close(&w);
+    world_open(&w, &opt);
+    pg_store_acquire(w.store, 0, id, 4);
+    pg_store_hint(w.store, 1, id, 8, true);
+    finish_wave(&w, 0);
+    assert_true(world_stats(&w).stall_ns <= 5 * EXPERT_NS);
+    world_close(&w);
+}
+
+/* Hints neither take what the wave holds, nor what is hinted already. */
+static void test_hint_takes_nothing_needed(void **state)
+{
+    (void)state;
+    struct world w;
+    struct pg_lease lease[2];
+    struct pg_err err;
+    struct world_options opt = plain(4);
+    world_open(&w, &opt);
+    run_ids(&w, 3, id, 4);
+    pg_store_acquire(w.store, 0, id, 2);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pg_store_next(w.store, &lease[i], &err), 1);
+    pg_store_hint(w.store, 1, id, 8, true);
+    pg_store_hint(w.store, 2, id, 8, true);
+    pg_io_sim_advance(w.io, 20 * EXPERT_NS);
+    pg_store_poll(w.store);
+    pg_store_check(w.store);
+    for (int i = 0; i < 2; i++) {
+        world_check_lease(&w, 0, &lease[i]);
+        pg_store_release(w.store, &lease[i]);
+    }
+    finish_wave(&w, 0);
+    pg_io_sim_advance(w.io, 20 * EXPERT_NS);
+    run_ids(&w, 1, id, 2); /* the first two of the nearest block are there */
+    assert_int_equal(world_stats(&w).warned_in_time, 2);
+    world_close(&w);
+}
+
+static void test_new_hint_replaces(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(16);
+    world_open(&w, &opt);
+    int32_t other[] = {6, 7};
+    pg_store_hint(w.store, 1, id, 6, false); /* two of them are submitted at once */
+    pg_store_hint(w.store, 1, other, 2, false);
+    pg_io_sim_advance(w.io, 2 * EXPERT_NS);
+    for (int i = 0; i < 8; i++) {
+        pg_store_poll(w.store);
+        pg_io_sim_advance(w.io, 2 * EXPERT_NS);
+    }
+    assert_int_equal(pg_io_sim_n_reads(w.io), 4 * PG_SLABS);
+    pg_store_drain(w.store);
+    run_ids(&w, 1, other, 2);
+    assert_int_equal(world_stats(&w).warned_in_time, 2);
+    world_close(&w);
+}
+
+static void test_wave_larger_than_slots(void **state)
+{
+    (void)state;
+    for (int n_slots = PG_SLOTS_MIN; n_slots < 8; n_slots++) {
+        struct world w;
+        struct world_options opt = plain(n_slots);
+        world_open(&w, &opt);
+        for (int block = 0; block < 4; block++) {
+            run_ids(&w, block, id, 8);
+            pg_store_hint(w.store, (block + 1) % 4, id, 8, block & 1);
+        }
+        assert_int_equal(world_stats(&w).requests, 32);
+        world_close(&w);
+    }
+}
+
+/* Read n fails once, for n = 1, 2, 3 ...: nobody notices. */
+static void test_failed_once(void **state)
+{
+    (void)state;
+    for (uint64_t n = 1; n <= 4 * PG_SLABS; n++) {
+        struct world w;
+        struct world_options opt = plain(4);
+        opt.sim.fail_at = n;
+        world_open(&w, &opt);
+        assert_true(run_ids(&w, 0, id, 4) > 0);
+        struct pg_store_stats st = world_stats(&w);
+        assert_int_equal(st.read_errors, 1);
+        assert_int_equal(st.missed, 4);
+        assert_int_equal(st.bytes_read, 4 * EXPERT_BYTES);
+        world_close(&w);
+    }
+}
+
+static void test_failed_twice(void **state)
+{
+    (void)state;
+    struct world w;
+    struct pg_lease lease;
+    struct pg_err err;
+    struct world_options opt = plain(8);
+    opt.sim.file_bytes = 10 * PG_PAGE; /* expert 9 on is past the end of the files */
+    world_open(&w, &opt);
+    run_ids(&w, 0, id, 8);
+    pg_store_acquire(w.store, 1, id, 8);
+    int rc;
+    while ((rc = pg_store_next(w.store, &lease, &err)) == 1)
+        ; /* keeps what it gets */
+    assert_int_equal(rc, PG_EIO);
+    assert_int_equal(err.code, PG_EIO);
+    assert_true(err.text[0]);
+    pg_store_check(w.store);
+    assert_true(world_stats(&w).read_errors >= 2);
+    pg_store_drain(w.store);
+    run_ids(&w, 0, id, 8);
+    world_close(&w);
+}
+
+static void test_failed_hint(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(8);
+    opt.sim.fail_at = 2;
+    world_open(&w, &opt);
+    pg_store_hint(w.store, 1, id, 1, true);
+    pg_io_sim_advance(w.io, 5 * EXPERT_NS);
+    pg_store_poll(w.store);
+    pg_store_check(w.store);
+    run_ids(&w, 1, id, 1);
+    struct pg_store_stats st = world_stats(&w);
+    assert_int_equal(st.read_errors, 1);
+    assert_int_equal(st.missed, 1);
+    assert_int_equal(st.warned_in_time + st.warned_late, 0);
+    world_close(&w);
+}
+
+/* What an abandoned wave has under way arrives, and what it had not submitted is not read. */
+static void test_abandon(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(8);
+    opt.sim.depth = 4;
+    world_open(&w, &opt);
+    pg_store_abandon(w.store);
+    pg_store_acquire(w.store, 0, id, 8);
+    pg_store_abandon(w.store);
+    pg_store_check(w.store);
+    pg_store_drain(w.store);
+    assert_int_equal(pg_io_sim_n_reads(w.io), 4);
+    run_ids(&w, 0, id, 8);
+    assert_int_equal(world_stats(&w).hits, 1);
+    world_close(&w);
+}
+
+static void test_hints_off(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(8);
+    opt.hints = PG_HINTS_OFF;
+    world_open(&w, &opt);
+    pg_store_hint(w.store, 1, id, 8, true);
+    assert_int_equal(pg_io_n_pending(w.io), 0);
+    assert_false(world_stats(&w).hints_active);
+    world_close(&w);
+}
+
+/* Guesses that never come true stop and are tried again after a while; certain ones go on. */
+static void test_self_check(void **state)
+{
+    (void)state;
+    for (int certain = 0; certain < 2; certain++) {
+        struct world w;
+        struct world_options opt = plain(8);
+        opt.hints = PG_HINTS_AUTO;
+        world_open(&w, &opt);
+        int n_stops = 0;
+        uint64_t read_while_off = 0;
+        for (int step = 0; step < 400; step++) {
+            bool before = world_stats(&w).hints_active;
+            uint64_t bytes = world_stats(&w).hint_bytes_read;
+            pg_store_step(w.store, true);
+            for (int block = 0; block < 4; block++) {
+                int32_t wrong[] = {4 + step % 4};
+                pg_store_hint(w.store, (block + 1) % 4, wrong, 1, certain);
+                run_ids(&w, block, id + step % 3, 2);
+                pg_io_sim_advance(w.io, EXPERT_NS / 4);
+            }
+            struct pg_store_stats st = world_stats(&w);
+            n_stops += before && !st.hints_active;
+            if (!before && !st.hints_active)
+                read_while_off += st.hint_bytes_read - bytes;
+        }
+        assert_int_equal(n_stops > 1, !certain);
+        if (!certain) /* what was under way when they stopped */
+            assert_true(read_while_off <= (uint64_t)n_stops * 2 * EXPERT_BYTES);
+        world_close(&w);
+    }
+}
+
+static void test_open_arguments(void **state)
+{
+    (void)state;
+    struct world w;
+    struct pg_store *s = NULL;
+    struct pg_err err;
+    struct world_options opt = plain(4);
+    world_open(&w, &opt);
+    struct pg_store_options good = {.io = w.io,
+                                    .n_block = 4,
+                                    .n_expert = 8,
+                                    .place = w.place,
+                                    .n_slots = 4,
+                                    .slot_bytes = EXPERT_BYTES,
+                                    .arena = w.arena};
+    struct pg_store_options bad = good;
+    bad.n_slots = 1;
+    assert_int_equal(pg_store_open(&s, &bad, &err), PG_EBUDGET);
+    bad = good;
+    bad.slot_bytes = EXPERT_BYTES - PG_PAGE;
+    assert_int_equal(pg_store_open(&s, &bad, &err), PG_EARG);
+    bad = good;
+    bad.arena = (char *)w.arena + 64;
+    assert_int_equal(pg_store_open(&s, &bad, &err), PG_EARG);
+    bad = good;
+    bad.n_block = 0;
+    assert_int_equal(pg_store_open(&s, &bad, &err), PG_EARG);
+    bad = good;
+    bad.evict = PG_EVICT_COUNT;
+    assert_int_equal(pg_store_open(&s, &bad, &err), PG_EARG);
+    assert_null(s);
+    pg_store_close(NULL);
+    w.place[3].bytes[1] = UINT64_MAX - 100;
+    assert_int_equal(pg_store_open(&s, &good, &err), PG_EARG);
+    w.place[3].bytes[1] = PG_PAGE;
+    world_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_hits_first),
+        cmocka_unit_test(test_late_hint_is_joined),
+        cmocka_unit_test(test_hint_in_time),
+        cmocka_unit_test(test_demand_before_hints),
+        cmocka_unit_test(test_hint_takes_nothing_needed),
+        cmocka_unit_test(test_new_hint_replaces),
+        cmocka_unit_test(test_wave_larger_than_slots),
+        cmocka_unit_test(test_failed_once),
+        cmocka_unit_test(test_failed_twice),
+        cmocka_unit_test(test_failed_hint),
+        cmocka_unit_test(test_abandon),
+        cmocka_unit_test(test_hints_off),
+        cmocka_unit_test(test_self_check),
+        cmocka_unit_test(test_open_arguments),
         cmocka_unit_test(test_random_worlds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
