@@ -56,19 +56,21 @@ PG_INLINE __m512 fold(__m512 s[DOTS])
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
 }
 
-/* Adds 16 products to each of n_rows * n_x dot products; s[j * n_rows + r]. */
+/* Adds 16 products to each of 16 dot products, of 4 rows with 4 tokens or of 16 with one;
+ * s[j * n_rows + r]. */
 PG_INLINE void add_16(load_fn *load, const uint8_t *const *row, int n_rows, const float *const *x,
                       size_t i, __mmask16 lanes, __m512 s[DOTS])
 {
-    __m512 v[DOTS];
+    __m512 v[SQUARE];
+    int n_x = n_rows == SQUARE ? SQUARE : 1;
 #pragma GCC unroll 4
-    for (int j = 0; j < DOTS / n_rows; j++)
+    for (int j = 0; j < n_x; j++)
         v[j] = _mm512_maskz_loadu_ps(lanes, x[j] + i);
 #pragma GCC unroll 16
     for (int r = 0; r < n_rows; r++) {
         __m512 w = load(row[r], i, lanes);
 #pragma GCC unroll 4
-        for (int j = 0; j < DOTS / n_rows; j++)
+        for (int j = 0; j < n_x; j++)
             s[j * n_rows + r] = _mm512_mask3_fmadd_ps(w, v[j], s[j * n_rows + r], lanes);
     }
 }
