@@ -556,7 +556,7 @@ static int set_up(void **state)
                                          : (int32_t)draw(&seed, (unsigned)fx->n_vocab);
     strcpy(fx->dir, "/tmp/pregate-models-XXXXXX");
     assert_non_null(mkdtemp(fx->dir));
-    snprintf(fx->sidecar, sizeof fx->sidecar, "%s/pregate.gguf", fx->dir);
+    snprintf(fx->sidecar, sizeof fx->sidecar, "%.60s/pregate.gguf", fx->dir);
     if (fx->model->is_moe)
         must(pg_sidecar_write(fx->model->gguf, fx->sidecar, 1, &err), &err, "sidecar");
     size_t n = N_WALK * (size_t)fx->n_vocab;
