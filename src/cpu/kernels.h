@@ -58,7 +58,7 @@ struct pg_matmul {
 };
 
 struct pg_kernels {
-    const char *name; /* "ref", "avx2", "avx512" */
+    const char *name; /* "ref", "avx2", "avx512", "neon" */
 
     /* One slot a format. Any row range, any n_tok >= 1: matrix-vector and matrix-matrix. */
     void (*matmul[PG_TYPE_LIMIT])(const struct pg_matmul *m, int row0, int row1);

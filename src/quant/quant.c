@@ -82,16 +82,16 @@ static float half_at(const uint8_t *p)
     return pg_f16_to_f32((uint16_t)(p[0] | p[1] << 8));
 }
 
-static void plain_scales(struct pg_unpacked *u, int n_groups, int16_t min)
+static void heads_32(struct pg_unpacked *u, float d, float m, int16_t min)
 {
-    for (int g = 0; g < n_groups; g++) {
-        u->scale[g] = 1;
-        u->min[g] = min;
-    }
+    u->d = d;
+    u->m = m;
+    u->scale[0] = u->scale[1] = 1;
+    u->min[0] = u->min[1] = min;
 }
 
 /* 32 values of 4 bits and, when `fifth` is there, a fifth bit each; less `offset`. */
-static void unpack_32(const uint8_t *nibbles, const uint8_t *fifth, int offset, int8_t *q)
+static void values_32(const uint8_t *nibbles, const uint8_t *fifth, int offset, int8_t *q)
 {
     for (int i = 0; i < 32; i++) {
         int v = i < 16 ? nibbles[i] & 15 : nibbles[i - 16] >> 4;
@@ -101,49 +101,54 @@ static void unpack_32(const uint8_t *nibbles, const uint8_t *fifth, int offset, 
     }
 }
 
-static void unpack_q4_0(const void *block, struct pg_unpacked *u)
+static void heads_q4_0(const uint8_t *p, struct pg_unpacked *u)
 {
-    const uint8_t *p = block;
-    u->d = half_at(p);
-    u->m = 0;
-    plain_scales(u, 2, 0);
-    unpack_32(p + 2, NULL, 8, u->q);
+    heads_32(u, half_at(p), 0, 0);
 }
 
-static void unpack_q4_1(const void *block, struct pg_unpacked *u)
+static void values_q4_0(const uint8_t *p, int8_t *q)
 {
-    const uint8_t *p = block;
-    u->d = half_at(p);
-    u->m = half_at(p + 2);
-    plain_scales(u, 2, -1);
-    unpack_32(p + 4, NULL, 0, u->q);
+    values_32(p + 2, NULL, 8, q);
 }
 
-static void unpack_q5_0(const void *block, struct pg_unpacked *u)
+static void heads_q4_1(const uint8_t *p, struct pg_unpacked *u)
 {
-    const uint8_t *p = block;
-    u->d = half_at(p);
-    u->m = 0;
-    plain_scales(u, 2, 0);
-    unpack_32(p + 6, p + 2, 16, u->q);
+    heads_32(u, half_at(p), half_at(p + 2), -1);
 }
 
-static void unpack_q5_1(const void *block, struct pg_unpacked *u)
+static void values_q4_1(const uint8_t *p, int8_t *q)
 {
-    const uint8_t *p = block;
-    u->d = half_at(p);
-    u->m = half_at(p + 2);
-    plain_scales(u, 2, -1);
-    unpack_32(p + 8, p + 4, 0, u->q);
+    values_32(p + 4, NULL, 0, q);
 }
 
-static void unpack_q8_0(const void *block, struct pg_unpacked *u)
+static void heads_q5_0(const uint8_t *p, struct pg_unpacked *u)
 {
-    const uint8_t *p = block;
-    u->d = half_at(p);
-    u->m = 0;
-    plain_scales(u, 2, 0);
-    memcpy(u->q, p + 2, 32);
+    heads_32(u, half_at(p), 0, 0);
+}
+
+static void values_q5_0(const uint8_t *p, int8_t *q)
+{
+    values_32(p + 6, p + 2, 16, q);
+}
+
+static void heads_q5_1(const uint8_t *p, struct pg_unpacked *u)
+{
+    heads_32(u, half_at(p), half_at(p + 2), -1);
+}
+
+static void values_q5_1(const uint8_t *p, int8_t *q)
+{
+    values_32(p + 8, p + 4, 0, q);
+}
+
+static void heads_q8_0(const uint8_t *p, struct pg_unpacked *u)
+{
+    heads_32(u, half_at(p), 0, 0);
+}
+
+static void values_q8_0(const uint8_t *p, int8_t *q)
+{
+    memcpy(q, p + 2, 32);
 }
 
 /* The K formats keep 128 values at a time: value 32 j + l of a half is in byte l, bits 2 j. */
@@ -152,22 +157,25 @@ static int two_bits(const uint8_t *p, int i)
     return p[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
 }
 
-static void unpack_q2_k(const void *block, struct pg_unpacked *u)
+static void heads_q2_k(const uint8_t *p, struct pg_unpacked *u)
 {
-    const uint8_t *p = block;
     u->d = half_at(p + 80);
     u->m = half_at(p + 82);
     for (int g = 0; g < 16; g++) {
         u->scale[g] = p[g] & 15;
         u->min[g] = p[g] >> 4;
     }
-    for (int i = 0; i < 256; i++)
-        u->q[i] = (int8_t)two_bits(p + 16, i);
 }
 
-static void unpack_q3_k(const void *block, struct pg_unpacked *u)
+static void values_q2_k(const uint8_t *p, int8_t *q)
 {
-    const uint8_t *p = block, *scales = p + 96;
+    for (int i = 0; i < 256; i++)
+        q[i] = (int8_t)two_bits(p + 16, i);
+}
+
+static void heads_q3_k(const uint8_t *p, struct pg_unpacked *u)
+{
+    const uint8_t *scales = p + 96;
     u->d = half_at(p + 108);
     u->m = 0;
     for (int g = 0; g < 16; g++) {
@@ -176,15 +184,22 @@ static void unpack_q3_k(const void *block, struct pg_unpacked *u)
         u->scale[g] = (int16_t)((low | high << 4) - 32);
         u->min[g] = 0;
     }
+}
+
+static void values_q3_k(const uint8_t *p, int8_t *q)
+{
     for (int i = 0; i < 256; i++) {
         int third = p[i % 32] >> (i / 32) & 1;
-        u->q[i] = (int8_t)(two_bits(p + 32, i) - (third ? 0 : 4));
+        q[i] = (int8_t)(two_bits(p + 32, i) - (third ? 0 : 4));
     }
 }
 
 /* Eight scales and eight minima of 6 bits each in 12 bytes; each serves 32 values. */
-static void unpack_scales_k4(const uint8_t *s, struct pg_unpacked *u)
+static void heads_q4_k(const uint8_t *p, struct pg_unpacked *u)
 {
+    const uint8_t *s = p + 4;
+    u->d = half_at(p);
+    u->m = half_at(p + 2);
     for (int g = 0; g < 8; g++) {
         int scale = g < 4 ? s[g] & 63 : (s[g + 4] & 15) | s[g - 4] >> 6 << 4;
         int min = g < 4 ? s[g + 4] & 63 : s[g + 4] >> 4 | s[g] >> 6 << 4;
@@ -193,41 +208,41 @@ static void unpack_scales_k4(const uint8_t *s, struct pg_unpacked *u)
     }
 }
 
-static void unpack_q4_k(const void *block, struct pg_unpacked *u)
+static void values_q4_k(const uint8_t *p, int8_t *q)
 {
-    const uint8_t *p = block;
-    u->d = half_at(p);
-    u->m = half_at(p + 2);
-    unpack_scales_k4(p + 4, u);
     for (int i = 0; i < 256; i++)
-        u->q[i] = (int8_t)(p[16 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15);
+        q[i] = (int8_t)(p[16 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15);
 }
 
-static void unpack_q5_k(const void *block, struct pg_unpacked *u)
+static void heads_q5_k(const uint8_t *p, struct pg_unpacked *u)
 {
-    const uint8_t *p = block;
-    u->d = half_at(p);
-    u->m = half_at(p + 2);
-    unpack_scales_k4(p + 4, u);
+    heads_q4_k(p, u);
+}
+
+static void values_q5_k(const uint8_t *p, int8_t *q)
+{
     for (int i = 0; i < 256; i++) {
         int low = p[48 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
         int fifth = p[16 + i % 32] >> (i / 32) & 1;
-        u->q[i] = (int8_t)(low | fifth << 4);
+        q[i] = (int8_t)(low | fifth << 4);
     }
 }
 
-static void unpack_q6_k(const void *block, struct pg_unpacked *u)
+static void heads_q6_k(const uint8_t *p, struct pg_unpacked *u)
 {
-    const uint8_t *p = block;
     u->d = half_at(p + 208);
     u->m = 0;
     for (int g = 0; g < 16; g++) {
         u->scale[g] = (int8_t)p[192 + g];
         u->min[g] = 0;
     }
+}
+
+static void values_q6_k(const uint8_t *p, int8_t *q)
+{
     for (int i = 0; i < 256; i++) {
         int low = p[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
-        u->q[i] = (int8_t)((low | two_bits(p + 128, i) << 4) - 32);
+        q[i] = (int8_t)((low | two_bits(p + 128, i) << 4) - 32);
     }
 }
 
@@ -281,6 +296,11 @@ static void blocks_to_float(enum pg_type type, const void *src, float *dst, int6
     X(Q6_K, q6_k, 256, 210, PG_ACT_Q8K, false)
 
 #define X(NAME, lower, block, bytes, act, has_min)                                                 \
+    static void unpack_##lower(const void *p, struct pg_unpacked *u)                               \
+    {                                                                                              \
+        heads_##lower(p, u);                                                                       \
+        values_##lower(p, u->q);                                                                   \
+    }                                                                                              \
     static void to_float_##lower(const void *src, float *dst, int64_t n)                           \
     {                                                                                              \
         blocks_to_float(PG_TYPE_##NAME, src, dst, n);                                              \
@@ -289,11 +309,12 @@ PG_QUANT_MAP(X)
 #undef X
 
 static const struct pg_type_traits traits[PG_TYPE_LIMIT] = {
-    [PG_TYPE_F32] = {"F32", 1, 4, PG_ACT_F32, false, NULL, to_float_f32},
-    [PG_TYPE_F16] = {"F16", 1, 2, PG_ACT_F32, false, NULL, to_float_f16},
-    [PG_TYPE_BF16] = {"BF16", 1, 2, PG_ACT_F32, false, NULL, to_float_bf16},
+    [PG_TYPE_F32] = {"F32", 1, 4, PG_ACT_F32, false, NULL, NULL, to_float_f32},
+    [PG_TYPE_F16] = {"F16", 1, 2, PG_ACT_F32, false, NULL, NULL, to_float_f16},
+    [PG_TYPE_BF16] = {"BF16", 1, 2, PG_ACT_F32, false, NULL, NULL, to_float_bf16},
 #define X(NAME, lower, block, bytes, act, has_min)                                                 \
-    [PG_TYPE_##NAME] = {#NAME, block, bytes, act, has_min, unpack_##lower, to_float_##lower},
+    [PG_TYPE_##NAME] = {#NAME,   block,         bytes,          act,                               \
+                        has_min, heads_##lower, unpack_##lower, to_float_##lower},
     PG_QUANT_MAP(X)
 #undef X
 };

@@ -51,9 +51,11 @@ struct pg_type_traits {
     int block;        /* values */
     int block_bytes;
     enum pg_act act;
-    bool has_min;                                               /* m and min are used */
-    void (*unpack)(const void *block, struct pg_unpacked *out); /* NULL: a float format */
-    void (*to_float)(const void *src, float *dst, int64_t n);   /* n a multiple of block */
+    bool has_min; /* m and min are used */
+    /* A block's d, m, scale and min; and all of it. NULL: a float format. */
+    void (*heads)(const uint8_t *block, struct pg_unpacked *out);
+    void (*unpack)(const void *block, struct pg_unpacked *out);
+    void (*to_float)(const void *src, float *dst, int64_t n); /* n a multiple of block */
 };
 
 /* Never NULL; a row with name NULL for numbers we do not know. */

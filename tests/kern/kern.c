@@ -504,6 +504,17 @@ static void test_levels(void **state)
     assert_string_equal(k.name, highest.name);
 }
 
+static void test_roof(void **state)
+{
+    double rate = -1;
+    struct pg_err err;
+    (void)state;
+    assert_int_equal(pg_roof_dram(0, 0, &rate, &err), PG_EARG);
+    assert_true(rate == 0);
+    assert_int_equal(pg_roof_dram(2, 0, &rate, &err), 0);
+    assert_true(rate > 1e7 && rate < 1e13);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -511,6 +522,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_act),           cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_vectors_exact), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_matmul),        cmocka_unit_test(test_matmul_full),
+        cmocka_unit_test(test_roof),
     };
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
         return bench(argc > 2 ? atoi(argv[2]) : 1, argc > 3 ? argv[3] : NULL);
