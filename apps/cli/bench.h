@@ -21,6 +21,7 @@ struct bench_row {
     uint64_t memory_bytes;
     char error[512]; /* why it was not measured; "" if it was */
     int n_reps, n_slots;
+    char io_path[64];
     uint64_t peak_rss_bytes; /* largest of the repetitions */
     struct bench_rep *reps;
     /* Made of the repetitions by bench_summarise. */

@@ -168,7 +168,7 @@ static json_t *json_row(const struct bench_row *row)
     put_size(o, "n_slots", (uint64_t)row->n_slots);
     put_size(o, "reps", (uint64_t)row->n_reps);
     json_object_set_new(o, "hints_active", json_boolean(d->hints_active));
-    json_object_set_new(o, "io_path", json_string(d->io_path ? d->io_path : ""));
+    json_object_set_new(o, "io_path", json_string(row->io_path));
     return o;
 }
 

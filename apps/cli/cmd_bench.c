@@ -226,7 +226,10 @@ static void row_measure(struct bench *b, struct bench_row *row)
         pg_engine_info(e, &b->model);
         b->model_known = true;
         rc = measure_session(b, e, &rep, &err);
+        snprintf(row->io_path, sizeof row->io_path, "%s",
+                 rep.decode.io_path ? rep.decode.io_path : "");
     }
+    rep.decode.io_path = rep.decode.cpu_level = NULL; /* they go with the engine */
     pg_engine_close(e);
     const uint64_t peak = pg_peak_rss();
     if (!rc) {

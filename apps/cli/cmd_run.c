@@ -35,6 +35,8 @@ struct run {
 
 static int text_keep(struct run *r, const char *text, size_t n, struct pg_err *err)
 {
+    if (n == 0)
+        return 0;
     if (r->n_text + n > r->cap_text) {
         const size_t cap = 2 * (r->n_text + n) + 4096;
         char *larger = realloc(r->text, cap);
