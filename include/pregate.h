@@ -274,7 +274,8 @@ PG_API void pg_vocab_close(pg_vocab *v); /* not for one from pg_engine_vocab */
 
 /* Ids of the bytes. Returns in *n_out how many there are; writes at most cap of them. With the cap
  * too small returns PG_EARG and *n_out says what is needed, which is never more than
- * 3 * n_text + 2. Bytes that are no UTF-8 are tokenized as bytes. Threads may share v. */
+ * 3 * n_text + 2 (but for t5, which may write out abbreviations). Bytes that are no UTF-8 are
+ * tokenized as bytes, or as U+FFFD. Threads may share v. */
 PG_API int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags,
                        int32_t *ids, size_t cap, size_t *n_out, struct pg_err *err);
 

@@ -39,7 +39,13 @@ def string(s):
     return struct.pack("<Q", len(data)) + data
 
 
+class Bytes(bytes):
+    """An array of uint8, not a string."""
+
+
 def value(v):
+    if isinstance(v, Bytes):
+        return struct.pack("<IIQ", 9, 0, len(v)) + v
     if isinstance(v, bool):
         return struct.pack("<I?", 7, v)
     if isinstance(v, int):
@@ -226,13 +232,16 @@ def from_spm(path):
             tokens.append(piece[1])
             scores.append(struct.unpack("<f", piece[2])[0])
             types.append(piece[3])
-    prefix = True
-    for number, data in message:
-        if number == 3:
-            prefix = bool(dict(fields(data)).get(3, 1))
-    return {"model": "llama", "pre": "default", "tokens": tokens, "scores": scores,
-            "token_type": types, "bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0,
-            "add_bos_token": True, "add_eos_token": False, "add_space_prefix": prefix}
+    parts = {number: dict(fields(data)) for number, data in message if number in (2, 3)}
+    unigram = parts[2].get(3, 1) == 1
+    keys = {"model": "t5" if unigram else "llama", "pre": "default", "tokens": tokens,
+            "scores": scores, "token_type": types, "eos_token_id": parts[2].get(42, 2),
+            "unknown_token_id": parts[2].get(40, 0), "add_eos_token": unigram,
+            "add_bos_token": not unigram, "add_space_prefix": bool(parts[3].get(3, 1)),
+            "remove_extra_whitespaces": bool(parts[3].get(4, 1))}
+    if not unigram:
+        return keys | {"bos_token_id": parts[2].get(41, 1)}
+    return keys | {"precompiled_charsmap": Bytes(parts[3].get(2, b""))}
 
 
 def excerpt(vocab_path, inp_path, out_path, target):

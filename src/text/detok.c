@@ -70,8 +70,7 @@ size_t pg_detokenize(struct pg_detok *d, int32_t id, char *out)
     if (type == PG_PIECE_CONTROL || type == PG_PIECE_UNKNOWN || type == PG_PIECE_UNUSED)
         return 0;
     struct pg_str s = pg_pieces_text(p, (uint32_t)id);
-    if (d->vocab->model == PG_VOCAB_LLAMA &&
-        (type == PG_PIECE_NORMAL || type == PG_PIECE_UNDEFINED))
+    if (d->vocab->model != PG_VOCAB_GPT2 && (type == PG_PIECE_NORMAL || type == PG_PIECE_UNDEFINED))
         n = put_spaced(d, s, out);
     else
         for (size_t i = 0; i < s.n; i++)

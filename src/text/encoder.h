@@ -8,6 +8,13 @@
 #include "text/pretok.h"
 #include "text/vocab_impl.h"
 
+/* How the best cut of a text up to some byte ends. */
+struct pg_path {
+    float score;
+    int32_t id;    /* of the last piece; -1: nothing ends here */
+    uint32_t from; /* where that piece begins */
+};
+
 struct pg_encoder {
     const pg_vocab *vocab;
     struct pg_ids ids;
@@ -15,6 +22,8 @@ struct pg_encoder {
     struct pg_splitter *split; /* gpt2 */
     char *text;                /* a changed copy of the text: spaces escaped, or in normal form C */
     size_t cap_text;
+    struct pg_path *path; /* t5: by end */
+    size_t cap_path;
 };
 
 /* Room for n bytes in e->text; what was there is lost. */

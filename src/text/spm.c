@@ -9,7 +9,6 @@
 #include "text/encoder.h"
 #include "text/utf8.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,28 +44,17 @@ static uint32_t priority_of(float score)
     return bits & 0x80000000u ? bits : 0x7FFFFFFFu - bits;
 }
 
-static int load_scores(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
+static int load_priorities(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
 {
-    static const char name[] = "tokenizer.ggml.scores";
-    const struct pg_gguf_key *k = pg_gguf_find(g, name);
-    if (!k)
-        return pg_fail(err, PG_EFORMAT, "%s is missing, the llama tokenizer needs it", name);
-    if (k->kind != PG_GGUF_ARRAY || k->elem != PG_GGUF_F32)
-        return pg_fail(err, PG_EFORMAT, "%s is not an array of float32", name);
-    if (k->n != v->pieces.n)
-        return pg_fail(err, PG_EFORMAT, "%s has %llu elements, wanted %u as many as tokens", name,
-                       (unsigned long long)k->n, v->pieces.n);
+    PG_TRY(pg_vocab_scores(v, g, err));
     v->priority = pg_vocab_alloc(v, v->pieces.n, sizeof *v->priority, err);
     if (!v->priority)
         return PG_ENOMEM;
-    for (uint32_t i = 0; i < v->pieces.n; i++) {
-        float score;
-        memcpy(&score, (const char *)k->data + i * sizeof score, sizeof score);
-        if (!isfinite(score))
-            return pg_fail(err, PG_EFORMAT, "%s[%u] is %g, wanted a finite number", name, i,
-                           (double)score);
-        v->priority[i] = priority_of(score);
-    }
+    for (uint32_t i = 0; i < v->pieces.n; i++)
+        v->priority[i] = priority_of(v->score[i]);
+    free(v->score);
+    v->score = NULL;
+    v->heap_bytes -= v->pieces.n * sizeof *v->score;
     return 0;
 }
 
@@ -83,7 +71,7 @@ int pg_spm_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
                                                [PG_PIECE_NORMAL] = true,
                                                [PG_PIECE_USER] = true,
                                                [PG_PIECE_UNUSED] = true};
-    PG_TRY(load_scores(v, g, err));
+    PG_TRY(load_priorities(v, g, err));
     v->space_prefix = true;
     PG_TRY(pg_gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", PG_GGUF_OPTIONAL,
                             &v->space_prefix, err));

@@ -20,42 +20,24 @@ int pg_encoder_reserve(struct pg_encoder *e, size_t n, struct pg_err *err)
     return 0;
 }
 
-/* First of special[lo, hi) whose byte at `depth` is at least c. All have more than depth bytes and
- * are equal before it. */
-static uint32_t lower_bound(const pg_vocab *v, uint32_t lo, uint32_t hi, size_t depth, int c)
-{
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo) / 2;
-        if ((unsigned char)pg_pieces_text(&v->pieces, v->special[mid]).s[depth] < c)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-/* The longest special token that s[0..n), n > 0, begins with, or -1. The sorted list is narrowed
- * byte by byte; in each range the tokens that end there come first. */
+/* The longest special token that s[0..n), n > 0, begins with, or -1. */
 static int32_t match_special(const pg_vocab *v, const char *s, size_t n, bool markup, size_t *len)
 {
-    uint32_t lo = v->special_from[(unsigned char)s[0]];
-    uint32_t hi = v->special_from[(unsigned char)s[0] + 1];
-    int32_t best = -1;
+    struct pg_sorted_range r = pg_sorted_begin(&v->special, s[0]);
+    int32_t best = -1, id;
 
-    for (size_t depth = 1; lo < hi; depth++) {
+    while (r.lo < r.hi) {
         bool found = false;
-        for (; lo < hi && pg_pieces_text(&v->pieces, v->special[lo]).n == depth; lo++) {
-            uint32_t id = v->special[lo];
+        while ((id = pg_sorted_take(&v->special, v, &r)) >= 0) {
             if (!found && (markup || v->pieces.type[id] == PG_PIECE_USER)) {
-                best = (int32_t)id;
-                *len = depth;
+                best = id;
+                *len = r.depth;
                 found = true;
             }
         }
-        if (depth == n)
+        if (r.depth == n)
             break;
-        lo = lower_bound(v, lo, hi, depth, (unsigned char)s[depth]);
-        hi = lower_bound(v, lo, hi, depth, (unsigned char)s[depth] + 1);
+        pg_sorted_step(&v->special, v, &r, s[r.depth]);
     }
     return best;
 }
@@ -67,6 +49,8 @@ static int encode_between(struct pg_encoder *e, struct pg_str text, struct pg_er
     /* A space comes first at the start of the text and after each token that was cut out. */
     if (e->vocab->model == PG_VOCAB_LLAMA)
         return pg_spm_encode(e, text, true, err);
+    if (e->vocab->model == PG_VOCAB_T5)
+        return pg_unigram_encode(e, text, err);
     return pg_bpe_encode(e, text, err);
 }
 
@@ -108,6 +92,7 @@ int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned fla
     pg_joiner_fini(&e.join);
     pg_splitter_close(e.split);
     free(e.text);
+    free(e.path);
     if (rc)
         return rc;
     *n_out = e.ids.n;

@@ -6,6 +6,7 @@
 #include "text/utf8.h"
 #include "text/vocab_impl.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -222,6 +223,30 @@ static int read_pieces(struct pg_vocab *v, const struct pg_gguf *g, struct pg_er
     return 0;
 }
 
+int pg_vocab_scores(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
+{
+    static const char name[] = "tokenizer.ggml.scores";
+    const struct pg_gguf_key *k = pg_gguf_find(g, name);
+
+    if (!k)
+        return pg_fail(err, PG_EFORMAT, "%s is missing, the tokenizer needs it", name);
+    if (k->kind != PG_GGUF_ARRAY || k->elem != PG_GGUF_F32)
+        return pg_fail(err, PG_EFORMAT, "%s is not an array of float32", name);
+    if (k->n != v->pieces.n)
+        return pg_fail(err, PG_EFORMAT, "%s has %llu elements, wanted %u as many as tokens", name,
+                       (unsigned long long)k->n, v->pieces.n);
+    v->score = pg_vocab_alloc(v, v->pieces.n, sizeof *v->score, err);
+    if (!v->score)
+        return PG_ENOMEM;
+    memcpy(v->score, k->data, v->pieces.n * sizeof *v->score);
+    for (uint32_t i = 0; i < v->pieces.n; i++) {
+        if (!isfinite(v->score[i]))
+            return pg_fail(err, PG_EFORMAT, "%s[%u] is %g, wanted a finite number", name, i,
+                           (double)v->score[i]);
+    }
+    return 0;
+}
+
 /* ---- special tokens ---- */
 
 /* An id that the file names. 2^32 - 1 says that there is none, as some files do. */
@@ -248,14 +273,16 @@ static void add_end(struct pg_vocab *v, int32_t id)
 
 static int32_t find_special(const struct pg_vocab *v, const char *text)
 {
-    size_t n = strlen(text);
-    for (uint32_t i = v->special_from[(unsigned char)text[0]];
-         i < v->special_from[(unsigned char)text[0] + 1]; i++) {
-        struct pg_str s = pg_pieces_text(&v->pieces, v->special[i]);
-        if (s.n == n && !memcmp(s.s, text, n))
-            return (int32_t)v->special[i];
+    struct pg_sorted_range r = pg_sorted_begin(&v->special, text[0]);
+    int32_t id;
+
+    for (size_t i = 1; text[i] && r.lo < r.hi; i++) {
+        while (pg_sorted_take(&v->special, v, &r) >= 0)
+            ;
+        pg_sorted_step(&v->special, v, &r, text[i]);
     }
-    return -1;
+    id = pg_sorted_take(&v->special, v, &r);
+    return id >= 0 && pg_pieces_text(&v->pieces, (uint32_t)id).n == strlen(text) ? id : -1;
 }
 
 /* What a chat or an editor's markup is made of is no text, even where a file calls it user-defined,
@@ -331,6 +358,10 @@ static int read_special_ids(struct pg_vocab *v, const struct pg_gguf *g, struct 
     v->bos = old && v->pieces.n > 1 ? 1 : -1;
     v->eos = old && v->pieces.n > 2 ? 2 : -1;
     v->unk = old ? 0 : -1;
+    if (v->model == PG_VOCAB_T5 && v->pieces.n > 2) {
+        v->eos = 1;
+        v->unk = 2;
+    }
     PG_TRY(read_id(v, g, "tokenizer.ggml.bos_token_id", &v->bos, err));
     PG_TRY(read_id(v, g, "tokenizer.ggml.eos_token_id", &v->eos, err));
     PG_TRY(read_id(v, g, "tokenizer.ggml.unknown_token_id", &v->unk, err));
@@ -340,47 +371,6 @@ static int read_special_ids(struct pg_vocab *v, const struct pg_gguf *g, struct 
     add_end(v, v->eos);
     add_end(v, eot);
     add_end(v, eom);
-    return 0;
-}
-
-static bool is_special(const struct pg_vocab *v, uint32_t id)
-{
-    uint8_t type = v->pieces.type[id];
-    return v->pieces.at[id + 1] > v->pieces.at[id] &&
-           (type == PG_PIECE_UNKNOWN || type == PG_PIECE_CONTROL || type == PG_PIECE_USER);
-}
-
-static int by_text(const void *a, const void *b, void *vocab)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    struct pg_str s = pg_vocab_piece_at(vocab, x), t = pg_vocab_piece_at(vocab, y);
-    int diff = memcmp(s.s, t.s, PG_MIN(s.n, t.n));
-    if (diff)
-        return diff;
-    if (s.n != t.n)
-        return s.n < t.n ? -1 : 1;
-    return x < y ? -1 : 1;
-}
-
-static int list_special(struct pg_vocab *v, struct pg_err *err)
-{
-    uint32_t n = 0;
-
-    for (uint32_t id = 0; id < v->pieces.n; id++)
-        n += is_special(v, id);
-    v->special = pg_vocab_alloc(v, n, sizeof *v->special, err);
-    if (!v->special)
-        return PG_ENOMEM;
-    n = 0;
-    for (uint32_t id = 0; id < v->pieces.n; id++) {
-        if (is_special(v, id))
-            v->special[n++] = id;
-    }
-    qsort_r(v->special, n, sizeof *v->special, by_text, v);
-    for (uint32_t i = 0; i < n; i++)
-        v->special_from[(unsigned char)pg_pieces_text(&v->pieces, v->special[i]).s[0] + 1]++;
-    for (int b = 0; b < 256; b++)
-        v->special_from[b + 1] += v->special_from[b];
     return 0;
 }
 
@@ -394,7 +384,8 @@ static int read_model(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err
     } models[] = {{"none", PG_VOCAB_NONE},
                   {"no_vocab", PG_VOCAB_NONE},
                   {"llama", PG_VOCAB_LLAMA},
-                  {"gpt2", PG_VOCAB_GPT2}};
+                  {"gpt2", PG_VOCAB_GPT2},
+                  {"t5", PG_VOCAB_T5}};
     struct pg_str name = {"none", 4};
 
     PG_TRY(pg_gguf_get_str(g, "tokenizer.ggml.model", PG_GGUF_OPTIONAL, &name, err));
@@ -404,7 +395,7 @@ static int read_model(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err
             return 0;
         }
     }
-    return pg_fail(err, PG_ENOTSUP, "tokenizer.ggml.model is '%s', known are llama and gpt2",
+    return pg_fail(err, PG_ENOTSUP, "tokenizer.ggml.model is '%s', known are llama, gpt2 and t5",
                    pg_quote(name.s, name.n).s);
 }
 
@@ -429,10 +420,14 @@ static int load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
     PG_TRY(read_pieces(v, g, err));
     if (v->model == PG_VOCAB_LLAMA)
         PG_TRY(pg_spm_load(v, g, err));
+    else if (v->model == PG_VOCAB_T5)
+        PG_TRY(pg_unigram_load(v, g, err));
     else
         PG_TRY(pg_bpe_load(v, g, err));
     PG_TRY(read_special_ids(v, g, err));
-    PG_TRY(list_special(v, err));
+    PG_TRY(pg_sorted_init(&v->special, v,
+                          1u << PG_PIECE_UNKNOWN | 1u << PG_PIECE_CONTROL | 1u << PG_PIECE_USER,
+                          err));
     find_ends(v);
     find_fill_in(v);
     return 0;
@@ -474,7 +469,10 @@ void pg_vocab_close(pg_vocab *v)
     free(v->pieces.at);
     free(v->pieces.type);
     free(v->pieces.text);
-    free(v->special);
+    free(v->special.id);
+    free(v->list.id);
+    free(v->score);
+    pg_charsmap_fini(&v->charsmap);
     free(v->priority);
     free(v->merge);
     free(v->pair);
@@ -485,7 +483,8 @@ void pg_vocab_close(pg_vocab *v)
 
 uint64_t pg_vocab_heap_bytes(const pg_vocab *v)
 {
-    return v->heap_bytes + pg_strmap_heap_bytes(&v->whole) + pg_pretok_heap_bytes(v->pretok);
+    return v->heap_bytes + pg_strmap_heap_bytes(&v->whole) + pg_charsmap_heap_bytes(&v->charsmap) +
+           pg_pretok_heap_bytes(v->pretok);
 }
 
 int pg_vocab_n(const pg_vocab *v)

@@ -4,6 +4,7 @@
  *   vocab.c      opens: reads the arrays, checks them, keeps what is needed in a few flat tables
  *   tokenizer.c  pg_tokenize: cuts special tokens out of the text, hands the rest to
  *   spm.c        the `llama` model: characters joined by score, bytes for what has no piece
+ *   unigram.c    the `t5` model: the pieces whose scores add up to the most
  *   bpe.c        the `gpt2` model: words from pretok.c, bytes joined by merge rank
  *   merge.c      the loop that both share: join the best pair until no pair can be joined
  *   detok.c      ids to text
@@ -15,6 +16,8 @@
 #define PG_TEXT_VOCAB_IMPL_H
 
 #include "base/err.h"
+#include "text/charsmap.h"
+#include "text/sorted.h"
 #include "text/strmap.h"
 #include "text/vocab.h"
 
@@ -29,9 +32,9 @@ enum pg_piece_type { /* the numbers that tokenizer.ggml.token_type holds */
                      PG_PIECE_TYPES
 };
 
-enum pg_vocab_model { PG_VOCAB_NONE, PG_VOCAB_LLAMA, PG_VOCAB_GPT2 };
+enum pg_vocab_model { PG_VOCAB_NONE, PG_VOCAB_LLAMA, PG_VOCAB_GPT2, PG_VOCAB_T5 };
 
-/* Pieces as the text has them: gpt2's are stored decoded, llama's with U+2581 for the space. */
+/* Pieces as the text has them: gpt2's are stored decoded, the others' with U+2581 for the space. */
 struct pg_pieces {
     uint32_t n;
     uint32_t *at;  /* [n + 1] where each begins in text */
@@ -56,8 +59,7 @@ struct pg_vocab {
     int n_ends;
     bool add_bos;
 
-    uint32_t *special;          /* ids of unknown, control and user pieces, sorted by text */
-    uint32_t special_from[257]; /* those that begin with byte b: [special_from[b], [b + 1]) */
+    struct pg_sorted special; /* unknown, control and user pieces */
 
     /* llama: every piece that joining may make. gpt2: pieces that a word may be, where the
      * pre-tokenizer's rule says that a word that is a piece is not joined from bytes. */
@@ -67,6 +69,13 @@ struct pg_vocab {
     uint32_t *priority; /* [n] 0 is joined first */
     bool space_prefix;
     bool words_alone; /* no piece goes on after a space: words cannot influence each other */
+
+    /* t5; and space_prefix */
+    struct pg_sorted list; /* what text may be cut into */
+    struct pg_charsmap charsmap;
+    float *score; /* [n] */
+    float unk_score;
+    bool trim; /* spaces at both ends go, and of several one stays */
 
     /* gpt2 */
     struct pg_merge *merge; /* by rank */
@@ -86,8 +95,12 @@ struct pg_str pg_vocab_piece_at(const void *vocab, uint32_t id); /* for struct p
 /* Counted in heap_bytes and zeroed; freed by pg_vocab_close. NULL with *err filled. */
 void *pg_vocab_alloc(struct pg_vocab *v, uint64_t n, size_t size, struct pg_err *err);
 
+/* Reads v->score. */
+int pg_vocab_scores(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err);
+
 /* Finish opening, once the pieces are there. */
 int pg_spm_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err);
+int pg_unigram_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err);
 int pg_bpe_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err);
 
 /* The byte that a character of the gpt2 alphabet stands for, or -1. */
@@ -109,6 +122,7 @@ static inline void pg_ids_put(struct pg_ids *ids, int32_t id)
 /* What pg_tokenize works in; one for each call. */
 struct pg_encoder;
 int pg_spm_encode(struct pg_encoder *e, struct pg_str text, bool prefix, struct pg_err *err);
+int pg_unigram_encode(struct pg_encoder *e, struct pg_str text, struct pg_err *err);
 int pg_bpe_encode(struct pg_encoder *e, struct pg_str text, struct pg_err *err);
 
 #endif

@@ -57,8 +57,15 @@ static void test_llama(void **state)
     each(VOCAB "phi-3.gguf", 10, 3);
 }
 
+static void test_t5(void **state)
+{
+    (void)state;
+    each(PG_VOCAB_MADE "/t5.gguf", 10, 2);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gpt2), cmocka_unit_test(test_llama)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gpt2), cmocka_unit_test(test_llama),
+                                       cmocka_unit_test(test_t5)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,8 +2,10 @@
  * A vocabulary and a text from the input: opened, tokenized with, printed. The input is a small
  * language of its own rather than a file, so that most inputs get past the reader:
  *
- *   bits: 0 llama model, 1 the 256 byte tokens first, 2 types, 3 scores, 4 merges, 5 special ids
- *   label; count, tokens of (type, score, text); count, merges; three ids; flags; the text
+ *   bits: 0 llama model, 1 the 256 byte tokens first, 2 types, 3 scores, 4 merges, 5 special ids,
+ *         6 t5 model with a table of replacements
+ *   label; count, tokens of (type, score, text); count, merges; the table; three ids; flags; the
+ * text
  *
  * Strings are a length byte and that many bytes. Whatever is missing reads as zero.
  */
@@ -144,6 +146,16 @@ static void put_merges(struct out *o, struct in *in)
         put_text(o, in);
 }
 
+static void put_charsmap(struct out *o, struct in *in)
+{
+    size_t n = byte(in) * 8;
+    n = PG_MIN(n, in->n);
+    put_array(o, "tokenizer.ggml.precompiled_charsmap", PG_GGUF_U8, n);
+    put(o, in->s, n);
+    in->s += n;
+    in->n -= n;
+}
+
 static void put_file(struct out *o, struct in *in)
 {
     static const char *const labels[] = {"gpt-2",  "default",      "llama-bpe", "qwen2",
@@ -151,7 +163,10 @@ static void put_file(struct out *o, struct in *in)
     static const char *const ids[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
                                       "tokenizer.ggml.unknown_token_id"};
     uint8_t bits = byte(in);
-    const char *model = bits & 1 ? "llama" : "gpt2", *label = labels[byte(in) % PG_COUNT(labels)];
+    const char *model = bits & 64  ? "t5"
+                        : bits & 1 ? "llama"
+                                   : "gpt2",
+               *label = labels[byte(in) % PG_COUNT(labels)];
     uint32_t n_keys = 2;
 
     put(o, "GGUF", 4);
@@ -165,6 +180,10 @@ static void put_file(struct out *o, struct in *in)
     put_tokens(o, in, bits, &n_keys);
     if (bits & 16) {
         put_merges(o, in);
+        n_keys++;
+    }
+    if (bits & 64) {
+        put_charsmap(o, in);
         n_keys++;
     }
     for (size_t i = 0; i < PG_COUNT(ids) && bits & 32; i++, n_keys++) {
@@ -188,8 +207,8 @@ static void use(const pg_vocab *v, struct in *in)
     if (in->n)
         memcpy(text, in->s, in->n);
     int rc = pg_tokenize(v, text, in->n, flags & 3, ids, cap, &n, &err);
-    PG_ASSERT(rc == 0 && n <= cap);
-    for (size_t i = 0; i < n; i++) {
+    PG_ASSERT(rc == 0 ? n <= cap : rc == PG_EARG && n > cap);
+    for (size_t i = 0; i < n && i < cap; i++) {
         PG_ASSERT(ids[i] >= 0 && ids[i] < pg_vocab_n(v));
         PG_ASSERT(pg_detokenize(&d, ids[i], piece) <= PG_PIECE_MAX);
     }

@@ -16,6 +16,7 @@ RECIPES = {
     "qwen35": ["--bpe", "qwen3.merges.txt", "--added", "qwen3.added.json", "--pre", "qwen35"],
     "olmoe": ["--hf", "olmoe.tokenizer.json", "--pre", "olmo"],
     "mixtral": ["--spm", "mixtral.model"],
+    "t5": ["--spm", "t5.model"],
 }
 
 

@@ -13,18 +13,22 @@
 
 static const struct vectors {
     const char *vocab, *inp, *out;
+    bool lossy; /* the text is normalised beyond recognition */
 } vectors[] = {
-    {MADE "gpt-2.gguf", DATA "common.inp", DATA "gpt-2.out"},
-    {MADE "qwen2.gguf", DATA "common.inp", DATA "qwen2.out"},
-    {MADE "qwen35.gguf", DATA "qwen35.inp", DATA "qwen35.out"},
-    {MADE "olmoe.gguf", DATA "common.inp", DATA "olmoe.out"},
-    {MADE "mixtral.gguf", DATA "spm.inp", DATA "mixtral.out"},
-    {DATA "phi-3.gguf", DATA "common.inp", DATA "phi-3.out"},
-    {DATA "deepseek-llm.excerpt.gguf", DATA "common.inp", DATA "deepseek-llm.excerpt.gguf.out"},
-    {DATA "deepseek-coder.excerpt.gguf", DATA "common.inp", DATA "deepseek-coder.excerpt.gguf.out"},
-    {DATA "o200k.excerpt.gguf", DATA "common.inp", DATA "o200k.excerpt.gguf.out"},
-    {DATA "falcon.excerpt.gguf", DATA "common.inp", DATA "falcon.excerpt.gguf.out"},
-    {DATA "mpt.excerpt.gguf", DATA "common.inp", DATA "mpt.excerpt.gguf.out"},
+    {MADE "gpt-2.gguf", DATA "common.inp", DATA "gpt-2.out", false},
+    {MADE "qwen2.gguf", DATA "common.inp", DATA "qwen2.out", false},
+    {MADE "qwen35.gguf", DATA "qwen35.inp", DATA "qwen35.out", false},
+    {MADE "olmoe.gguf", DATA "common.inp", DATA "olmoe.out", false},
+    {MADE "mixtral.gguf", DATA "spm.inp", DATA "mixtral.out", false},
+    {MADE "t5.gguf", DATA "spm.inp", DATA "t5.out", true},
+    {DATA "phi-3.gguf", DATA "common.inp", DATA "phi-3.out", false},
+    {DATA "deepseek-llm.excerpt.gguf", DATA "common.inp", DATA "deepseek-llm.excerpt.gguf.out",
+     false},
+    {DATA "deepseek-coder.excerpt.gguf", DATA "common.inp", DATA "deepseek-coder.excerpt.gguf.out",
+     false},
+    {DATA "o200k.excerpt.gguf", DATA "common.inp", DATA "o200k.excerpt.gguf.out", false},
+    {DATA "falcon.excerpt.gguf", DATA "common.inp", DATA "falcon.excerpt.gguf.out", false},
+    {DATA "mpt.excerpt.gguf", DATA "common.inp", DATA "mpt.excerpt.gguf.out", false},
 };
 
 static pg_vocab *open_vocab(const char *path)
@@ -37,7 +41,8 @@ static pg_vocab *open_vocab(const char *path)
 }
 
 /* One text of a vector file and the line of its ids. It must also print as what it was. */
-static void check_vector(const pg_vocab *v, const char *name, struct bytes text, const char *line)
+static void check_vector(const pg_vocab *v, const struct vectors *t, struct bytes text,
+                         const char *line)
 {
     size_t n;
     int32_t *ids = ids_of(v, text.s, text.n, 0, &n);
@@ -46,14 +51,15 @@ static void check_vector(const pg_vocab *v, const char *name, struct bytes text,
     for (size_t i = 0; i < n; i++, line = end) {
         long want = strtol(line, &end, 10);
         if (end == line || memchr(line, '\n', (size_t)(end - line)) || want != ids[i])
-            fail_msg("%s: '%.*s': id %zu of %zu is %d, wanted %ld", name, (int)text.n, text.s, i, n,
-                     (int)ids[i], want);
+            fail_msg("%s: '%.*s': id %zu of %zu is %d, wanted %ld", t->vocab, (int)text.n, text.s,
+                     i, n, (int)ids[i], want);
     }
     line += strspn(line, " ");
     if (*line && *line != '\n')
-        fail_msg("%s: '%.*s': %zu ids, wanted more", name, (int)text.n, text.s, n);
+        fail_msg("%s: '%.*s': %zu ids, wanted more", t->vocab, (int)text.n, text.s, n);
     struct bytes back = printed(v, ids, n);
-    assert_bytes(back, text.s, text.n);
+    if (!t->lossy)
+        assert_bytes(back, text.s, text.n);
     free(back.s);
     free(ids);
 }
@@ -71,7 +77,7 @@ static int check_vectors(const struct vectors *t)
     while (*line) {
         const char *next = memmem(at, (size_t)(end - at), between, sizeof between - 1);
         struct bytes text = {(char *)at, (size_t)((next ? next : end) - at), 0};
-        check_vector(v, t->vocab, text, line);
+        check_vector(v, t, text, line);
         n++;
         line += strcspn(line, "\n");
         line += *line == '\n';
@@ -112,7 +118,7 @@ static void test_own_vectors(void **state)
         if (!f)
             continue;
         fclose(f);
-        check_vectors(&(struct vectors){path[0], path[1], path[2]});
+        check_vectors(&(struct vectors){path[0], path[1], path[2], false});
         print_message("%s passes\n", e->d_name);
         n++;
     }
@@ -127,7 +133,7 @@ static void assert_ids(const pg_vocab *v, const char *text, unsigned flags, size
 {
     size_t n;
     int32_t *ids = ids_of(v, text, strlen(text), flags, &n);
-    if (n != n_want || memcmp(ids, want, n * sizeof *ids))
+    if (n != n_want || (n && memcmp(ids, want, n * sizeof *ids)))
         fail_msg("'%s': %zu ids, first %d, wanted %zu", text, n, n ? (int)ids[0] : -1, n_want);
     free(ids);
 }
@@ -198,6 +204,24 @@ static void test_special_llama(void **state)
                                 10);
     assert_bytes(back, "Hello Hello\xF0\x9F\x98\x8A\xEF\xBF\xBD", 18);
     free(back.s);
+    pg_vocab_close(v);
+}
+
+/* Normalised: compatibility characters, and spaces, of which the outer ones go. */
+static void test_t5(void **state)
+{
+    pg_vocab *v = open_vocab(MADE "t5.gguf");
+    (void)state;
+    assert_ids(v, "That is good", 0, IDS(466, 19, 207));
+    assert_ids(v, "  \xEF\xBC\xB4hat\t is  good \n", 0, IDS(466, 19, 207));
+    assert_ids(v, " \n ", 0, 0, NULL);
+    assert_ids(v, "\xE6\x97\xA5\xE6\x9C\xAC", 0, IDS(3, 2)); /* unknown neighbours are one */
+    assert_ids(v, "</s>", PG_TOKENIZE_SPECIAL, IDS(1));
+    assert_true(pg_vocab_is_end(v, 1));
+    assert_int_equal(pg_vocab_bos(v), -1);
+    struct bytes text = printed(v, (const int32_t[]){466, 19, 207, 1}, 4);
+    assert_bytes(text, "That is good", 12);
+    free(text.s);
     pg_vocab_close(v);
 }
 
@@ -405,11 +429,12 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vectors),       cmocka_unit_test(test_own_vectors),
-        cmocka_unit_test(test_special_gpt2),  cmocka_unit_test(test_special_llama),
-        cmocka_unit_test(test_longest_first), cmocka_unit_test(test_small_room),
-        cmocka_unit_test(test_any_bytes),     cmocka_unit_test(test_any_ids),
-        cmocka_unit_test(test_long_runs),     cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_vectors),      cmocka_unit_test(test_own_vectors),
+        cmocka_unit_test(test_special_gpt2), cmocka_unit_test(test_special_llama),
+        cmocka_unit_test(test_t5),           cmocka_unit_test(test_longest_first),
+        cmocka_unit_test(test_small_room),   cmocka_unit_test(test_any_bytes),
+        cmocka_unit_test(test_any_ids),      cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
