@@ -87,8 +87,10 @@ PG_INLINE __m512 sixteen_dots(load_fn *load, struct pg_tile *t, int first, int n
     for (int j = 0; j < DOTS; j++)
         s[j] = _mm512_setzero_ps();
     for (; i + 16 <= (size_t)n; i += 16) {
-        if (value_bytes && i * value_bytes % 64 == 0)
-            pg_tile_fetch(t, i * value_bytes + AHEAD, 64);
+        if (value_bytes && i * value_bytes % 64 == 0) {
+            pg_tile_fetch(t, 0, i * value_bytes + AHEAD, 64);
+            pg_tile_fetch(t, 1, i * value_bytes + AHEAD, 64);
+        }
         add_16(load, row, n_rows, x, i, 0xffff, s);
     }
     if (n % 16)

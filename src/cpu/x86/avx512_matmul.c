@@ -15,6 +15,7 @@
 enum {
     BATCH = 64, /* tokens that meet a panel; their accumulators are on the stack */
     GROUP = 8,  /* of them, in registers at once */
+    AHEAD = 4,  /* steps that the bytes of weights are asked for before */
 };
 
 /* Tokens at one step. */
@@ -232,9 +233,10 @@ static void tile_batch(const struct pg_matmul *m, const struct format *f, struct
     int n_blocks = m->x->n / f->block;
     for (int i = 0; i < n_blocks; i += step) {
         int n = PG_MIN(step, n_blocks - i);
-        pg_tile_fetch(tile, (size_t)((i + 3 * step) * f->block_bytes),
-                      (size_t)(n * f->block_bytes));
-        f->unpack(&panel, tile, (size_t)i * (size_t)f->block_bytes, n);
+        size_t at = (size_t)i * (size_t)f->block_bytes, n_bytes = (size_t)(n * f->block_bytes);
+        pg_tile_fetch(tile, 0, at + AHEAD * n_bytes, n_bytes);
+        f->unpack(&panel, tile, at, n);
+        pg_tile_fetch(tile, 1, at + AHEAD * n_bytes, n_bytes);
         batch_step(b, m, f, &panel, i * f->block, n);
     }
 }

@@ -24,17 +24,17 @@ static inline void pg_tile_set(struct pg_tile *t, const struct pg_matmul *m, int
         t->row[i] = w + (size_t)(row + PG_MIN(i, t->n_rows - 1)) * t->row_bytes;
 }
 
-/* Asks for the bytes from `at` on of every row, which are those of the next tile where `at` is past
- * the end of the rows. Into the second level: the first has too few requests under way for the
- * latency of memory. */
-PG_INLINE void pg_tile_fetch(const struct pg_tile *t, size_t at, size_t n_bytes)
+/* Asks for the bytes from `at` on of eight rows, which are those of the next tile where `at` is
+ * past the end of the rows. Into the second level: the first has too few requests under way for the
+ * latency of memory. Not of all rows at once, since what follows waits until all are accepted. */
+PG_INLINE void pg_tile_fetch(const struct pg_tile *t, int half, size_t at, size_t n_bytes)
 {
     if (at >= t->row_bytes) {
         if (!t->more)
             return;
         at += (PG_LANES - 1) * t->row_bytes;
     }
-    for (int i = 0; i < PG_LANES; i++)
+    for (int i = half * PG_LANES / 2; i < (half + 1) * PG_LANES / 2; i++)
         for (size_t j = 0; j < n_bytes; j += 64)
             _mm_prefetch((const char *)t->row[i] + at + j, _MM_HINT_T1);
 }
