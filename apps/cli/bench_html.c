@@ -425,7 +425,7 @@ static void put_head(const struct bench *b)
     printf(
         ", %d CPUs, %s usable memory; reads memory at up to %.1f GB/s (%.1f to %.1f in this run) "
         "and the disk at up to %.2f GB/s (%.2f to %.2f). Prompt %d tokens, then %d tokens "
-        "written, %d repetitions, all rows in turn.</p>\n",
+        "written, %d repetition(s), all rows in turn.</p>\n",
         b->machine.n_cpu, cli_size_text(b->machine.memory_limit, limit), dram.max * 1e-9,
         dram.min * 1e-9, dram.max * 1e-9, disk.max * 1e-9, disk.min * 1e-9, disk.max * 1e-9,
         b->args->n_prompt, b->args->n_predict, b->args->reps);

@@ -22,7 +22,7 @@ static void print_head(const struct bench *b)
     printf("Roofs: memory %.1f GB/s (%.1f to %.1f), disk %.2f GB/s (%.2f to %.2f)\n",
            dram.max * 1e-9, dram.min * 1e-9, dram.max * 1e-9, disk.max * 1e-9, disk.min * 1e-9,
            disk.max * 1e-9);
-    printf("Prompt %d tokens, decode %d tokens, %d repetitions%s%s\n\n", b->args->n_prompt,
+    printf("Prompt %d tokens, decode %d tokens, repetitions %d%s%s\n\n", b->args->n_prompt,
            b->args->n_predict, b->args->reps, b->args->routes ? ", routing of " : "",
            b->args->routes ? b->args->routes : "");
 }
@@ -46,6 +46,18 @@ static void print_md_row(const struct bench *b, const struct bench_row *row)
            cli_size_text(row->peak_rss_bytes, peak));
 }
 
+static void print_stopped(const struct bench *b)
+{
+    for (int i = 0; i < b->n_rows; i++) {
+        const struct bench_row *row = &b->rows[i];
+        char size[16];
+        if (row->typical && cli_hints_stopped(row->mode, &row->typical->decode, b->args))
+            printf(
+                "%s with %s: warned reads did not pay and were stopped (--hints on keeps them).\n",
+                pg_mode_name(row->mode), cli_size_text(row->memory_bytes, size));
+    }
+}
+
 void bench_print_md(const struct bench *b)
 {
     print_head(b);
@@ -57,6 +69,7 @@ void bench_print_md(const struct bench *b)
         print_md_row(b, &b->rows[i]);
     puts("\nfloor = time that computing or reading alone would take / measured decode time; 1 = "
          "cannot be beaten.\nMiB/token, hits, warnings, misses and stalls are those of decoding.");
+    print_stopped(b);
 }
 
 static void print_csv_text(const char *text)

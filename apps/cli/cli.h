@@ -135,6 +135,8 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
 
 /* b - a for the counters; the other fields are b's. */
 struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats *b);
+/* Whether warnings were made, and their reads stopped because they did not pay. */
+bool cli_hints_stopped(enum pg_mode mode, const struct pg_stats *s, const struct cli_args *args);
 /* Wall time of all steps, whatever their kind. */
 double cli_stats_seconds(const struct pg_stats *s);
 double cli_ratio(double a, double b); /* a / b, 0 when b is not positive */

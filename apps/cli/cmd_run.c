@@ -198,7 +198,8 @@ static void print_summary(const struct run *r, const struct pg_stats *p, const s
             d->stall_seconds, cli_stats_seconds(d), cli_size_text(pg_peak_rss(), peak),
             cli_size_text(r->plan.budget, budget), pg_mode_name(r->plan.mode),
             d->io_path ? d->io_path : "-", d->cpu_level ? d->cpu_level : "-",
-            d->hints_active || warned <= 0 ? "" : ", warned reads off: they did not pay");
+            cli_hints_stopped(r->plan.mode, d, r->args) ? ", warned reads off: they did not pay"
+                                                        : "");
     if (r->sampling.temp > 0)
         fprintf(stderr, " | seed %llu", (unsigned long long)r->sampling.seed);
     if (!strcmp(r->stop, "context"))

@@ -57,6 +57,13 @@ struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats 
     return d;
 }
 
+bool cli_hints_stopped(enum pg_mode mode, const struct pg_stats *s, const struct cli_args *args)
+{
+    const bool guesses =
+        mode == PG_MODE_PREFETCH_ALL || mode == PG_MODE_LOOKAHEAD || mode == PG_MODE_HINT;
+    return guesses && !s->hints_active && args->hints != PG_HINTS_OFF;
+}
+
 double cli_stats_seconds(const struct pg_stats *s)
 {
     return s->prompt_seconds + s->decode_seconds;
