@@ -3,12 +3,13 @@
  *
  * pump() is the heart. It is run at every call and keeps the io fed, in this order: reads of slots
  * that the wave has already taken (`queue`), then slots for the wave's missing experts, then hints.
- * A slot is taken only when the io has room for its read, so that an expert is not evicted earlier
+ * A slot is taken only when the io has room for its reads, so that an expert is not evicted earlier
  * than it must be, and a wave larger than the slots needs no case of its own: its missing experts
  * wait until others are released.
  *
- * Who leaves for a demand read, in this order: an expert that no hint names; one of the wave itself
- * that has been released; one that a hint names. A hint may take only the first kind.
+ * Who leaves for a demand read, in this order: an expert that is not hinted for certain (guesses
+ * are the policy's to weigh); one of the wave itself that has been released; any. For a hint only
+ * an expert leaves that no hint names.
  */
 #include "store/store_impl.h"
 
@@ -17,6 +18,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+
+#define WINDOW_BYTES ((size_t)3 << 19)
 
 /* ---- places -------------------------------------------------------------------------------- */
 
@@ -74,8 +77,8 @@ static size_t carve(struct pg_store *s, struct pg_arena *a)
     TAKE(reads, n_slots * PG_SLABS);
     TAKE(slot_of, n_key);
     TAKE(free_slots, n_slots);
-    TAKE(may_demand, n_slots);
-    TAKE(may_hint, n_slots);
+    for (int i = 0; i < N_MAY; i++)
+        TAKE(may[i], n_slots);
     TAKE(ids, n_expert);
     TAKE(want, n_expert);
     TAKE(ready, n_expert);
@@ -146,6 +149,7 @@ int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, str
         return rc;
     }
     s->depth = pg_io_depth(opt->io);
+    s->window_bytes = opt->window_bytes ? opt->window_bytes : WINDOW_BYTES;
     s->block = opt->n_block - 1;
     for (int key = 0; key < opt->n_block * opt->n_expert; key++)
         s->slot_of[key] = -1;
@@ -162,8 +166,10 @@ void pg_store_close(struct pg_store *s)
 {
     if (!s)
         return;
-    if (s->policy)
-        pg_store_drain(s); /* reads under way still write to the arena */
+    if (s->policy) { /* reads under way still write to the arena */
+        pg_store_abandon(s);
+        pg_store_drain(s);
+    }
     pg_policy_close(s->policy);
     free(s->memory);
     free(s);
@@ -175,8 +181,10 @@ void pg_store_mark(struct pg_store *s, int slot)
 {
     const struct slot *it = &s->slots[slot];
     bool may = it->state == SLOT_READY && !it->pinned && it->wave < 0;
-    s->may_demand[slot] = may;
-    s->may_hint[slot] = may && !s->hinted[it->key];
+    int hinted = may ? s->hinted[it->key] : 0;
+    s->may[MAY_DEMAND][slot] = may;
+    s->may[MAY_CERTAIN][slot] = may && hinted < 2;
+    s->may[MAY_HINT][slot] = may && hinted < 1;
 }
 
 static void slot_empty(struct pg_store *s, int slot)
@@ -210,11 +218,11 @@ int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted)
 {
     *evicted = -1;
     if (!s->n_free) {
-        int victim = pg_policy_victim(s->policy, s->may_hint);
+        int victim = pg_policy_victim(s->policy, s->may[for_hint ? MAY_HINT : MAY_CERTAIN]);
         if (victim < 0 && !for_hint)
             victim = released_slot(s);
         if (victim < 0 && !for_hint)
-            victim = pg_policy_victim(s->policy, s->may_demand);
+            victim = pg_policy_victim(s->policy, s->may[MAY_DEMAND]);
         if (victim < 0)
             return -1;
         *evicted = s->slots[victim].key;
@@ -250,6 +258,18 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     }
 }
 
+struct under_way pg_store_under_way(const struct pg_store *s, int slot)
+{
+    struct under_way u = {0};
+    for (int k = 0; k < PG_SLABS; k++) {
+        if (s->slots[slot].pending >> k & 1) {
+            u.n++;
+            u.bytes += s->reads[slot * PG_SLABS + k].size;
+        }
+    }
+    return u;
+}
+
 bool pg_store_submit(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
@@ -258,7 +278,9 @@ bool pg_store_submit(struct pg_store *s, int slot)
         return false;
     it->todo &= (uint8_t) ~(1u << k);
     it->pending |= (uint8_t)(1u << k);
-    *(it->waits ? &s->n_hint_pending : &s->n_demand_pending) += 1;
+    struct under_way *u = it->waits ? &s->hint : &s->demand;
+    u->n++;
+    u->bytes += s->reads[slot * PG_SLABS + k].size;
     pg_store_watch(s, NULL);
     return true;
 }
@@ -327,7 +349,9 @@ static void read_done(struct pg_store *s, struct pg_read *r)
     int slot = (int)(it - s->slots);
     int k = (int)(r - s->reads) - slot * PG_SLABS;
     it->pending &= (uint8_t) ~(1u << k);
-    *(it->waits ? &s->n_hint_pending : &s->n_demand_pending) -= 1;
+    struct under_way *u = it->waits ? &s->hint : &s->demand;
+    u->n--;
+    u->bytes -= r->size;
     pg_store_watch(s, r);
     it->begin_ns = PG_MIN(it->begin_ns, r->begin_ns);
     if (r->os_error) {
@@ -395,7 +419,7 @@ static void pump(struct pg_store *s)
                 return;
             if (!s->slots[slot].todo)
                 queue_pop(s);
-        } else if (!take_missing(s)) {
+        } else if (s->demand.bytes >= s->window_bytes || !take_missing(s)) {
             break;
         }
     }
@@ -417,8 +441,11 @@ static void join(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
     if (it->waits) {
-        s->n_hint_pending -= __builtin_popcount(it->pending);
-        s->n_demand_pending += __builtin_popcount(it->pending);
+        struct under_way moved = pg_store_under_way(s, slot);
+        s->hint.n -= moved.n;
+        s->hint.bytes -= moved.bytes;
+        s->demand.n += moved.n;
+        s->demand.bytes += moved.bytes;
         pg_store_watch(s, NULL);
     }
     it->waits = false;

@@ -8,14 +8,16 @@ static void check_slot(const struct pg_store *s, int slot)
     const struct slot *it = &s->slots[slot];
     if (it->state == SLOT_FREE) {
         PG_ASSERT(it->key == -1 && it->wave == -1 && !it->pinned && !it->todo && !it->pending);
-        PG_ASSERT(!it->queued && !s->may_demand[slot] && !s->may_hint[slot]);
+        PG_ASSERT(!it->queued && !s->may[MAY_DEMAND][slot] && !s->may[MAY_CERTAIN][slot] &&
+                  !s->may[MAY_HINT][slot]);
         return;
     }
     PG_ASSERT(it->key >= 0 && it->key < s->opt.n_block * s->opt.n_expert);
     PG_ASSERT(s->slot_of[it->key] == slot);
     bool may = it->state == SLOT_READY && !it->pinned && it->wave < 0;
-    PG_ASSERT(s->may_demand[slot] == may);
-    PG_ASSERT(s->may_hint[slot] == (may && !s->hinted[it->key]));
+    PG_ASSERT(s->may[MAY_DEMAND][slot] == may);
+    PG_ASSERT(s->may[MAY_CERTAIN][slot] == (may && s->hinted[it->key] < 2));
+    PG_ASSERT(s->may[MAY_HINT][slot] == (may && !s->hinted[it->key]));
     if (it->state == SLOT_READY) {
         PG_ASSERT(!it->todo && !it->failed && !it->pending && !it->queued);
         return;
@@ -28,24 +30,30 @@ static void check_slot(const struct pg_store *s, int slot)
     PG_ASSERT(!it->waits || (it->wave < 0 && it->by_hint && it->warned));
 }
 
+static void add(struct under_way *sum, struct under_way u)
+{
+    sum->n += u.n;
+    sum->bytes += u.bytes;
+}
+
 static void check_slots(const struct pg_store *s)
 {
-    int n_free = 0, n_pending = 0, n_hint_pending = 0, n_queued = 0, n_keys = 0;
+    struct under_way demand = {0}, hint = {0};
+    int n_free = 0, n_queued = 0, n_keys = 0;
     for (int slot = 0; slot < s->opt.n_slots; slot++) {
         const struct slot *it = &s->slots[slot];
         check_slot(s, slot);
         n_free += it->state == SLOT_FREE;
-        n_pending += __builtin_popcount(it->pending);
-        n_hint_pending += it->waits ? __builtin_popcount(it->pending) : 0;
+        add(it->waits ? &hint : &demand, pg_store_under_way(s, slot));
         n_queued += it->queued;
     }
     PG_ASSERT(n_free == s->n_free);
     for (int i = 0; i < n_free; i++)
         PG_ASSERT(s->slots[s->free_slots[i]].state == SLOT_FREE);
-    PG_ASSERT(n_pending == pg_io_n_pending(s->opt.io));
-    PG_ASSERT(n_hint_pending == s->n_hint_pending);
-    PG_ASSERT(n_pending - n_hint_pending == s->n_demand_pending);
-    PG_ASSERT(s->alone == (s->n_hint_pending && !s->n_demand_pending));
+    PG_ASSERT(demand.n == s->demand.n && demand.bytes == s->demand.bytes);
+    PG_ASSERT(hint.n == s->hint.n && hint.bytes == s->hint.bytes);
+    PG_ASSERT(demand.n + hint.n == pg_io_n_pending(s->opt.io));
+    PG_ASSERT(s->alone == (hint.n && !demand.n));
     PG_ASSERT(n_queued == s->n_queue);
     for (int i = 0; i < n_queued; i++)
         PG_ASSERT(s->slots[s->queue[(s->queue_head + i) % s->opt.n_slots]].queued);

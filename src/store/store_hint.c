@@ -20,11 +20,6 @@
 #define PAUSE_LEAST 4  /* windows */
 #define PAUSE_MOST  64
 
-/* Reads under way at most while a guess is among them: the demand read that comes next shares the
- * disk with these, so they are about two experts; fewer would leave the disk idle between two calls
- * of the engine. */
-#define GUESS_READS (2 * PG_SLABS)
-
 static int32_t *ids_of(struct pg_store *s, int block)
 {
     return s->hint_ids + (size_t)block * (size_t)s->opt.n_expert;
@@ -88,11 +83,13 @@ static int next_key(struct pg_store *s, bool *certain)
     return -1;
 }
 
+/* Demand that comes next has to share the disk with what is under way, so that is kept as small as
+ * for demand itself. Certain hints are demand that is known early: more of them may be under way,
+ * so that the disk does not run dry while the engine computes. */
 static bool has_room(const struct pg_store *s, bool certain)
 {
-    int n = pg_io_n_pending(s->opt.io);
-    int most = certain && n == s->n_hint_pending ? s->depth : PG_MIN(s->depth, GUESS_READS);
-    return n < most;
+    uint64_t most = certain && !s->demand.n ? 2 * s->window_bytes : s->window_bytes;
+    return s->demand.bytes + s->hint.bytes < most;
 }
 
 void pg_store_hint_pump(struct pg_store *s)
@@ -100,15 +97,14 @@ void pg_store_hint_pump(struct pg_store *s)
     for (;;) {
         bool certain = false;
         if (s->hint_slot >= 0) {
-            if (!has_room(s, s->hinted[s->slots[s->hint_slot].key] == 2) ||
-                !pg_store_submit(s, s->hint_slot))
+            if (!pg_store_submit(s, s->hint_slot))
                 return;
             if (!s->slots[s->hint_slot].todo)
                 s->hint_slot = -1;
             continue;
         }
         int key = next_key(s, &certain);
-        if (key < 0 || !has_room(s, certain))
+        if (key < 0 || !has_room(s, certain) || pg_io_n_pending(s->opt.io) == s->depth)
             return;
         int evicted;
         int slot = pg_store_take_slot(s, true, &evicted);
@@ -140,7 +136,7 @@ void pg_store_hint_used(struct pg_store *s, int slot)
 /* A read has begun, or has ended, or has become one on demand. */
 void pg_store_watch(struct pg_store *s, const struct pg_read *ended)
 {
-    bool alone = s->n_hint_pending && !s->n_demand_pending;
+    bool alone = s->hint.n && !s->demand.n;
     if (alone == s->alone)
         return;
     uint64_t now = ended ? ended->end_ns : pg_io_now(s->opt.io);

@@ -28,6 +28,15 @@ struct slot {
     uint64_t begin_ns;
 };
 
+struct under_way {
+    int n;
+    uint64_t bytes;
+};
+
+/* Who may be evicted: what is ready, not pinned and not of the wave; of that, what is not hinted
+ * for certain; of that, what is not hinted at all. */
+enum may { MAY_DEMAND, MAY_CERTAIN, MAY_HINT, N_MAY };
+
 /* Of each of the wave's ids. */
 enum want { WANT_MISSING, WANT_LOADING, WANT_READY, WANT_DELIVERED };
 
@@ -63,6 +72,7 @@ struct pg_store {
     struct pg_store_options opt;
     struct pg_policy *policy;
     int depth;
+    uint64_t window_bytes;
     int block; /* of the last wave */
 
     struct slot *slots;    /* [n_slots] */
@@ -70,8 +80,7 @@ struct pg_store {
     int32_t *slot_of;      /* [n_block * n_expert], -1: nowhere */
     int32_t *free_slots;   /* stack */
     int n_free;
-    /* Who may be evicted: ready, not pinned, not of the wave; for a hint, not hinted either. */
-    uint8_t *may_demand, *may_hint; /* [n_slots] */
+    uint8_t *may[N_MAY]; /* [n_slots] who may be evicted; enum may */
 
     struct wave wave;
     int32_t *ids;   /* [n_expert] of the wave */
@@ -81,13 +90,13 @@ struct pg_store {
     int32_t *queue; /* ring of slots with reads to submit on demand, [n_slots] */
     int queue_head, n_queue;
 
-    struct hint *hints;                   /* [n_block] */
-    int32_t *hint_ids;                    /* [n_block][n_expert] */
-    uint8_t *hinted;                      /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
-    int n_hints_queued;                   /* over all blocks */
-    int hint_slot;                        /* slot whose hinted reads are partly submitted, -1 */
-    int n_demand_pending, n_hint_pending; /* reads under way; hint: of slots that wait */
-    bool alone;                           /* only hinted reads are under way */
+    struct hint *hints;            /* [n_block] */
+    int32_t *hint_ids;             /* [n_block][n_expert] */
+    uint8_t *hinted;               /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
+    int n_hints_queued;            /* over all blocks */
+    int hint_slot;                 /* slot whose hinted reads are partly submitted, -1 */
+    struct under_way demand, hint; /* reads of slots that are wanted, and of slots that wait */
+    bool alone;                    /* only hinted reads are under way */
     uint64_t alone_since_ns;
     uint32_t n_waves;
     uint32_t *ghost; /* [n_block * n_expert] n_waves when it left for a guess, 0: it did not */
@@ -104,6 +113,7 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint);
 bool pg_store_submit(struct pg_store *s, int slot);  /* one read; false: the io is full */
 void pg_store_arrived(struct pg_store *s, int slot); /* it is ready */
 int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted); /* empty, or -1 */
+struct under_way pg_store_under_way(const struct pg_store *s, int slot); /* of one slot */
 uint64_t pg_store_expert_bytes(const struct pg_store *s, int key);       /* that a load reads */
 
 /* store_hint.c */

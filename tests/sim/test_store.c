@@ -114,6 +114,7 @@ static uint64_t run_world(uint64_t seed, int n_steps, uint64_t *n_failed_waves)
         .slab_bytes = random_chance(r, 0.3) ? 4096 : 0,
         .evict = (enum pg_evict)random_below(r, PG_EVICT_COUNT),
         .hints = (enum pg_hints)random_below(r, 3),
+        .window_bytes = random_chance(r, 0.5) ? 1 + (size_t)random_below(r, 100000) : 0,
         .sim = {.seed = seed,
                 .latency_ns = (uint64_t)random_below(r, 100000),
                 .jitter_ns = (uint64_t)random_below(r, 100000),
@@ -180,6 +181,7 @@ static struct world_options plain(int n_slots)
         .n_slots = n_slots,
         .slab_bytes = PG_PAGE,
         .hints = PG_HINTS_ON,
+        .window_bytes = 5 * PG_PAGE, /* less than two experts */
         .sim = {.seed = 1, .bytes_per_s = 3 * PG_PAGE * 1000, .sparse = true},
     };
 }
@@ -303,6 +305,25 @@ static void test_demand_before_hints(void **state)
     pg_store_hint(w.store, 1, id, 8, true);
     finish_wave(&w, 0);
     assert_true(world_stats(&w).stall_ns <= 5 * EXPERT_NS);
+    world_close(&w);
+}
+
+/* The disk serves what it has all at once, so not too much is given to it: the first expert arrives
+ * long before the last, and the last no later than it would otherwise. */
+static void test_first_comes_first(void **state)
+{
+    (void)state;
+    struct world w;
+    struct pg_lease lease;
+    struct pg_err err;
+    struct world_options opt = plain(8);
+    world_open(&w, &opt);
+    pg_store_acquire(w.store, 0, id, 6);
+    assert_int_equal(pg_store_next(w.store, &lease, &err), 1);
+    pg_store_release(w.store, &lease);
+    assert_true(pg_io_now(w.io) <= 5 * EXPERT_NS / 2);
+    finish_wave(&w, 0);
+    assert_true(pg_io_now(w.io) <= 6 * EXPERT_NS + 1000);
     world_close(&w);
 }
 
@@ -539,21 +560,14 @@ static void test_open_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hits_first),
-        cmocka_unit_test(test_late_hint_is_joined),
-        cmocka_unit_test(test_hint_in_time),
-        cmocka_unit_test(test_demand_before_hints),
-        cmocka_unit_test(test_hint_takes_nothing_needed),
-        cmocka_unit_test(test_new_hint_replaces),
-        cmocka_unit_test(test_wave_larger_than_slots),
-        cmocka_unit_test(test_failed_once),
-        cmocka_unit_test(test_failed_twice),
-        cmocka_unit_test(test_failed_hint),
-        cmocka_unit_test(test_abandon),
-        cmocka_unit_test(test_hints_off),
-        cmocka_unit_test(test_self_check),
-        cmocka_unit_test(test_open_arguments),
-        cmocka_unit_test(test_random_worlds),
+        cmocka_unit_test(test_hits_first),        cmocka_unit_test(test_late_hint_is_joined),
+        cmocka_unit_test(test_hint_in_time),      cmocka_unit_test(test_demand_before_hints),
+        cmocka_unit_test(test_first_comes_first), cmocka_unit_test(test_hint_takes_nothing_needed),
+        cmocka_unit_test(test_new_hint_replaces), cmocka_unit_test(test_wave_larger_than_slots),
+        cmocka_unit_test(test_failed_once),       cmocka_unit_test(test_failed_twice),
+        cmocka_unit_test(test_failed_hint),       cmocka_unit_test(test_abandon),
+        cmocka_unit_test(test_hints_off),         cmocka_unit_test(test_self_check),
+        cmocka_unit_test(test_open_arguments),    cmocka_unit_test(test_random_worlds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
