@@ -180,22 +180,31 @@ static double found_rate(const struct pg_stats *s)
     return cli_ratio((double)s->hits, (double)s->expert_requests);
 }
 
-static void print_summary(const struct run *r, const struct pg_stats *p, const struct pg_stats *d)
+/* What the reads were like: only steps can say, and a text of one token needs none. */
+static void print_reads(const struct pg_stats *d, double n)
 {
-    char read[16], peak[16], budget[16];
-    const bool colour = isatty(STDERR_FILENO) && !getenv("NO_COLOR");
+    char read[16];
     const double warned = (double)(d->warned_in_time + d->warned_late);
-    const double n = evaluated(d);
-    cli_progress_clear();
-    fputs(colour ? "\033[2m" : "", stderr);
-    fprintf(stderr, "prompt %zu tokens %.2f tok/s | decode %zu tokens %.2f tok/s | hits %.1f %%",
-            r->n_prompt, cli_ratio(evaluated(p), cli_stats_seconds(p)), r->n_ids - r->n_prompt,
-            cli_ratio(n, cli_stats_seconds(d)), 100 * found_rate(d));
+    fprintf(stderr, " %.2f tok/s | hits %.1f %%", cli_ratio(n, cli_stats_seconds(d)),
+            100 * found_rate(d));
     if (warned > 0)
         fprintf(stderr, " + %.1f %% warned", 100 * cli_ratio(warned, (double)d->expert_requests));
-    fprintf(stderr, " | %s read/token | stalled %.2f s of %.2f s | peak %s of %s | %s, %s, %s%s",
+    fprintf(stderr, " | %s read/token | stalled %.2f s of %.2f s",
             cli_size_text((uint64_t)cli_ratio((double)d->expert_bytes_read, n), read),
-            d->stall_seconds, cli_stats_seconds(d), cli_size_text(pg_peak_rss(), peak),
+            d->stall_seconds, cli_stats_seconds(d));
+}
+
+static void print_summary(const struct run *r, const struct pg_stats *p, const struct pg_stats *d)
+{
+    char peak[16], budget[16];
+    const bool colour = isatty(STDERR_FILENO) && !getenv("NO_COLOR");
+    cli_progress_clear();
+    fputs(colour ? "\033[2m" : "", stderr);
+    fprintf(stderr, "prompt %zu tokens %.2f tok/s | decode %zu tokens", r->n_prompt,
+            cli_ratio(evaluated(p), cli_stats_seconds(p)), r->n_ids - r->n_prompt);
+    if (evaluated(d) > 0)
+        print_reads(d, evaluated(d));
+    fprintf(stderr, " | peak %s of %s | %s, %s, %s%s", cli_size_text(pg_peak_rss(), peak),
             cli_size_text(r->plan.budget, budget), pg_mode_name(r->plan.mode),
             d->io_path ? d->io_path : "-", d->cpu_level ? d->cpu_level : "-",
             cli_hints_stopped(r->plan.mode, d, r->args) ? ", warned reads off: they did not pay"
