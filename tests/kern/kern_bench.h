@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <strings.h>
 
-enum { BENCH_N = 2048, BENCH_ROWS = 64, BENCH_MS = 400 }; /* values a row; rows a task */
+enum { BENCH_N = 2048, BENCH_ROWS = 256, BENCH_MS = 400 }; /* values a row; rows a task */
 #define BENCH_BYTES ((size_t)256 << 20)
 
 struct job {
@@ -64,7 +64,7 @@ static inline void bench_slot(struct bench *b, const struct pg_kernels *k, enum 
 {
     const struct pg_type_traits *t = pg_type_traits(type);
     size_t row_bytes = pg_type_bytes(type, BENCH_N);
-    int n_all = (int)(BENCH_BYTES / row_bytes / BENCH_ROWS), part = n_all / 8;
+    int n_all = (int)(BENCH_BYTES / row_bytes / BENCH_ROWS), part = n_all / 16;
     struct acts x = acts_open(k, t->act, BENCH_N, 128);
     struct job j = {k, {b->w, type, &x.a, NULL, 1, b->y, (size_t)n_all * BENCH_ROWS}, 0};
     if (strcmp(k->name, "ref") == 0) /* so slow that little says enough */
@@ -73,7 +73,7 @@ static inline void bench_slot(struct bench *b, const struct pg_kernels *k, enum 
     double rate = rows * (double)row_bytes / s;
     printf("%-5s %-7s %7.2f %5.0f%% %8.1f", t->name, k->name, rate * 1e-9, rate / b->roof * 100,
            gmacs(rows, 1, s));
-    part = b->n_threads * (part > b->n_threads ? 4 : 1);
+    part = b->n_threads;
     rows = (double)part * BENCH_ROWS;
     for (j.m.n_tok = 16; j.m.n_tok <= 128; j.m.n_tok *= 8) {
         j.m.y_stride = (size_t)rows;
@@ -102,7 +102,7 @@ static inline int bench(int n_threads, const char *only)
 {
     struct bench b = {.n_threads = n_threads};
     struct pg_err err = {0};
-    if (pg_roof_dram(n_threads, 1.0, &b.roof, &err) || pg_pool_open(&b.pool, n_threads, &err)) {
+    if (pg_roof_dram(n_threads, 2.0, &b.roof, &err) || pg_pool_open(&b.pool, n_threads, &err)) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
