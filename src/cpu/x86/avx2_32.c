@@ -139,13 +139,22 @@ PG_INLINE void unpack(enum pg_type t, struct panel *p, const struct pg_rows8 *r,
     transpose_32(v, p->u);
 }
 
+/* Keeps gcc from moving an addition behind products that do not need it, which then all wait in
+ * registers that there are not. */
+PG_INLINE __m256i here(__m256i v)
+{
+    __asm__("" : "+x"(v));
+    return v;
+}
+
 /* A quad's pairs into `part` (16 bits) or, when those are full, on into `sum` (32 bits). Eight
  * quads of 4 bits fit, four of 5 bits, one of 8. */
 #define PG_QUAD(i, part, sum, x)                                                                   \
-    part = i % chain == 0 ? products(t, w##i, broadcast32(x + 4 * i))                              \
-                          : _mm256_add_epi16(part, products(t, w##i, broadcast32(x + 4 * i)));     \
+    part = i % chain == 0                                                                          \
+               ? products(t, w##i, broadcast32(x + 4 * i))                                         \
+               : here(_mm256_add_epi16(part, products(t, w##i, broadcast32(x + 4 * i))));          \
     if (i % chain == chain - 1)                                                                    \
-        sum = i < chain ? add_pairs(part) : _mm256_add_epi32(sum, add_pairs(part));
+        sum = i < chain ? add_pairs(part) : here(_mm256_add_epi32(sum, add_pairs(part)));
 
 /* Two tokens against a panel. */
 PG_INLINE void tile_2(enum pg_type t, const struct panel *p, const int8_t *const x[2],
