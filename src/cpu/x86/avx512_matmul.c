@@ -225,6 +225,15 @@ static void batch_step(struct batch *b, const struct pg_matmul *m, const struct 
     }
 }
 
+/* The first steps of a call, which no tile before has asked for. */
+static void fetch_first(const struct format *f, const struct pg_tile *tile)
+{
+    size_t n_bytes = (size_t)(PG_PANEL_VALUES / f->block * f->block_bytes);
+    for (size_t at = 0; at < AHEAD * n_bytes && at < tile->row_bytes; at += n_bytes)
+        for (int half = 0; half < 2; half++)
+            pg_tile_fetch(tile, half, at, PG_MIN(n_bytes, tile->row_bytes - at));
+}
+
 static void tile_batch(const struct pg_matmul *m, const struct format *f, struct pg_tile *tile,
                        struct batch *b)
 {
@@ -253,6 +262,8 @@ static void matmul(const struct pg_matmul *m, int row0, int row1)
     for (int row = row0; row < row1; row += PG_LANES) {
         pg_tile_set(&tile, m, row, row1);
         __mmask16 lanes = pg_first_lanes(tile.n_rows);
+        if (row == row0)
+            fetch_first(f, &tile);
         for (int t = 0; t < m->n_tok; t += BATCH) {
             batch_set(&b, m, t, PG_MIN(BATCH, m->n_tok - t));
             tile_batch(m, f, &tile, &b);
