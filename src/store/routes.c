@@ -25,6 +25,8 @@ struct reader {
     size_t cap;     /* ids that r->ids has room for */
     uint64_t *seen; /* [MAX_ID + 1] the block (counted over the file) that had this id last */
     uint64_t n_seen;
+    char *text; /* of the line */
+    size_t text_cap;
     struct pg_err *err;
 };
 
@@ -120,6 +122,8 @@ static int read_line(struct reader *in, const char *text, size_t n)
     /* Jansson says what is wrong with the text, and nothing where it was short of memory. */
     if (!line && !what.text[0])
         return pg_fail(in->err, PG_ENOMEM, "%s:%d: no memory to read the line", in->path, in->line);
+    if (!line && json_error_code(&what) == json_error_out_of_memory)
+        return pg_fail(in->err, PG_ENOMEM, "%s:%d: out of memory", in->path, in->line);
     if (!line)
         return pg_fail(in->err, PG_EFORMAT, "%s:%d: %s", in->path, in->line,
                        pg_quote(what.text, strnlen(what.text, sizeof what.text)).s);
@@ -128,27 +132,44 @@ static int read_line(struct reader *in, const char *text, size_t n)
     return rc;
 }
 
+/* The next line without its end, into in->text; 0 at the end of the file with nothing left. */
+static int next_line(struct reader *in, FILE *f, size_t *n, bool *more)
+{
+    int c;
+    *n = 0;
+    while ((c = getc_unlocked(f)) != EOF && c != '\n') {
+        if (*n == in->text_cap) {
+            if (in->text_cap >= MAX_LINE)
+                return line_fail(in, "line too long");
+            size_t cap = in->text_cap ? 2 * in->text_cap : 4096;
+            char *text = realloc(in->text, cap);
+            if (!text)
+                return pg_fail(in->err, PG_ENOMEM, "%s: out of memory (%zu bytes)", in->path, cap);
+            in->text = text;
+            in->text_cap = cap;
+        }
+        in->text[(*n)++] = (char)c;
+    }
+    if (ferror(f))
+        return pg_fail_os(in->err, PG_EIO, errno, "%s: read failed", in->path);
+    *more = c != EOF || *n;
+    while (*n && in->text[*n - 1] == '\r')
+        --*n;
+    return 0;
+}
+
 static int read_file(struct reader *in, FILE *f)
 {
-    char *text = NULL;
-    size_t cap = 0;
-    int rc = 0;
-    while (!rc) {
-        ssize_t n = getline(&text, &cap, f);
-        if (n < 0)
-            break;
+    for (;;) {
+        size_t n = 0;
+        bool more = false;
         in->line++;
-        while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r'))
-            n--;
-        if ((size_t)n > MAX_LINE)
-            rc = line_fail(in, "line too long");
-        else if (n > 0)
-            rc = read_line(in, text, (size_t)n);
+        PG_TRY(next_line(in, f, &n, &more));
+        if (!more)
+            return 0;
+        if (n)
+            PG_TRY(read_line(in, in->text, n));
     }
-    if (!rc && ferror(f))
-        rc = pg_fail_os(in->err, PG_EIO, errno, "%s: read failed", in->path);
-    free(text);
-    return rc;
 }
 
 int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err)
@@ -169,6 +190,7 @@ int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err)
         rc = pg_fail(err, PG_EFORMAT, "%s: no tokens", path);
     fclose(f);
     free(in.seen);
+    free(in.text);
     if (rc) {
         pg_routes_close(in.r);
         return rc;

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BYTES ((size_t)3 << 19)
+#define WINDOW_BYTES ((size_t)3 << 20)
 
 /* ---- places -------------------------------------------------------------------------------- */
 

@@ -46,7 +46,7 @@ struct pg_store_options {
     enum pg_evict evict;
     enum pg_hints hints;
     struct pg_trace *trace; /* NULL: none */
-    /* Another expert's reads begin only while fewer bytes are under way; 0 = 1.5 MiB. Disks serve
+    /* Another expert's reads begin only while fewer bytes are under way; 0 = 3 MiB. Disks serve
      * what they have all at once: with more, the first expert would arrive as late as the last. */
     size_t window_bytes;
 };
