@@ -171,6 +171,9 @@ static void test_matmul(void **state)
         check_shape((enum pg_type)type, &wide);
         wide.n_tok = 1;
         check_shape((enum pg_type)type, &wide);
+        /* Longer than what a level may keep of a row at once, and no multiple of it. */
+        struct shape rows = {4096 + 3 * t->block, 18, 1, 1, 18, true, TAME};
+        check_shape((enum pg_type)type, &rows);
     }
 }
 

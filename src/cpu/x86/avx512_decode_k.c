@@ -25,7 +25,7 @@ struct layout {
     uint8_t scale[2][8]; /* [h][2 i + j]: which scales lane i, of four lanes, of vector 2 h + j */
 };
 
-/* Four blocks that are `next` bytes apart, or the last ones the same. */
+/* Where there are less than four, the last ones are the same. */
 struct four {
     const uint8_t *block[4];
 };
