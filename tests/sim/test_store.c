@@ -164,7 +164,7 @@ static void test_random_worlds(void **state)
 {
     (void)state;
     uint64_t n_delivered = 0, n_failed = 0;
-    for (uint64_t seed = 1; seed <= 2500; seed++)
+    for (uint64_t seed = 1; seed <= 1500; seed++)
         n_delivered += run_world(seed, 60, &n_failed);
     assert_true(n_delivered > 1000000);
     assert_true(n_failed > 1000);
