@@ -86,19 +86,32 @@ static void product_task(void *arg, int task, int thread)
     ps->c->k.matmul[p->m.type](&p->m, row0, PG_MIN(row0 + p->chunk, p->n_out));
 }
 
-/* Rows a task gets: about 64 KiB of weights for one token, less for more tokens. */
-static int chunk_rows(const struct pg_product *p, int tile)
+/* Bytes of weights for a task: some tasks a thread so that none waits long for the others, within
+ * bounds: a range that begins and ends too soon never gets memory up to speed. */
+static size_t task_bytes(struct pg_compute *c, const struct pg_product *p, int n)
+{
+    size_t total = 0, each;
+    for (int i = 0; i < n; i++) {
+        total += pg_type_bytes(p[i].m.type, p[i].m.x->n) * (size_t)p[i].n_out;
+    }
+    each = total / (size_t)(4 * pg_pool_n_threads(c->pool));
+    return PG_MIN(PG_MAX(each, (size_t)64 << 10), (size_t)256 << 10);
+}
+
+/* Rows of `bytes` for one token, fewer for more tokens. */
+static int chunk_rows(const struct pg_product *p, size_t bytes, int tile)
 {
     size_t row_bytes = pg_type_bytes(p->m.type, p->m.x->n);
-    size_t rows = 65536 / row_bytes / (size_t)PG_MAX(1, p->m.n_tok / 4);
+    size_t rows = bytes / row_bytes / (size_t)PG_MAX(1, p->m.n_tok);
     return (int)PG_MAX(1, rows / (size_t)tile) * tile;
 }
 
 void pg_products(struct pg_compute *c, struct pg_product *p, int n)
 {
     int n_tasks = 0;
+    size_t bytes = task_bytes(c, p, n);
     for (int i = 0; i < n; i++) {
-        p[i].chunk = chunk_rows(&p[i], c->k.row_tile);
+        p[i].chunk = chunk_rows(&p[i], bytes, c->k.row_tile);
         p[i].n_tasks = (p[i].n_out + p[i].chunk - 1) / p[i].chunk;
         n_tasks += p[i].n_tasks;
     }
