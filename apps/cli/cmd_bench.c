@@ -433,8 +433,10 @@ int cli_bench(const struct cli_args *args)
         for (int i = 0; i < b.n_rows; i++)
             any = any || b.rows[i].n_reps > 0;
         code = print_result(&b, format);
-        if (!code && !any)
-            code = cli_interrupted() ? CLI_INTERRUPTED : CLI_FAILED;
+        if (!code && !any && !cli_interrupted()) {
+            cli_error("no row could be run; each says why");
+            code = CLI_FAILED;
+        }
     }
     if (!code && cli_interrupted())
         code = CLI_INTERRUPTED;

@@ -62,6 +62,14 @@ static void modes_expect(struct plan_report *r, const struct pg_options *base)
     }
 }
 
+/* Auto opens with less than resident needs: the minimum is that of the mode it falls back to. */
+static void minimum_of_auto(struct plan_report *r)
+{
+    const uint64_t other = r->modes[PG_MODE_LOOKAHEAD].plan.minimum;
+    if (other > 0 && other < r->plan.minimum)
+        r->plan.minimum = other;
+}
+
 static int roofs_measure(struct plan_report *r, const struct cli_args *args, struct pg_err *err)
 {
     struct pg_machine machine;
@@ -178,8 +186,9 @@ int cli_plan(const struct cli_args *args)
         cli_error("no speeds: %s", roof_err.text);
         r.roof_dram = r.roof_disk = 0;
     }
-    if (!rc || args->json)
-        modes_expect(&r, &opt);
+    modes_expect(&r, &opt);
+    if (opt.mode == PG_MODE_AUTO)
+        minimum_of_auto(&r);
     if (args->json) {
         const int code = print_json(&r, rc, err.text);
         return rc ? CLI_FAILED : code;

@@ -205,6 +205,8 @@ class Cli(unittest.TestCase):
         self.bad(1, ["minimum"], "run", self.model, "--mode", "ondemand", "-c", "64", "--memory",
                  too_small, "-p", "x")
         measured = json.loads(self.good("plan", self.model, "--memory", "200M", "--json").stdout)
+        self.assertEqual(measured["mode"], "resident")
+        self.assertLess(measured["minimum"], measured["modes"][0]["minimum"])
         self.assertGreater(measured["roof_dram_bytes_per_s"], 1e8)
         self.assertGreater(measured["roof_disk_bytes_per_s"], 1e6)
         self.assertGreater(measured["modes"][0]["expected_tps"], 0)
@@ -396,8 +398,8 @@ class Cli(unittest.TestCase):
         self.assertFalse(re.search(r"\b(nan|inf)\b", page))
 
     def test_bench_where_nothing_fits(self):
-        r = call("bench", self.model, "--memory", "1M", "-p", "4", "-n", "2", "-r", "1", "-o", "json")
-        self.assertEqual(r.returncode, 1)
+        r = self.bad(1, ["each says why"], "bench", self.model, "--memory", "1M", "-p", "4", "-n",
+                     "2", "-r", "1", "-o", "json")
         rows = json.loads(r.stdout)["rows"]
         self.assertTrue(all("error" in row for row in rows) and len(rows) == 6)
 
