@@ -26,6 +26,7 @@ struct world_options {
     enum pg_evict evict;
     enum pg_hints hints;
     size_t window_bytes;
+    struct pg_trace *trace;
 };
 
 struct random {
@@ -107,6 +108,7 @@ static inline void world_open(struct world *w, const struct world_options *opt)
         .evict = opt->evict,
         .hints = opt->hints,
         .window_bytes = opt->window_bytes,
+        .trace = opt->trace,
     };
     PG_ASSERT(pg_store_open(&w->store, &o, &err) == 0);
 }

@@ -11,7 +11,10 @@
 #include "base/os.h"
 #include "sim/sim_world.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- random worlds ------------------------------------------------------------------------- */
 
@@ -519,6 +522,40 @@ static void test_self_check(void **state)
     }
 }
 
+/* Each expert read is an event, named for what asked for it, and so is each wait. */
+static void test_trace_events(void **state)
+{
+    (void)state;
+    struct world w;
+    struct world_options opt = plain(8);
+    struct pg_err err;
+    char path[] = "/tmp/pregate_test_XXXXXX", text[8192] = {0};
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(pg_trace_open(&opt.trace, 64, &err), 0);
+    world_open(&w, &opt);
+    pg_store_hint(w.store, 1, id, 1, false);
+    pg_io_sim_advance(w.io, 2 * EXPERT_NS);
+    run_ids(&w, 1, id, 3);
+    assert_int_equal(pg_trace_save(opt.trace, path, &err), 0);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    assert_true(fread(text, 1, sizeof text - 1, f) > 0);
+    fclose(f);
+    close(fd);
+    unlink(path);
+    static const char *const names[] = {"\"hint\"", "\"demand\"", "\"stall\""};
+    static const int counts[] = {1, 2, 1};
+    for (int i = 0; i < 3; i++) {
+        int n = 0;
+        for (const char *at = text; (at = strstr(at, names[i])); at++)
+            n++;
+        assert_true(n >= counts[i]);
+    }
+    world_close(&w);
+    pg_trace_close(opt.trace);
+}
+
 static void test_open_arguments(void **state)
 {
     (void)state;
@@ -567,7 +604,8 @@ int main(void)
         cmocka_unit_test(test_failed_once),       cmocka_unit_test(test_failed_twice),
         cmocka_unit_test(test_failed_hint),       cmocka_unit_test(test_abandon),
         cmocka_unit_test(test_hints_off),         cmocka_unit_test(test_self_check),
-        cmocka_unit_test(test_open_arguments),    cmocka_unit_test(test_random_worlds),
+        cmocka_unit_test(test_trace_events),      cmocka_unit_test(test_open_arguments),
+        cmocka_unit_test(test_random_worlds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
