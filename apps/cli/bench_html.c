@@ -277,7 +277,7 @@ static const char style[] =
     "@media(prefers-color-scheme:dark){:root{--bg:#16181c;--ink:#e6e4df;--dim:#969ca6;"
     "--line:#32363d;--c1:#6f9fe0;--c2:#58b98f;--c3:#e3b34c;--c4:#e0715a;--c5:#5a5e66;"
     "--mark:#f4f2ec}}\n"
-    "*{box-sizing:border-box}body{margin:0 auto;padding:2.2rem 1.2rem 4rem;max-width:58rem;"
+    "*{box-sizing:border-box}body{margin:0 auto;padding:2.2rem 1.2rem 4rem;max-width:62rem;"
     "background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,sans-serif}\n"
     "h1{font-size:1.7rem;line-height:1.25;margin:0 0 .4rem}h2{font-size:1.15rem;margin:0 0 .5rem}"
     "p{margin:.5rem 0;max-width:46rem}section{margin:2.6rem 0}.dim,section>p{color:var(--dim)}\n"
@@ -292,10 +292,11 @@ static const char style[] =
     ".c1{fill:var(--c1);background:var(--c1)}.c2{fill:var(--c2);background:var(--c2)}"
     ".c3{fill:var(--c3);background:var(--c3)}.c4{fill:var(--c4);background:var(--c4)}"
     ".c5{fill:var(--c5);background:var(--c5)}.mark{background:var(--mark)}\n"
-    ".scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;white-space:nowrap;"
-    "font-variant-numeric:tabular-nums}th,td{padding:.3rem .6rem;text-align:right;"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.82rem;white-space:nowrap;"
+    "font-variant-numeric:tabular-nums}th,td{padding:.3rem .42rem;text-align:right;"
     "border-bottom:1px solid var(--line)}th{color:var(--dim);font-weight:500}"
-    "th:nth-child(-n+3),td:nth-child(-n+3),td.why{text-align:left}td.why{white-space:normal;"
+    "th:nth-child(-n+3),td:nth-child(-n+3),td.why{text-align:left}td.why{white-space:normal;max-"
+    "width:30rem;"
     "color:var(--dim)}ul{padding-left:1.2rem;max-width:46rem}li{margin:.25rem 0}</style>\n";
 
 static void put_modes_text(const struct bench *b)
@@ -305,8 +306,9 @@ static void put_modes_text(const struct bench *b)
         [PG_MODE_ONDEMAND] = "an expert is read when it is wanted; the computation waits.",
         [PG_MODE_PREFETCH_ALL] = "all experts of the next block are announced, wanted or not.",
         [PG_MODE_LOOKAHEAD] = "the next block's router is asked early; what it names is announced.",
-        [PG_MODE_HINT] = "a trained predictor announces; the router still decides.",
-        [PG_MODE_PREGATE] = "the trained predictor decides, one block early, so that every read is "
+        [PG_MODE_HINT] =
+            "a predictor made for it (a pre-gate) announces; the router still decides.",
+        [PG_MODE_PREGATE] = "the pre-gate itself decides, one block early, so that every read is "
                             "known in time."};
     bool seen[PG_MODE_COUNT] = {false};
     puts("<ul class=dim>");
