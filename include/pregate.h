@@ -208,8 +208,8 @@ struct pg_stats {
     uint64_t read_errors;
     uint64_t peak_rss_bytes;               /* VmHWM */
     bool hints_active;                     /* false once warned reads stopped paying */
-    const char *io_path;                   /* "io_uring, direct", "pread x8, buffered", ... */
-    const char *cpu_level;
+    const char *io_path;   /* "io_uring, direct", "pread x8, buffered", ...; lives with the engine */
+    const char *cpu_level; /* likewise */
 };
 
 /* The plan for these options without loading weights. PG_EBUDGET still fills *out. */

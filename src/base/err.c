@@ -61,7 +61,7 @@ int pg_fail_in(struct pg_err *err, int code, const char *prefix)
 {
     char text[sizeof(err->text)];
 
-    if (err) {
+    if (err && strncmp(err->text, prefix, strlen(prefix)) != 0) {
         int n = snprintf(text, sizeof(text), "%s: ", prefix);
         if (n >= 0 && (size_t)n < sizeof(text))
             snprintf(text + n, sizeof(text) - (size_t)n, "%s", err->text);

@@ -16,7 +16,7 @@
 int pg_fail(struct pg_err *err, int code, const char *fmt, ...) PG_PRINTF(3, 4);
 /* The same for a failed system call: appends ": " and the text of errno `os_error`. */
 int pg_fail_os(struct pg_err *err, int code, int os_error, const char *fmt, ...) PG_PRINTF(4, 5);
-/* Puts "prefix: " before the sentence that is already there. Returns err->code. */
+/* Puts "prefix: " before the sentence that is already there, unless it begins so. Returns code. */
 int pg_fail_in(struct pg_err *err, int code, const char *prefix);
 
 /* Text made safe for a message: control and non-ASCII bytes as \xNN, cut to the buffer. */

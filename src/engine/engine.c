@@ -90,6 +90,7 @@ static int open_store(struct pg_engine *e, struct pg_err *err)
 static int load_experts(struct pg_engine *e, struct pg_err *err)
 {
     int n = e->model.h.n_expert, rc = 0;
+    uint64_t each = e->model.expert_bytes / (uint64_t)e->model.n_moe;
     int32_t *ids = pg_calloc((size_t)n, sizeof(*ids));
     if (!ids) {
         return pg_fail(err, PG_ENOMEM, "out of memory");
@@ -104,8 +105,8 @@ static int load_experts(struct pg_engine *e, struct pg_err *err)
             pg_store_release(e->store, &lease);
         }
         if (!rc && e->opt.progress &&
-            e->opt.progress(e->opt.user, "loading experts", (uint64_t)(block + 1),
-                            (uint64_t)e->model.n_moe)) {
+            e->opt.progress(e->opt.user, "loading experts", each * (uint64_t)(block + 1),
+                            e->model.expert_bytes)) {
             rc = pg_fail(err, PG_ECANCELLED, "loading was cancelled");
         }
     }
@@ -113,11 +114,26 @@ static int load_experts(struct pg_engine *e, struct pg_err *err)
     return rc;
 }
 
+/* A plan may be made for another machine; what is opened must be able to keep it on this one. */
+static int check_limit(const struct pg_engine *e, struct pg_err *err)
+{
+    uint64_t limit = pg_os_memory_limit(), mib = 1 << 20;
+    if (e->plan.budget > limit) {
+        return pg_fail(err, PG_EBUDGET,
+                       "a budget of %llu MiB is more than the %llu MiB that this machine or its "
+                       "control group allows",
+                       (unsigned long long)(e->plan.budget / mib),
+                       (unsigned long long)(limit / mib));
+    }
+    return 0;
+}
+
 static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err)
 {
     PG_TRY(pg_engine_begin(e, opt, err));
     PG_TRY(pg_kernels_init(&e->compute.k, e->opt.cpu, err));
     PG_TRY(pg_engine_plan_memory(e, err));
+    PG_TRY(check_limit(e, err));
     PG_TRY(pg_pool_open(&e->compute.pool, e->opt.n_threads, err));
     if (e->opt.trace_events) {
         PG_TRY(pg_trace_open(&e->trace, e->opt.trace_events, err));

@@ -54,8 +54,8 @@ struct pg_engine {
     int32_t *last_row;    /* [n_batch] rows whose logits are wanted */
     float *logits;        /* [PG_LOGIT_ROWS, n_vocab] when several sessions are stepped together */
     int n_sessions;       /* open now */
-    uint64_t session_bytes_left; /* of plan.kv */
-    struct pg_stats stats; /* the engine's own part */
+    uint64_t session_bytes_left;   /* of plan.kv */
+    struct pg_stats stats;         /* the engine's own part */
     struct pg_store_stats at_open; /* what loading counted; not part of the statistics */
 };
 
@@ -69,9 +69,9 @@ struct pg_session {
     struct pg_kv kv;
     struct pg_block_memory memory; /* of what follows */
     int n_ctx, n_tokens;
-    int32_t *tokens;           /* [n_ctx] */
-    float *logits;             /* [n_vocab] of the last token */
-    struct candidate *cand;    /* [n_vocab] */
+    int32_t *tokens;        /* [n_ctx] */
+    float *logits;          /* [n_vocab] of the last token */
+    struct candidate *cand; /* [n_vocab] */
     bool has_logits, seeded;
     uint64_t random;
 };

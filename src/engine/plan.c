@@ -67,16 +67,15 @@ uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
 }
 
 /* What the process holds besides the parts that the plan names: itself, the vocabulary and the
- * directory (all of that is resident by now), the store's tables, stacks, and a margin for what the
- * kernel rounds up (huge pages, buffers of reads). */
+ * directory (all of that is resident by now), the store's tables, stacks, and a margin. A part of
+ * the budget comes on top, for what the kernel rounds up and keeps for us. */
 static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
 {
     const struct pg_model *m = &e->model;
-    uint64_t margin = ((uint64_t)1 << 20) + e->plan.budget / 128;
+    uint64_t margin = (uint64_t)1 << 20;
     uint64_t threads = (uint64_t)(e->opt.n_threads + 8) * 64 * 1024;
     uint64_t trace = (uint64_t)e->opt.trace_events * 64;
-    uint64_t store =
-        m->n_moe ? pg_store_heap_bytes(m->n_moe, m->h.n_expert, n_slots) : 0;
+    uint64_t store = m->n_moe ? pg_store_heap_bytes(m->n_moe, m->h.n_expert, n_slots) : 0;
     return pg_os_rss() + margin + threads + trace + store;
 }
 
@@ -92,6 +91,8 @@ static int choose_batch(struct pg_engine *e, uint64_t room)
     }
     return n_batch;
 }
+
+enum { KERNEL_PART = 128 };
 
 static uint64_t sub(uint64_t a, uint64_t b)
 {
@@ -114,11 +115,14 @@ static bool fill_plan(struct pg_engine *e)
     p->token_expert_bytes = m->token_expert_bytes;
     p->token_dense_bytes = m->token_dense_bytes;
     p->n_expert_total = total;
-    p->overhead = overhead_bytes(e, total);
+    uint64_t base = overhead_bytes(e, total);
+    int least_batch = e->opt.n_batch ? e->opt.n_batch : MIN_BATCH;
+    p->minimum =
+        p->dense + p->kv + base + scratch_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
+    p->minimum += p->minimum / (KERNEL_PART - 1) + 1;
+    p->overhead = base + PG_MAX(p->budget, p->minimum) / KERNEL_PART;
 
     uint64_t fixed = p->dense + p->kv + p->overhead;
-    int least_batch = e->opt.n_batch ? e->opt.n_batch : MIN_BATCH;
-    p->minimum = fixed + scratch_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
     /* A model that fits whole leaves the rest to the batch; otherwise slots come first. */
     uint64_t room = sub(p->budget, fixed);
     uint64_t beside = (uint64_t)total * p->slot_bytes;
@@ -141,37 +145,38 @@ static double mib(uint64_t bytes)
 
 int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
 {
-    bool automatic = e->opt.mode == PG_MODE_AUTO, fits;
-    uint64_t limit = pg_os_memory_limit();
-    if (e->opt.memory_bytes > limit) {
-        return pg_fail(err, PG_EBUDGET,
-                       "a budget of %.0f MiB is more than the %.0f MiB that this machine or its "
-                       "control group allows",
-                       mib(e->opt.memory_bytes), mib(limit));
-    }
+    bool fits;
     e->plan.budget = e->opt.memory_bytes;
     if (!e->plan.budget) { /* all that is left, less a sixteenth for the rest of the machine */
         uint64_t there = pg_os_memory_available() + pg_os_rss();
         e->plan.budget = there - there / 16;
     }
-    if (automatic) {
-        e->opt.mode = PG_MODE_RESIDENT;
-    }
-    fits = fill_plan(e);
-    if (automatic && !fits) {
+    if (e->opt.mode == PG_MODE_AUTO) { /* the whole model if it fits; the minimum is lookahead's */
+        uint64_t minimum;
         e->opt.mode = PG_MODE_LOOKAHEAD;
+        fill_plan(e);
+        minimum = e->plan.minimum;
+        e->opt.mode = PG_MODE_RESIDENT;
+        fits = fill_plan(e);
+        e->plan.minimum = PG_MIN(minimum, e->plan.minimum);
+        if (!fits) {
+            e->opt.mode = PG_MODE_LOOKAHEAD;
+            fits = fill_plan(e);
+        }
+    } else {
         fits = fill_plan(e);
     }
     e->opt.n_batch = e->plan.n_batch;
     if (!fits) {
         const struct pg_plan *p = &e->plan;
-        return pg_fail(err, PG_EBUDGET,
-                       "%.0f MiB are too little for mode %s: the minimum is %.0f MiB (dense weights "
-                       "%.0f, context of %d tokens %.0f, program %.0f, scratch and %s %.0f)",
-                       mib(p->budget), pg_mode_name(p->mode), mib(p->minimum) + 1, mib(p->dense),
-                       e->opt.n_ctx, mib(p->kv), mib(p->overhead),
-                       p->mode == PG_MODE_RESIDENT ? "all experts" : "two experts",
-                       mib(p->minimum - p->dense - p->kv - p->overhead));
+        return pg_fail(
+            err, PG_EBUDGET,
+            "%.1f MiB are too little for mode %s: the minimum is %.1f MiB (dense weights "
+            "%.1f, context of %d tokens %.1f, program %.1f, scratch and %s %.1f)",
+            mib(p->budget), pg_mode_name(p->mode), mib(p->minimum) + 0.1, mib(p->dense),
+            e->opt.n_ctx, mib(p->kv), mib(p->overhead),
+            p->mode == PG_MODE_RESIDENT ? "all experts" : "two experts",
+            mib(p->minimum - p->dense - p->kv - p->overhead));
     }
     return 0;
 }
@@ -228,8 +233,10 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
 int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err)
 {
     if (opt->size > sizeof(*opt) || opt->size < sizeof(opt->size)) {
-        return pg_fail(err, PG_EARG, "options: size %zu found, at most %zu wanted (use "
-                       "PG_OPTIONS_INIT)", opt->size, sizeof(*opt));
+        return pg_fail(err, PG_EARG,
+                       "options: size %zu found, at most %zu wanted (use "
+                       "PG_OPTIONS_INIT)",
+                       opt->size, sizeof(*opt));
     }
     memcpy(&e->opt, opt, opt->size);
     if (!e->opt.model) {

@@ -158,8 +158,8 @@ static int check_sampling(const struct pg_sampling *h, struct pg_err *err)
     for (size_t i = 0; i < PG_COUNT(ranges); i++) {
         const struct range *r = &ranges[i];
         if (!(r->value >= r->lo && r->value <= r->hi)) {
-            return pg_fail(err, PG_EARG, "%s: %g found, %g to %g wanted", r->name,
-                           (double)r->value, (double)r->lo, (double)r->hi);
+            return pg_fail(err, PG_EARG, "%s: %g found, %g to %g wanted", r->name, (double)r->value,
+                           (double)r->lo, (double)r->hi);
         }
     }
     return 0;

@@ -18,8 +18,8 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
     }
     int n_ctx = o.n_ctx ? o.n_ctx : e->opt.n_ctx;
     if (n_ctx < 1 || n_ctx > e->opt.n_ctx) {
-        return pg_fail(err, PG_EARG, "session context: %d found, 1 to the engine's %d wanted", n_ctx,
-                       e->opt.n_ctx);
+        return pg_fail(err, PG_EARG, "session context: %d found, 1 to the engine's %d wanted",
+                       n_ctx, e->opt.n_ctx);
     }
     uint64_t bytes = pg_session_bytes(e, n_ctx);
     if (bytes > e->session_bytes_left) {

@@ -7,8 +7,8 @@
  *   pregate.trained_for  "hint" or "decide"
  *   blk.N.ffn_pregate_inp.weight  F32 [n_expert, n_embd]; N counts the model's blocks
  *
- * In lookahead mode the same tables are made in memory from the next routers, so that a sidecar made
- * of those routers warns the same, bit for bit.
+ * In lookahead mode the same tables are made in memory from the next routers, so that a sidecar
+ * made of those routers warns the same, bit for bit.
  */
 #include "engine/engine.h"
 
@@ -63,8 +63,8 @@ static int read_level(struct pg_engine *e, struct pg_err *err)
                      pg_quote(type.s, type.n).s);
     }
     if (!rc) {
-        rc = pg_gguf_get_int(g, "pregate.level", PG_GGUF_REQUIRED, 1,
-                             PG_MAX(1, e->model.n_moe - 1), &level, err);
+        rc = pg_gguf_get_int(g, "pregate.level", PG_GGUF_REQUIRED, 1, PG_MAX(1, e->model.n_moe - 1),
+                             &level, err);
     }
     if (!rc) {
         rc = pg_gguf_get_str(g, "pregate.trained_for", PG_GGUF_OPTIONAL, &purpose, err);
@@ -196,8 +196,8 @@ static int read_tables(struct pg_engine *e, const struct pg_gguf *g, int fd, str
                        pg_gguf_n_tensors(g), n_tables(e));
     }
     for (int moe = 0; moe < n_tables(e); moe++) {
-        PG_TRY(read_table(e, g, fd, moe, (float *)e->tables.base + (size_t)moe * table_values(&e->model),
-                          err));
+        PG_TRY(read_table(e, g, fd, moe,
+                          (float *)e->tables.base + (size_t)moe * table_values(&e->model), err));
     }
     return 0;
 }
@@ -229,8 +229,7 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
         if (e->opt.mode == PG_MODE_LOOKAHEAD) {
             fold_table(m, moe, e->level, table);
         }
-        e->pregates[moe] =
-            (struct pg_weight){PG_TYPE_F32, m->h.n_embd, m->h.n_expert, table};
+        e->pregates[moe] = (struct pg_weight){PG_TYPE_F32, m->h.n_embd, m->h.n_expert, table};
     }
     return 0;
 }
@@ -292,18 +291,15 @@ static int write_file(const struct pg_model *m, const char *out, int level, stru
 int pg_sidecar_write(const char *model, const char *out, int level, struct pg_err *err)
 {
     pg_engine *e;
-    struct pg_options opt = {PG_OPTIONS_INIT,
-                             .model = model,
-                             .mode = PG_MODE_ONDEMAND,
-                             .n_ctx = 1,
+    struct pg_options opt = {PG_OPTIONS_INIT, .model = model, .mode = PG_MODE_ONDEMAND, .n_ctx = 1,
                              .n_threads = 1};
     level = level ? level : 1;
     PG_TRY(pg_engine_open(&e, &opt, err));
     int rc;
     if (e->model.n_moe < 2 || level < 1 || level >= e->model.n_moe) {
         rc = pg_fail(err, PG_EARG,
-                     "level %d: the model has %d blocks with experts, so 1 to %d is possible", level,
-                     e->model.n_moe, e->model.n_moe - 1);
+                     "level %d: the model has %d blocks with experts, so 1 to %d is possible",
+                     level, e->model.n_moe, e->model.n_moe - 1);
     } else {
         rc = write_file(&e->model, out, level, err);
     }

@@ -133,8 +133,7 @@ static void rule_row(void *arg, int t, int thread)
     bool ok;
     (void)thread;
     if (r->forced) {
-        const uint16_t *ids =
-            pg_routes_ids(o->routes, r->pos[t] % o->routes->n_tokens, r->block);
+        const uint16_t *ids = pg_routes_ids(o->routes, r->pos[t] % o->routes->n_tokens, r->block);
         for (int i = 0; i < o->rule.n_used; i++) {
             id[i] = ids[i];
         }

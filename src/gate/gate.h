@@ -13,10 +13,10 @@
  *   hint          router b                  pre-gate b, trained
  *   pregate       pre-gate b - level        the decision for b + level, which is final
  *
- * A pre-gate is one linear map on the normalised input of the MoE layer, followed by the model's own
- * rule. An untrained one is the router `level` blocks on with the gains of the two norms folded in:
- * norm_b(x) = g_b ⊙ x/rms(x), so W' = W_{b+level} · diag(g_{b+level} / g_b) sees what that router would
- * see if the residual stream stood still.
+ * A pre-gate is one linear map on the normalised input of the MoE layer, followed by the model's
+ * own rule. An untrained one is the router `level` blocks on with the gains of the two norms folded
+ * in: norm_b(x) = g_b ⊙ x/rms(x), so W' = W_{b+level} · diag(g_{b+level} / g_b) sees what that
+ * router would see if the residual stream stood still.
  */
 #ifndef PG_GATE_GATE_H
 #define PG_GATE_GATE_H
@@ -39,30 +39,30 @@ struct pg_route {
 };
 
 struct pg_gate_options {
-    enum pg_mode mode;               /* not AUTO */
+    enum pg_mode mode; /* not AUTO */
     struct pg_gate_rule rule;
     int n_block, level, max_tok;
-    const struct pg_weight *routers; /* [n_block], borrowed */
+    const struct pg_weight *routers;  /* [n_block], borrowed */
     const struct pg_weight *pregates; /* [n_block], data NULL in the last `level`; NULL: none */
-    const pg_routes *routes;         /* forced decisions; NULL: none */
+    const pg_routes *routes;          /* forced decisions; NULL: none */
     struct pg_store *store;
     struct pg_compute *compute;
 };
 
 struct pg_gate {
     struct pg_gate_options opt;
-    float *logits;           /* [max_tok, n_expert] */
-    struct pg_route *ahead;  /* ring of level + 1 decisions: block b is in b % (level + 1) */
-    struct pg_route now;     /* where routers decide */
-    int32_t *warn_ids;       /* [n_expert] */
-    uint32_t *votes;         /* [n_expert] */
+    float *logits;          /* [max_tok, n_expert] */
+    struct pg_route *ahead; /* ring of level + 1 decisions: block b is in b % (level + 1) */
+    struct pg_route now;    /* where routers decide */
+    int32_t *warn_ids;      /* [n_expert] */
+    uint32_t *votes;        /* [n_expert] */
 };
 
 /* Buffers come from the arena; nothing to close. */
 void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct pg_arena *a);
 
-/* The experts of `block` for the rows of h; pos[t] is row t's position in its session. *out is valid
- * until the block after next. PG_ENUMERIC when logits are not finite. */
+/* The experts of `block` for the rows of h; pos[t] is row t's position in its session. *out is
+ * valid until the block after next. PG_ENUMERIC when logits are not finite. */
 int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
                    const struct pg_route **out, struct pg_err *err);
 /* What the mode knows, at block `block`, of later blocks; tells the store. In pregate mode this

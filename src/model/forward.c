@@ -63,8 +63,7 @@ static void carve_ffn(struct pg_forward *f, struct pg_arena *a)
     f->lease = pg_arena_take(a, (size_t)f->max_group * sizeof(struct pg_lease));
 }
 
-void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
-                     struct pg_arena *a)
+void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt, struct pg_arena *a)
 {
     *f = (struct pg_forward){.opt = *opt, .model = opt->model, .c = opt->compute};
     carve_attention(f, a);
@@ -89,8 +88,8 @@ static void begin_row(void *arg, int t, int thread)
     struct pg_forward *f = arg;
     const struct pg_weight *w = &f->model->token_embd;
     size_t n_embd = (size_t)w->n_in, half = (size_t)f->model->h.n_rot / 2;
-    const char *row = (const char *)w->data +
-                      (size_t)f->token[t] * pg_type_bytes(w->type, (int64_t)n_embd);
+    const char *row =
+        (const char *)w->data + (size_t)f->token[t] * pg_type_bytes(w->type, (int64_t)n_embd);
     (void)thread;
     pg_type_traits((uint32_t)w->type)->to_float(row, f->x + (size_t)t * n_embd, (int64_t)n_embd);
     for (size_t i = 0; i < half; i++) {

@@ -10,9 +10,8 @@
  *   proj [T, n_embd]             what attention, a dense or a shared feed-forward adds to x
  *   rope [T, n_rot / 2] cos and sin of each row's position
  *   score [n_threads, n_ctx]     one head's softmax
- *   y    [T * U, n_embd]         one row for each (token, chosen expert), an expert's rows together; they
- *                                are added up at the end, so that the order in which experts arrive
- *                                changes nothing
+ *   y    [T * U, n_embd]         one row for each (token, chosen expert), an expert's rows
+ * together; they are added up at the end, so that the order in which experts arrive changes nothing
  *   gate_ff, up_ff [R, n_ff]     inside the experts that are computed together
  */
 #ifndef PG_MODEL_FORWARD_H
@@ -23,7 +22,7 @@
 struct pg_forward_options {
     const struct pg_model *model;
     struct pg_compute *compute;
-    struct pg_gate *gate;   /* NULL for a dense model, store likewise */
+    struct pg_gate *gate; /* NULL for a dense model, store likewise */
     struct pg_store *store;
     struct pg_trace *trace;
     int max_tok, n_ctx, n_threads;
@@ -34,9 +33,9 @@ struct pg_forward {
     const struct pg_model *model;
     struct pg_compute *c;
 
-    int n_tok;                /* of this step */
+    int n_tok;                  /* of this step */
     const int32_t *token, *pos; /* [n_tok] */
-    struct pg_kv *const *kv;  /* [n_tok] the session of each row */
+    struct pg_kv *const *kv;    /* [n_tok] the session of each row */
     struct pg_err *err;
 
     float *x, *h, *q, *k, *v, *att, *proj, *rope_cos, *rope_sin, *score;
@@ -52,8 +51,8 @@ struct pg_forward {
     int32_t *row_of;         /* [T * U] (token, rank) -> row of y */
     int32_t *iota;           /* [R] 0, 1, 2, … */
 
-    int max_rows, max_group; /* R, and experts computed together */
-    struct pg_lease *lease;  /* [max_group] */
+    int max_rows, max_group;    /* R, and experts computed together */
+    struct pg_lease *lease;     /* [max_group] */
     struct pg_product *product; /* [2 * max_group] */
 };
 

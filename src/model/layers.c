@@ -316,7 +316,8 @@ static struct pg_product expert_product(struct pg_forward *f, const struct pg_we
     return pg_product(f->c, &here, in, y);
 }
 
-/* The experts of `n` leases, whose tokens are at most max_rows together, in three parallel loops. */
+/* The experts of `n` leases, whose tokens are at most max_rows together, in three parallel loops.
+ */
 static void compute_group(struct pg_forward *f, const struct pg_layer *w, int n)
 {
     int n_ff = f->model->h.n_ff_exp, n_embd = f->model->h.n_embd, row = 0;

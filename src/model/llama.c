@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Llama, and Mixtral, which is Llama with experts. Rows of attn_q and attn_k are stored permuted for
- * rotation in pairs. The chosen experts' weights sum to one.
+ * Llama, and Mixtral, which is Llama with experts. Rows of attn_q and attn_k are stored permuted
+ * for rotation in pairs. The chosen experts' weights sum to one.
  */
 #include "model/forward.h"
 

@@ -50,8 +50,8 @@ static int get_int(const struct pg_gguf *g, const char *arch, const char *name,
     return 0;
 }
 
-static int get_f32(const struct pg_gguf *g, const char *arch, const char *name, double lo, double hi,
-                   float *out, struct pg_err *err)
+static int get_f32(const struct pg_gguf *g, const char *arch, const char *name, double lo,
+                   double hi, float *out, struct pg_err *err)
 {
     char key[128];
     snprintf(key, sizeof(key), "%s.%s", arch, name);
@@ -124,17 +124,18 @@ static int get_heads(const struct pg_gguf *g, const char *arch, struct pg_hparam
                        h->n_head, h->n_head_kv);
     }
     if (value_length && value_length != h->head_dim) {
-        return pg_fail(err, PG_ENOTSUP,
-                       "%s.attention.value_length: %d found, key_length %d wanted", arch,
-                       value_length, h->head_dim);
+        return pg_fail(err, PG_ENOTSUP, "%s.attention.value_length: %d found, key_length %d wanted",
+                       arch, value_length, h->head_dim);
     }
     if (h->head_dim < 2) {
-        return pg_fail(err, PG_EFORMAT, "%s.attention.key_length: %d found, 2 at least wanted", arch,
-                       h->head_dim);
+        return pg_fail(err, PG_EFORMAT, "%s.attention.key_length: %d found, 2 at least wanted",
+                       arch, h->head_dim);
     }
     if (window > 0) {
-        return pg_fail(err, PG_ENOTSUP, "%s.attention.sliding_window: %d found, and windowed "
-                       "attention is not supported", arch, window);
+        return pg_fail(err, PG_ENOTSUP,
+                       "%s.attention.sliding_window: %d found, and windowed "
+                       "attention is not supported",
+                       arch, window);
     }
     return 0;
 }
@@ -181,8 +182,10 @@ static int get_hparams(const struct pg_gguf *g, const struct pg_family *fam, str
     h->rms_eps = 1e-5f;
     PG_TRY(get_ints(g, arch, keys, PG_COUNT(keys), err));
     if (h->n_head > h->n_embd) {
-        return pg_fail(err, PG_EFORMAT, "%s.attention.head_count: %d found, embedding_length %d is "
-                       "the most", arch, h->n_head, h->n_embd);
+        return pg_fail(err, PG_EFORMAT,
+                       "%s.attention.head_count: %d found, embedding_length %d is "
+                       "the most",
+                       arch, h->n_head, h->n_embd);
     }
     PG_TRY(get_f32(g, arch, "attention.layer_norm_rms_epsilon", 0, 1, &h->rms_eps, err));
     PG_TRY(get_heads(g, arch, h, err));
@@ -191,8 +194,10 @@ static int get_hparams(const struct pg_gguf *g, const struct pg_family *fam, str
     PG_TRY(fam->hparams(g, h, err)); /* sets the family's rule; keys of the file come after it */
     PG_TRY(get_experts(g, arch, h, err));
     if (h->n_expert && h->n_ff_exp < 1) {
-        return pg_fail(err, PG_EFORMAT, "%s: the file has experts but no length of an expert's "
-                       "feed-forward layer", arch);
+        return pg_fail(err, PG_EFORMAT,
+                       "%s: the file has experts but no length of an expert's "
+                       "feed-forward layer",
+                       arch);
     }
     return 0;
 }
@@ -224,8 +229,8 @@ static void mark_used(struct pg_loader *l, const struct pg_gguf_tensor *t)
 {
     struct pg_model *m = l->m;
     l->used[t - pg_gguf_tensor_at(l->g, 0)] = 1;
-    m->n_params += (uint64_t)t->ne[0] * (uint64_t)t->ne[1] * (uint64_t)t->ne[2] *
-                   (uint64_t)t->ne[3];
+    m->n_params +=
+        (uint64_t)t->ne[0] * (uint64_t)t->ne[1] * (uint64_t)t->ne[2] * (uint64_t)t->ne[3];
 }
 
 /* A dense tensor: noted for loading, its address goes to *w. */
@@ -277,8 +282,8 @@ int pg_loader_attention(struct pg_loader *l, struct pg_layer *w, int il, struct 
 {
     const struct pg_hparams *h = &l->m->h;
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
-    PG_TRY(pg_loader_weight(l, &w->attn_norm, il, "attn_norm.weight", (int64_t[]){h->n_embd, 1},
-                            err));
+    PG_TRY(
+        pg_loader_weight(l, &w->attn_norm, il, "attn_norm.weight", (int64_t[]){h->n_embd, 1}, err));
     PG_TRY(pg_loader_weight(l, &w->attn_q, il, "attn_q.weight", (int64_t[]){h->n_embd, n_q}, err));
     PG_TRY(pg_loader_weight(l, &w->attn_k, il, "attn_k.weight", (int64_t[]){h->n_embd, n_kv}, err));
     PG_TRY(pg_loader_weight(l, &w->attn_v, il, "attn_v.weight", (int64_t[]){h->n_embd, n_kv}, err));
@@ -397,8 +402,8 @@ static int open_tensors(struct pg_loader *l, struct pg_err *err)
     m->h.n_vocab = (int)embd->ne[1];
     const int64_t table[2] = {h->n_embd, h->n_vocab};
     PG_TRY(pg_loader_weight(l, &m->token_embd, -1, "token_embd.weight", table, err));
-    PG_TRY(pg_loader_weight(l, &m->output_norm, -1, "output_norm.weight",
-                            (int64_t[]){h->n_embd, 1}, err));
+    PG_TRY(pg_loader_weight(l, &m->output_norm, -1, "output_norm.weight", (int64_t[]){h->n_embd, 1},
+                            err));
     PG_TRY(pg_loader_optional(l, &m->output, -1, "output.weight", table, err));
     PG_TRY(pg_loader_optional(l, &m->rope_freqs, -1, "rope_freqs.weight",
                               (int64_t[]){h->n_rot / 2, 1}, err));
@@ -500,8 +505,8 @@ static int open_model(struct pg_loader *l, struct pg_err *err)
     }
     l->used = pg_calloc(n_tensors, 1);
     m->layer = pg_calloc((size_t)m->h.n_layer, sizeof(m->layer[0]));
-    m->place = pg_calloc((size_t)m->h.n_layer * (size_t)PG_MAX(1, m->h.n_expert),
-                         sizeof(m->place[0]));
+    m->place =
+        pg_calloc((size_t)m->h.n_layer * (size_t)PG_MAX(1, m->h.n_expert), sizeof(m->place[0]));
     m->resident = pg_calloc(n_tensors, sizeof(m->resident[0]));
     m->extent = pg_calloc(n_tensors, sizeof(m->extent[0]));
     if (!l->used || !m->layer || !m->place || !m->resident || !m->extent) {
@@ -642,7 +647,7 @@ static uint64_t fnv1a(uint64_t hash, const void *data, size_t n)
 
 void pg_model_hash(const struct pg_model *m, char out[17])
 {
-    const int shape[] = {m->h.n_vocab, m->h.n_layer,  m->h.n_embd,        m->h.n_head,
+    const int shape[] = {m->h.n_vocab,  m->h.n_layer,  m->h.n_embd,       m->h.n_head,
                          m->h.n_ff_exp, m->h.n_expert, m->h.n_expert_used};
     uint64_t hash = fnv1a(0xcbf29ce484222325u, m->arch, strlen(m->arch));
     hash = fnv1a(hash, shape, sizeof(shape));

@@ -31,7 +31,7 @@ struct pg_layer {
     struct pg_weight ffn_gate, ffn_up, ffn_down; /* dense */
     int moe;                                     /* index among MoE blocks, -1: dense */
     struct pg_weight ffn_gate_inp;               /* the router [n_expert, n_embd] */
-    struct pg_weight exps[PG_SLABS];             /* gate, up, down of one expert; data NULL, see store */
+    struct pg_weight exps[PG_SLABS]; /* gate, up, down of one expert; data NULL, see store */
     struct pg_weight ffn_gate_inp_shexp, ffn_gate_shexp, ffn_up_shexp, ffn_down_shexp;
 };
 
@@ -57,9 +57,9 @@ struct pg_model {
     const struct pg_family *family;
     struct pg_hparams h;
     struct pg_weight token_embd, output_norm, output, rope_freqs;
-    struct pg_layer *layer;  /* [n_layer] */
-    int n_moe;               /* MoE blocks */
-    struct pg_place *place;  /* [n_moe * n_expert] */
+    struct pg_layer *layer;   /* [n_layer] */
+    int n_moe;                /* MoE blocks */
+    struct pg_place *place;   /* [n_moe * n_expert] */
     struct pg_extent *extent; /* what is read into the dense arena */
     int n_extents;
     struct pg_resident *resident; /* weights to be pointed into it */
@@ -78,8 +78,8 @@ int pg_model_open(struct pg_model *m, const struct pg_gguf *g, struct pg_err *er
 void pg_model_close(struct pg_model *m);
 
 struct pg_load {
-    struct pg_io *io;  /* opened on the parts of the file, in order */
-    void *arena;       /* dense_bytes, page-aligned */
+    struct pg_io *io; /* opened on the parts of the file, in order */
+    void *arena;      /* dense_bytes, page-aligned */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
 };
