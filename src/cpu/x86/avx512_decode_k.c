@@ -16,7 +16,7 @@ struct quad {
 struct part_acts {
     struct pg_step_acts step[PG_PART_STEPS];
     __m512i sums[2][QUADS]; /* what minima are multiplied by: 8 a block, of 32 values or 16 */
-    __m512i pick[2];        /* layout.scale, each for four int16 */
+    __m512i pick[2][2];     /* layout.scale, each for four int16; [1]: of the second 16 */
 };
 
 /* How the four vectors of a block lie. */
@@ -57,8 +57,10 @@ static void part_acts_load(struct part_acts *a, const struct format *f, const in
                            const int16_t *sums, int n_blocks)
 {
     __m128i low[PG_PART_STEPS] = {0}, high[PG_PART_STEPS] = {0};
-    a->pick[0] = pick_scales(f->layout->scale[0]);
-    a->pick[1] = pick_scales(f->layout->scale[1]);
+    for (int h = 0; h < 2; h++) {
+        a->pick[0][h] = pick_scales(f->layout->scale[h]);
+        a->pick[1][h] = _mm512_add_epi16(a->pick[0][h], _mm512_set1_epi16(16));
+    }
     for (int b = 0; b < n_blocks; b++) {
         pg_step_acts_load(&a->step[b], q + 256 * b, 256, f->layout->place, f->offset);
         low[b] = pg_load_16(sums + 16 * b);
@@ -72,8 +74,9 @@ static void part_acts_load(struct part_acts *a, const struct format *f, const in
 
 /* ------------------------------------------------------------------ integers ---------------- */
 
-/* Sixteen parts of S of one block. Sums of four products fit 16 bits in every format. */
-PG_INLINE __m512i block_sum(const struct format *f, const uint8_t *block, const int8_t *scale,
+/* Sixteen parts of S of one block, whose scales, int16, are where `pick` looks for them. Sums of
+ * four products fit 16 bits in every format. */
+PG_INLINE __m512i block_sum(const struct format *f, const uint8_t *block, __m512i scale,
                             const struct pg_step_acts *x, const __m512i pick[2])
 {
     __m512i q[4], s[4];
@@ -81,29 +84,28 @@ PG_INLINE __m512i block_sum(const struct format *f, const uint8_t *block, const 
 #pragma GCC unroll 4
     for (int v = 0; v < 4; v++)
         s[v] = _mm512_dpbusd_epi32(f->offset ? x->start[v] : _mm512_setzero_si512(), q[v], x->q[v]);
-    __m512i words = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(pg_load_16(scale)));
     __m512i sum =
-        _mm512_madd_epi16(_mm512_packs_epi32(s[0], s[1]), _mm512_permutexvar_epi16(pick[0], words));
+        _mm512_madd_epi16(_mm512_packs_epi32(s[0], s[1]), _mm512_permutexvar_epi16(pick[0], scale));
     return _mm512_dpwssd_epi32(sum, _mm512_packs_epi32(s[2], s[3]),
-                               _mm512_permutexvar_epi16(pick[1], words));
+                               _mm512_permutexvar_epi16(pick[1], scale));
 }
 
 /* count: blocks that there are; the others repeat the last and are not looked at. */
 PG_INLINE void quad_sums(const struct format *f, const uint8_t *p, const struct part_acts *a, int i,
                          int count, struct quad *q)
 {
-    _Alignas(64) int8_t scale[4][16];
     __m512i sums[2] = {a->sums[0][i], a->sums[1][i]}, s[4], all;
     struct four four;
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++)
         four.block[b] = p + PG_MIN(b, count - 1) * f->block_bytes;
     f->scales(&four, sums, &all, q);
-    _mm512_store_si512(scale, all);
+    __m512i scale[2] = {_mm512_cvtepi8_epi16(_mm512_castsi512_si256(all)),
+                        _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(all, 1))};
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++)
-        s[b] =
-            block_sum(f, four.block[b], scale[b], &a->step[4 * i + PG_MIN(b, count - 1)], a->pick);
+        s[b] = block_sum(f, four.block[b], scale[b / 2], &a->step[4 * i + PG_MIN(b, count - 1)],
+                         a->pick[b % 2]);
     q->sum = pg_add_in_lanes(s[0], s[1], s[2], s[3]);
 }
 
