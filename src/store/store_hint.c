@@ -88,7 +88,7 @@ static int next_key(struct pg_store *s, bool *certain)
  * so that the disk does not run dry while the engine computes. */
 static bool has_room(const struct pg_store *s, bool certain)
 {
-    uint64_t most = certain && !s->demand.n ? 2 * s->window_bytes : s->window_bytes;
+    uint64_t most = certain && !s->demand.n ? 3 * s->window_bytes : s->window_bytes;
     return s->demand.bytes + s->hint.bytes < most;
 }
 
