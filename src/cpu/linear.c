@@ -86,23 +86,23 @@ static void product_task(void *arg, int task, int thread)
     ps->c->k.matmul[p->m.type](&p->m, row0, PG_MIN(row0 + p->chunk, p->n_out));
 }
 
-/* Bytes of weights for a task: some tasks a thread so that none waits long for the others, within
- * bounds: a range that begins and ends too soon never gets memory up to speed. */
+/* Bytes of weights for a task of one token: some tasks a thread so that none waits long for the
+ * others, within bounds: a range that ends too soon never gets memory up to speed. */
 static size_t task_bytes(struct pg_compute *c, const struct pg_product *p, int n)
 {
     size_t total = 0, each;
     for (int i = 0; i < n; i++) {
         total += pg_type_bytes(p[i].m.type, p[i].m.x->n) * (size_t)p[i].n_out;
     }
-    each = total / (size_t)(4 * pg_pool_n_threads(c->pool));
-    return PG_MIN(PG_MAX(each, (size_t)64 << 10), (size_t)256 << 10);
+    each = total / (size_t)(2 * pg_pool_n_threads(c->pool));
+    return PG_MIN(PG_MAX(each, (size_t)64 << 10), (size_t)512 << 10);
 }
 
-/* Rows of `bytes` for one token, fewer for more tokens. */
+/* Rows of a task. With several tokens the rows are unpacked once for all, and few rows suffice. */
 static int chunk_rows(const struct pg_product *p, size_t bytes, int tile)
 {
     size_t row_bytes = pg_type_bytes(p->m.type, p->m.x->n);
-    size_t rows = bytes / row_bytes / (size_t)PG_MAX(1, p->m.n_tok);
+    size_t rows = p->m.n_tok == 1 ? bytes / row_bytes : 32;
     return (int)PG_MAX(1, rows / (size_t)tile) * tile;
 }
 
