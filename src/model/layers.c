@@ -10,6 +10,14 @@
 
 /* ------------------------------------------------------------------ norms and rotation ------ */
 
+/* Called between parallel loops: reads that are done make room for the next. */
+static void poll_reads(struct pg_forward *f)
+{
+    if (f->opt.store) {
+        pg_store_poll(f->opt.store);
+    }
+}
+
 struct norm_rows {
     struct pg_forward *f;
     const float *gain;
@@ -46,7 +54,9 @@ void pg_qkv(struct pg_forward *f, const struct pg_layer *w)
         pg_product(f->c, &w->attn_k, &f->in_h, f->k),
         pg_product(f->c, &w->attn_v, &f->in_h, f->v),
     };
+    poll_reads(f);
     pg_products(f->c, p, 3);
+    poll_reads(f);
     add_bias(f, &w->attn_q_bias, f->q);
     add_bias(f, &w->attn_k_bias, f->k);
     add_bias(f, &w->attn_v_bias, f->v);
@@ -224,12 +234,11 @@ void pg_attention(struct pg_forward *f, int il)
     uint64_t begin = f->opt.trace ? pg_now_ns() : 0;
     pg_rows(f->c, append_row, &a, f->n_tok);
     pg_pool_run(f->c->pool, attend, &a, f->n_tok * h->n_head);
+    poll_reads(f);
     pg_input_set(&f->in_att, f->att, h->n_head * h->head_dim, f->n_tok);
     pg_linear(f->c, &f->model->layer[il].attn_output, &f->in_att, f->proj);
     pg_rows(f->c, add_proj_row, f, f->n_tok);
-    if (f->opt.store) {
-        pg_store_poll(f->opt.store);
-    }
+    poll_reads(f);
     if (f->opt.trace) {
         pg_trace_add(f->opt.trace, PG_TRACK_COMPUTE, "attention", begin, pg_now_ns(), il, -1);
     }
@@ -335,6 +344,7 @@ static void compute_group(struct pg_forward *f, const struct pg_layer *w, int n)
         row += n_tok;
     }
     pg_products(f->c, f->product, 2 * n);
+    poll_reads(f);
     silu_mul_rows(f, n_ff, row);
     row = 0;
     for (int i = 0; i < n; i++) {
