@@ -24,7 +24,7 @@ struct text {
 static int text_open(struct text *t, pg_engine *e, const char *prompt, struct pg_err *err)
 {
     const pg_vocab *vocab = pg_engine_vocab(e);
-    const size_t cap = strlen(prompt) + 2; /* never more ids than that */
+    const size_t cap = 3 * strlen(prompt) + 2; /* never more ids than that */
     size_t n = 0;
     int32_t *ids = malloc(cap * sizeof *ids);
     if (!ids)

@@ -134,22 +134,22 @@ static int prompt_make(struct bench *b, const pg_vocab *vocab, struct pg_err *er
     uint64_t state = b->args->seed;
     if (b->prompt)
         return 0;
-    const size_t cap = b->prompt_text ? b->n_prompt_text + 2 : n;
-    b->prompt = malloc((cap > n ? cap : n) * sizeof *b->prompt);
+    if (b->prompt_text) {
+        struct cli_ids ids;
+        const int rc =
+            cli_ids_make(&ids, vocab, b->prompt_text, b->n_prompt_text, PG_TOKENIZE_BOS, 0, err);
+        b->prompt = ids.id;
+        if (!rc && ids.n < n)
+            return cli_fail(err, PG_EARG, "%s: the text has %zu tokens, -p asks for %zu",
+                            b->args->file, ids.n, n);
+        return rc;
+    }
+    b->prompt = malloc(n * sizeof *b->prompt);
     if (!b->prompt)
         return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", n);
-    if (!b->prompt_text) {
-        for (size_t i = 0; i < n; i++)
-            b->prompt[i] = (int32_t)(random_next(&state) % (uint64_t)pg_vocab_n(vocab));
-        return 0;
-    }
-    size_t got = 0;
-    const int rc = pg_tokenize(vocab, b->prompt_text, b->n_prompt_text, PG_TOKENIZE_BOS, b->prompt,
-                               cap, &got, err);
-    if (!rc && got < n)
-        return cli_fail(err, PG_EARG, "%s: the text has %zu tokens, -p asks for %zu", b->args->file,
-                        got, n);
-    return rc;
+    for (size_t i = 0; i < n; i++)
+        b->prompt[i] = (int32_t)(random_next(&state) % (uint64_t)pg_vocab_n(vocab));
+    return 0;
 }
 
 static double seconds_since(uint64_t start_ns)

@@ -96,13 +96,12 @@ static int prompt_tokenize(struct run *r, struct pg_err *err)
     const size_t most = 1u << 20; /* more than any context */
     const int wanted = r->args->n_predict;
     const size_t n_more = wanted < 0 || (size_t)wanted > most ? most : (size_t)wanted;
-    r->cap_ids = r->n_prompt_text + 2 + n_more;
-    r->ids = malloc(r->cap_ids * sizeof *r->ids);
-    if (!r->ids)
-        return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", r->cap_ids);
     const unsigned flags = PG_TOKENIZE_BOS | (r->args->special ? PG_TOKENIZE_SPECIAL : 0);
-    const int rc = pg_tokenize(vocab, r->prompt, r->n_prompt_text, flags, r->ids, r->cap_ids,
-                               &r->n_prompt, err);
+    struct cli_ids ids;
+    const int rc = cli_ids_make(&ids, vocab, r->prompt, r->n_prompt_text, flags, n_more, err);
+    r->ids = ids.id;
+    r->cap_ids = ids.cap;
+    r->n_prompt = ids.n;
     if (rc)
         return rc;
     if (r->n_prompt == 0 && pg_vocab_bos(vocab) >= 0)

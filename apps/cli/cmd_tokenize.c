@@ -9,18 +9,14 @@
 static int print_ids(const pg_vocab *vocab, const struct cli_args *args, const char *text, size_t n)
 {
     struct pg_err err = {0};
-    size_t n_ids = 0;
-    const size_t cap = n + 2; /* what the header promises to be enough */
-    int32_t *ids = malloc(cap * sizeof *ids);
-    if (!ids)
-        return cli_fail(&err, PG_ENOMEM, "no memory for %zu ids", cap), cli_failed(&err);
+    struct cli_ids ids;
     const unsigned flags = args->special ? PG_TOKENIZE_SPECIAL : 0;
-    const int rc = pg_tokenize(vocab, text, n, flags, ids, cap, &n_ids, &err);
-    for (size_t i = 0; !rc && i < n_ids; i++)
-        printf(i ? " %d" : "%d", (int)ids[i]);
+    const int rc = cli_ids_make(&ids, vocab, text, n, flags, 0, &err);
+    for (size_t i = 0; !rc && i < ids.n; i++)
+        printf(i ? " %d" : "%d", (int)ids.id[i]);
     if (!rc)
         putchar('\n');
-    free(ids);
+    free(ids.id);
     return rc ? cli_failed(&err) : CLI_OK;
 }
 

@@ -122,3 +122,21 @@ void cli_outfile_abandon(struct cli_outfile *f)
     free(f->path);
     memset(f, 0, sizeof *f);
 }
+
+int cli_ids_make(struct cli_ids *out, const pg_vocab *vocab, const char *text, size_t n_text,
+                 unsigned flags, size_t n_more, struct pg_err *err)
+{
+    size_t most = 3 * n_text + 2; /* enough but for rare vocabularies, which say what they need */
+    for (;;) {
+        *out = (struct cli_ids){.id = malloc((most + n_more) * sizeof *out->id)};
+        if (!out->id)
+            return cli_fail(err, PG_ENOMEM, "no memory for %zu ids", most + n_more);
+        const int rc = pg_tokenize(vocab, text, n_text, flags, out->id, most, &out->n, err);
+        if (rc != PG_EARG || out->n <= most) {
+            out->cap = most + n_more;
+            return rc;
+        }
+        most = out->n;
+        free(out->id);
+    }
+}
