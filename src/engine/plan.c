@@ -148,7 +148,13 @@ int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
     bool fits;
     e->plan.budget = e->opt.memory_bytes;
     if (!e->plan.budget) { /* all that is left, less a sixteenth for the rest of the machine */
-        uint64_t there = pg_os_memory_available() + pg_os_rss();
+        uint64_t limit = pg_os_memory_limit();
+        uint64_t available = PG_MIN(pg_os_memory_available(), limit);
+        if (limit == UINT64_MAX) { /* unknown is no licence to take everything */
+            return pg_fail(err, PG_ENOMEM,
+                           "how much memory this machine has cannot be read; give a budget");
+        }
+        uint64_t there = PG_MIN(available + pg_os_rss(), limit);
         e->plan.budget = there - there / 16;
     }
     if (e->opt.mode == PG_MODE_AUTO) { /* the whole model if it fits; the minimum is lookahead's */

@@ -54,6 +54,8 @@ static void test_errors(void **state)
     assert_string_equal(e.text, "n is 5");
     assert_int_equal(pg_fail_in(&e, PG_EARG, "file"), PG_EARG);
     assert_string_equal(e.text, "file: n is 5");
+    pg_fail_in(&e, PG_EARG, "file"); /* once is enough */
+    assert_string_equal(e.text, "file: n is 5");
     /* The sentence may be made of the one it replaces. */
     pg_fail(&e, PG_EIO, "again: %s", e.text);
     assert_string_equal(e.text, "again: file: n is 5");
@@ -63,7 +65,7 @@ static void test_errors(void **state)
     assert_int_equal(pg_fail_os(NULL, PG_EIO, EIO, "nobody listens"), PG_EIO);
     assert_int_equal(pg_fail_in(NULL, PG_EIO, "nobody"), PG_EIO);
     for (int i = 0; i < 300; i++)
-        pg_fail_in(&e, PG_EIO, "0123456789");
+        pg_fail_in(&e, PG_EIO, i % 2 ? "0123456789" : "abcdefghij");
     assert_int_equal(strlen(e.text), sizeof(e.text) - 1);
     assert_string_equal(pg_error_text(PG_EBUDGET), "memory budget too small");
     assert_string_equal(pg_error_text(12345), "unknown error");
