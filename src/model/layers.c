@@ -168,32 +168,39 @@ static void append_row(void *arg, int t, int thread)
     }
 }
 
-/* out = softmax(q · K / sqrt(dim)) V over n positions of one head. */
-static void attend_f32(const struct pg_kernels *k, const float *q, const float *keys,
-                       const float *values, float *score, int n, int dim, float *out)
+/* One head of one row: out = softmax(q · K / sqrt(dim)) V over n positions. */
+struct head {
+    const float *q;
+    const void *keys, *values; /* [n, dim] in the cache's type */
+    float *score, *out;        /* [n], [dim] */
+    int n, dim;
+};
+
+static void attend_f32(const struct pg_kernels *k, const struct head *h)
 {
-    float scale = 1.0f / sqrtf((float)dim);
-    for (int j = 0; j < n; j++) {
-        score[j] = k->dot(keys + (size_t)j * (size_t)dim, q, dim) * scale;
+    const float *keys = h->keys, *values = h->values;
+    float scale = 1.0f / sqrtf((float)h->dim);
+    for (int j = 0; j < h->n; j++) {
+        h->score[j] = k->dot(keys + (size_t)j * (size_t)h->dim, h->q, h->dim) * scale;
     }
-    k->softmax(score, n);
-    memset(out, 0, (size_t)dim * sizeof(float));
-    for (int j = 0; j < n; j++) {
-        k->axpy(score[j], values + (size_t)j * (size_t)dim, out, dim);
+    k->softmax(h->score, h->n);
+    memset(h->out, 0, (size_t)h->dim * sizeof(float));
+    for (int j = 0; j < h->n; j++) {
+        k->axpy(h->score[j], values + (size_t)j * (size_t)h->dim, h->out, h->dim);
     }
 }
 
-static void attend_f16(const struct pg_kernels *k, const float *q, const uint16_t *keys,
-                       const uint16_t *values, float *score, int n, int dim, float *out)
+static void attend_f16(const struct pg_kernels *k, const struct head *h)
 {
-    float scale = 1.0f / sqrtf((float)dim);
-    for (int j = 0; j < n; j++) {
-        score[j] = k->dot_f16(keys + (size_t)j * (size_t)dim, q, dim) * scale;
+    const uint16_t *keys = h->keys, *values = h->values;
+    float scale = 1.0f / sqrtf((float)h->dim);
+    for (int j = 0; j < h->n; j++) {
+        h->score[j] = k->dot_f16(keys + (size_t)j * (size_t)h->dim, h->q, h->dim) * scale;
     }
-    k->softmax(score, n);
-    memset(out, 0, (size_t)dim * sizeof(float));
-    for (int j = 0; j < n; j++) {
-        k->axpy_f16(score[j], values + (size_t)j * (size_t)dim, out, dim);
+    k->softmax(h->score, h->n);
+    memset(h->out, 0, (size_t)h->dim * sizeof(float));
+    for (int j = 0; j < h->n; j++) {
+        k->axpy_f16(h->score[j], values + (size_t)j * (size_t)h->dim, h->out, h->dim);
     }
 }
 
@@ -202,20 +209,21 @@ static void attend(void *arg, int task, int thread)
 {
     struct attention *a = arg;
     struct pg_forward *f = a->f;
-    const struct pg_hparams *h = &f->model->h;
-    int t = task / h->n_head, head = task % h->n_head, n = f->pos[t] + 1;
+    const struct pg_hparams *hp = &f->model->h;
+    int t = task / hp->n_head, head = task % hp->n_head;
     const struct pg_kv *kv = f->kv[t];
-    size_t at = kv_at(f, kv, a->il, head / (h->n_head / h->n_head_kv));
-    const float *q = f->q + (size_t)task * (size_t)h->head_dim;
-    float *out = f->att + (size_t)task * (size_t)h->head_dim;
-    float *score = f->score + (size_t)thread * (size_t)f->opt.n_ctx;
-    if (kv->type == PG_KV_F32) {
-        attend_f32(&f->c->k, q, (float *)kv->k + at, (float *)kv->v + at, score, n, h->head_dim,
-                   out);
-    } else {
-        attend_f16(&f->c->k, q, (uint16_t *)kv->k + at, (uint16_t *)kv->v + at, score, n,
-                   h->head_dim, out);
-    }
+    size_t value_bytes = kv->type == PG_KV_F32 ? sizeof(float) : sizeof(uint16_t);
+    size_t at = kv_at(f, kv, a->il, head / (hp->n_head / hp->n_head_kv)) * value_bytes;
+    struct head h = {
+        .q = f->q + (size_t)task * (size_t)hp->head_dim,
+        .keys = (const char *)kv->k + at,
+        .values = (const char *)kv->v + at,
+        .score = f->score + (size_t)thread * (size_t)f->opt.n_ctx,
+        .out = f->att + (size_t)task * (size_t)hp->head_dim,
+        .n = f->pos[t] + 1,
+        .dim = hp->head_dim,
+    };
+    (kv->type == PG_KV_F32 ? attend_f32 : attend_f16)(&f->c->k, &h);
 }
 
 /* x += proj */
