@@ -72,8 +72,8 @@ uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
 static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
 {
     const struct pg_model *m = &e->model;
-    uint64_t margin = (uint64_t)1 << 20;
-    uint64_t threads = (uint64_t)(e->opt.n_threads + 8) * 64 * 1024;
+    uint64_t margin = (uint64_t)384 << 10;
+    uint64_t threads = ((uint64_t)e->opt.n_threads * 64 + 8 * 16) << 10; /* ours, and pread's */
     uint64_t trace = (uint64_t)e->opt.trace_events * 64;
     uint64_t store = m->n_moe ? pg_store_heap_bytes(m->n_moe, m->h.n_expert, n_slots) : 0;
     return pg_os_rss() + margin + threads + trace + store;
