@@ -53,6 +53,9 @@ static void to_probabilities(const struct pg_gate_rule *rule, const struct pg_ke
     }
 }
 
+/* A sum of probabilities below this is taken for this: 1 / sum, times any scale, stays finite. */
+#define LEAST_SUM 0x1p-100f
+
 static void finish_weights(const struct pg_gate_rule *rule, float *weight)
 {
     float sum = 0;
@@ -60,8 +63,8 @@ static void finish_weights(const struct pg_gate_rule *rule, float *weight)
         sum += weight[i];
     }
     float scale = rule->scale;
-    if (rule->renormalise && sum > 0) {
-        scale /= sum;
+    if (rule->renormalise) {
+        scale /= PG_MAX(sum, LEAST_SUM);
     }
     for (int i = 0; i < rule->n_used; i++) {
         weight[i] *= scale;
