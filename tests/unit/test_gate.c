@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT
+ * The routing rule against a float64 computation, over random logits and over those made to hurt
+ * (ties, extremes, numbers that are not finite), with the same bits at every kernel level that this
+ * machine has; and the folding of a router into a pre-gate.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "gate/gate.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_EXPERT = 260, N_LEVELS = 8 };
+
+static struct pg_kernels table[N_LEVELS]; /* the reference first */
+static int n_tables;
+static uint64_t random_state = 20;
+
+static int open_levels(void **state)
+{
+    static const enum pg_cpu_level levels[] = {PG_CPU_AVX2, PG_CPU_AVX512, PG_CPU_NEON};
+    (void)state;
+    pg_kernels_ref(&table[n_tables++]);
+    for (size_t i = 0; i < PG_COUNT(levels); i++) {
+        if (pg_kernels_present() & 1u << levels[i]) {
+            assert_int_equal(pg_kernels_init(&table[n_tables++], levels[i], NULL), 0);
+        }
+    }
+    return 0;
+}
+
+static double uniform(void) /* [0, 1) */
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (double)(random_state >> 11) * 0x1p-53;
+}
+
+static int any_below(int n)
+{
+    return (int)(uniform() * n);
+}
+
+struct chosen {
+    int32_t id[MAX_EXPERT];
+    float weight[MAX_EXPERT];
+};
+
+/* Applies the rule at one level; logits stay as they are, and nothing behind n_used is written. */
+static bool apply(const struct pg_gate_rule *rule, const struct pg_kernels *k, const float *logits,
+                  struct chosen *out)
+{
+    float own[MAX_EXPERT];
+    memcpy(own, logits, (size_t)rule->n_expert * sizeof(float));
+    memset(out, 0x5a, sizeof(*out));
+    bool ok = pg_gate_rule_apply(rule, k, own, out->id, out->weight);
+    for (int i = rule->n_used; i < MAX_EXPERT; i++) {
+        assert_int_equal(out->id[i], 0x5a5a5a5a);
+        assert_memory_equal(&out->weight[i], &out->id[i], sizeof(float));
+    }
+    return ok;
+}
+
+static bool weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, const float *logits,
+                  const int32_t *id, float *weight)
+{
+    float own[MAX_EXPERT];
+    memcpy(own, logits, (size_t)rule->n_expert * sizeof(float));
+    return pg_gate_rule_weigh(rule, k, own, id, weight);
+}
+
+/* ------------------------------------------------------------------ in float64 -------------- */
+
+struct by_logit {
+    float logit;
+    int id;
+};
+
+static int compare(const void *a, const void *b)
+{
+    const struct by_logit *x = a, *y = b;
+    return x->logit != y->logit ? (x->logit < y->logit ? 1 : -1) : x->id - y->id;
+}
+
+static void weights_of(const struct pg_gate_rule *rule, const float *logits, const int32_t *id,
+                       double *weight)
+{
+    double max = -INFINITY, all = 0, sum = 0;
+    for (int i = 0; i < rule->n_expert; i++) {
+        max = fmax(max, (double)logits[i]);
+    }
+    for (int i = 0; i < rule->n_expert; i++) {
+        all += exp((double)logits[i] - max);
+    }
+    for (int i = 0; i < rule->n_used; i++) {
+        double x = (double)logits[id[i]];
+        weight[i] = rule->sigmoid ? 1 / (1 + exp(-x)) : exp(x - max) / all;
+        sum += weight[i];
+    }
+    for (int i = 0; i < rule->n_used; i++) {
+        weight[i] *= (double)rule->scale / (rule->renormalise ? sum : 1);
+    }
+}
+
+/* What the reference level chose is what float64 chooses, and every level gives its bits. */
+static void check(const struct pg_gate_rule *rule, const float *logits, double tolerance)
+{
+    struct chosen ref, other;
+    struct by_logit order[MAX_EXPERT];
+    double want[MAX_EXPERT];
+    assert_true(apply(rule, &table[0], logits, &ref));
+    for (int i = 0; i < rule->n_expert; i++) {
+        order[i] = (struct by_logit){logits[i], i};
+    }
+    qsort(order, (size_t)rule->n_expert, sizeof(*order), compare);
+    weights_of(rule, logits, ref.id, want);
+    for (int i = 0; i < rule->n_used; i++) {
+        assert_int_equal(ref.id[i], order[i].id);
+        if (!(fabs((double)ref.weight[i] - want[i]) <= tolerance * fabs(want[i]) + 1e-36)) {
+            fail_msg("weight %d of %d experts: %.9g, in float64 %.9g", i, rule->n_expert,
+                     (double)ref.weight[i], want[i]);
+        }
+    }
+    for (int k = 0; k < n_tables; k++) {
+        assert_true(apply(rule, &table[k], logits, &other));
+        assert_memory_equal(&other, &ref, sizeof(ref));
+        /* The ids that were chosen, given from outside, weigh the same. */
+        assert_true(weigh(rule, &table[k], logits, ref.id, other.weight));
+        assert_memory_equal(other.weight, ref.weight, (size_t)rule->n_used * sizeof(float));
+    }
+}
+
+/* ------------------------------------------------------------------ the rule ---------------- */
+
+static void test_order(void **state)
+{
+    static const float logits[] = {1, 3, -2, 3, 0, 3, 2, 1};
+    static const int32_t wanted[] = {1, 3, 5, 6, 0, 7, 4, 2};
+    (void)state;
+    for (int n_used = 1; n_used <= 8; n_used++) {
+        struct pg_gate_rule rule = {8, n_used, false, false, 1};
+        struct chosen got;
+        assert_true(apply(&rule, &table[0], logits, &got));
+        assert_memory_equal(got.id, wanted, (size_t)n_used * sizeof(int32_t));
+        check(&rule, logits, 1e-6);
+    }
+}
+
+/* Values from a small set, so that most are tied, or from a normal-like range. */
+static void fill(float *logits, int n)
+{
+    bool tied = any_below(2);
+    float size = (float)(1 << any_below(5));
+    for (int i = 0; i < n; i++) {
+        logits[i] = tied ? (float)any_below(4) - 2 : size * ((float)uniform() - 0.5f);
+    }
+}
+
+static void test_random(void **state)
+{
+    float logits[MAX_EXPERT];
+    (void)state;
+    for (int round = 0; round < 3000; round++) {
+        int n = 1 + any_below(round % 8 ? 40 : MAX_EXPERT);
+        int n_used = round % 5 == 0 ? 1 : round % 5 == 1 ? n : 1 + any_below(n);
+        struct pg_gate_rule rule = {n, n_used, any_below(2), any_below(2),
+                                    round % 3 ? 1.0f : 2.5f * (float)uniform() + 0.1f};
+        fill(logits, n);
+        check(&rule, logits, 4e-6);
+    }
+}
+
+static void test_renormalised_sums_to_scale(void **state)
+{
+    float logits[64];
+    (void)state;
+    for (int sigmoid = 0; sigmoid < 2; sigmoid++) {
+        for (int n_used = 1; n_used <= 64; n_used++) {
+            struct pg_gate_rule rule = {64, n_used, sigmoid, true, 1.75f};
+            struct chosen got;
+            double sum = 0;
+            fill(logits, 64);
+            assert_true(apply(&rule, &table[0], logits, &got));
+            for (int i = 0; i < n_used; i++) {
+                sum += (double)got.weight[i];
+            }
+            assert_true(fabs(sum - 1.75) < 1e-5);
+        }
+    }
+}
+
+/* One loud expert makes the others' probabilities vanish; all quiet ones make every sigmoid tiny.
+ * Weights stay finite, not negative and at most the scale. */
+static void test_extremes(void **state)
+{
+    static const float levels[] = {FLT_MAX, -FLT_MAX, 1e30f, -1e30f, 100, -100, -88, -104, -95, 0};
+    (void)state;
+    for (int round = 0; round < 4000; round++) {
+        float logits[16], weight[16];
+        int32_t given[16];
+        struct chosen got;
+        struct pg_gate_rule rule = {16, 1 + any_below(16), any_below(2), any_below(2), 2.5f};
+        float quiet = levels[any_below(PG_COUNT(levels))];
+        float loud = levels[any_below(PG_COUNT(levels))];
+        for (int i = 0; i < 16; i++) {
+            logits[i] = any_below(8) ? quiet : loud;
+            given[i] = 15 - i;
+        }
+        assert_true(apply(&rule, &table[0], logits, &got));
+        assert_true(weigh(&rule, &table[0], logits, given, weight));
+        for (int i = 0; i < rule.n_used; i++) {
+            const float both[] = {got.weight[i], weight[i]};
+            for (int j = 0; j < 2; j++) {
+                if (!(both[j] >= 0 && both[j] <= 2.5001f)) {
+                    fail_msg("%s, quiet %g, loud %g, %d used, renormalise %d: weight %g",
+                             rule.sigmoid ? "sigmoid" : "softmax", (double)quiet, (double)loud,
+                             rule.n_used, rule.renormalise, (double)both[j]);
+                }
+            }
+        }
+    }
+}
+
+static void test_not_finite(void **state)
+{
+    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    (void)state;
+    for (int n = 1; n <= 33; n++) {
+        for (int at = 0; at < n; at++) {
+            for (int i = 0; i < 16; i++) {
+                float logits[33], weight[33];
+                int32_t id[33] = {0};
+                struct chosen got;
+                struct pg_gate_rule rule = {n, i & 4 ? n : 1, i & 8, true, 1};
+                fill(logits, n);
+                logits[at] = bad[i % 4];
+                if (at > 0 && uniform() < 0.5) { /* infinities of two signs do not cancel */
+                    logits[0] = -bad[i % 4];
+                }
+                for (int k = 0; k < n_tables; k++) {
+                    assert_false(apply(&rule, &table[k], logits, &got));
+                    assert_false(weigh(&rule, &table[k], logits, id, weight));
+                }
+            }
+        }
+    }
+}
+
+/* The router's word is not needed for ids that are given: any may be weighed, in any order. */
+static void test_weigh_given(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 500; round++) {
+        float logits[24], weight[24];
+        double want[24];
+        int32_t id[24];
+        int n_used = 1 + any_below(24);
+        struct pg_gate_rule rule = {24, n_used, any_below(2), any_below(2), 1.5f};
+        fill(logits, 24);
+        for (int i = 0; i < 24; i++) {
+            int other = any_below(i + 1);
+            id[i] = i;
+            id[i] = id[other];
+            id[other] = i;
+        }
+        assert_true(weigh(&rule, &table[0], logits, id, weight));
+        weights_of(&rule, logits, id, want);
+        for (int i = 0; i < n_used; i++) {
+            assert_true(fabs((double)weight[i] - want[i]) <= 4e-6 * want[i]);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ folding ----------------- */
+
+enum { N_IN = 64, N_OUT = 3 };
+
+/* The router's rows in `type`, and what these bytes mean. */
+static struct pg_weight make_router(enum pg_type type, void *data, float *means)
+{
+    float *f32 = data;
+    uint16_t *f16 = data;
+    for (int i = 0; i < N_IN * N_OUT; i++) {
+        float x = (float)uniform() * 4 - 2;
+        if (type == PG_TYPE_F32) {
+            f32[i] = means[i] = x;
+        } else {
+            f16[i] = type == PG_TYPE_F16 ? pg_f32_to_f16(x) : pg_f32_to_bf16(x);
+            means[i] = type == PG_TYPE_F16 ? pg_f16_to_f32(f16[i]) : pg_bf16_to_f32(f16[i]);
+        }
+    }
+    return (struct pg_weight){type, N_IN, N_OUT, data};
+}
+
+static void test_fold(void **state)
+{
+    static const enum pg_type types[] = {PG_TYPE_F32, PG_TYPE_F16, PG_TYPE_BF16};
+    (void)state;
+    for (size_t type = 0; type < PG_COUNT(types); type++) {
+        float data[N_IN * N_OUT], means[N_IN * N_OUT], out[N_IN * N_OUT], from[N_IN], to[N_IN];
+        struct pg_weight router = make_router(types[type], data, means);
+        for (int i = 0; i < N_IN; i++) {
+            from[i] = (float)uniform() + 0.25f;
+            to[i] = (float)uniform() - 0.25f;
+        }
+        from[5] = 0;            /* x / 0 */
+        from[9] = to[9] = 0;    /* 0 / 0 */
+        from[11] = -0.0f;       /* the input is zero whatever its sign */
+        from[13] = FLT_MIN / 4; /* a ratio that overflows */
+        to[13] = 3;
+        to[17] = 0;
+        pg_gate_fold(&router, from, to, out);
+        for (int i = 0; i < N_IN * N_OUT; i++) {
+            int in = i % N_IN;
+            bool zero = in == 5 || in == 9 || in == 11 || in == 13 || in == 17;
+            double want = zero ? 0 : (double)means[i] * (double)to[in] / (double)from[in];
+            if (!(fabs((double)out[i] - want) <= 2e-7 * fabs(want))) {
+                fail_msg("row %d, input %d: %.9g, wanted %.9g", i / N_IN, in, (double)out[i], want);
+            }
+        }
+    }
+}
+
+/* With its own gains a router stays what it is. */
+static void test_fold_same_gain(void **state)
+{
+    float data[N_IN * N_OUT], means[N_IN * N_OUT], out[N_IN * N_OUT], gain[N_IN];
+    struct pg_weight router = make_router(PG_TYPE_F16, data, means);
+    (void)state;
+    for (int i = 0; i < N_IN; i++) {
+        gain[i] = (float)uniform() + 0.01f;
+    }
+    pg_gate_fold(&router, gain, gain, out);
+    assert_memory_equal(out, means, sizeof(out));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_renormalised_sums_to_scale),
+        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_weigh_given),
+        cmocka_unit_test(test_fold),
+        cmocka_unit_test(test_fold_same_gain),
+    };
+    return cmocka_run_group_tests(tests, open_levels, NULL);
+}
