@@ -197,6 +197,12 @@ int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *tok
     penalise(s, &h, c);
     int k = h.temp == 0 ? 1 : h.top_k > 0 ? PG_MIN(h.top_k, n) : n;
     n = sort_first(c, n, k);
+    /* Minus infinity is a token that never comes, but one has to; with plus infinity none could be
+     * told from another. */
+    if (!isfinite(c[0].logit)) {
+        return pg_fail(err, PG_ENUMERIC, "numerical error: the largest of the logits is %g",
+                       (double)c[0].logit);
+    }
     if (h.temp == 0 || n == 1) {
         *token = c[0].id;
         return 0;
