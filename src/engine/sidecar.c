@@ -51,14 +51,32 @@ static bool find_beside(struct pg_engine *e)
             try_path(e, path, (int)(base - path), rest));
 }
 
+static bool str_is(const struct pg_str *s, const char *text)
+{
+    return s->n == strlen(text) && memcmp(s->s, text, s->n) == 0;
+}
+
+static int read_purpose(struct pg_engine *e, const struct pg_gguf *g, struct pg_err *err)
+{
+    struct pg_str purpose = {"hint", 4};
+    PG_TRY(pg_gguf_get_str(g, "pregate.trained_for", PG_GGUF_OPTIONAL, &purpose, err));
+    e->trained_to_decide = str_is(&purpose, "decide");
+    if (!e->trained_to_decide && !str_is(&purpose, "hint")) {
+        return pg_fail(err, PG_EFORMAT,
+                       "pregate.trained_for: '%s' found, 'hint' or 'decide' wanted",
+                       pg_quote(purpose.s, purpose.n).s);
+    }
+    return 0;
+}
+
 static int read_level(struct pg_engine *e, struct pg_err *err)
 {
     struct pg_gguf *g;
-    struct pg_str type, purpose = {"hint", 4};
+    struct pg_str type;
     int64_t level = 1;
     PG_TRY(pg_gguf_open(&g, e->sidecar_path, err));
     int rc = pg_gguf_get_str(g, "general.type", PG_GGUF_REQUIRED, &type, err);
-    if (!rc && (type.n != 7 || memcmp(type.s, "pregate", 7) != 0)) {
+    if (!rc && !str_is(&type, "pregate")) {
         rc = pg_fail(err, PG_EFORMAT, "general.type: '%s' found, 'pregate' wanted",
                      pg_quote(type.s, type.n).s);
     }
@@ -67,8 +85,7 @@ static int read_level(struct pg_engine *e, struct pg_err *err)
                              &level, err);
     }
     if (!rc) {
-        rc = pg_gguf_get_str(g, "pregate.trained_for", PG_GGUF_OPTIONAL, &purpose, err);
-        e->trained_to_decide = !rc && purpose.n == 6 && memcmp(purpose.s, "decide", 6) == 0;
+        rc = read_purpose(e, g, err);
     }
     pg_gguf_close(g);
     if (!rc && e->opt.lookahead && e->opt.lookahead != level) {
@@ -183,6 +200,10 @@ static int read_tables(struct pg_engine *e, const struct pg_gguf *g, int fd, str
 {
     char hash[17];
     struct pg_str found;
+    if (pg_gguf_n_parts(g) != 1) {
+        return pg_fail(err, PG_ENOTSUP, "pre-gates: a set of %d files found, one file wanted",
+                       pg_gguf_n_parts(g));
+    }
     pg_model_hash(&e->model, hash);
     PG_TRY(pg_gguf_get_str(g, "pregate.base.hash", PG_GGUF_REQUIRED, &found, err));
     if (found.n != 16 || memcmp(found.s, hash, 16) != 0) {
@@ -296,7 +317,12 @@ int pg_sidecar_write(const char *model, const char *out, int level, struct pg_er
     level = level ? level : 1;
     PG_TRY(pg_engine_open(&e, &opt, err));
     int rc;
-    if (e->model.n_moe < 2 || level < 1 || level >= e->model.n_moe) {
+    if (e->model.n_moe < 2) {
+        rc = pg_fail(err, PG_EARG,
+                     "%s: %d blocks with experts found, 2 wanted at least: a pre-gate is made of a "
+                     "later block's router",
+                     model, e->model.n_moe);
+    } else if (level < 1 || level >= e->model.n_moe) {
         rc = pg_fail(err, PG_EARG,
                      "level %d: the model has %d blocks with experts, so 1 to %d is possible",
                      level, e->model.n_moe, e->model.n_moe - 1);
