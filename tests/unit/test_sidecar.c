@@ -1,0 +1,551 @@
+/* SPDX-License-Identifier: MIT
+ * Sidecars: one made of the model's own routers holds what lookahead makes in memory and warns the
+ * same, is found beside its model, and one that does not fit is refused with a sentence that names
+ * what was found and what was wanted. Every warning passes through __wrap_pg_store_hint.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "engine/engine.h"
+#include "format/gguf.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ANOTHER PG_TEST_DATA "/gen_moe/qwen3moe.gguf"
+#define DENSE   PG_TEST_DATA "/stories260K/stories260K.gguf"
+
+enum { N_MOE = 6, N_EMBD = 128, N_EXPERT = 16, N_PROMPT = 12, N_STEPS = 24, MAX_WARNINGS = 4096 };
+
+static char dir[64], model_path[96], bad[96], good[96];
+static char good_hash[17];
+
+/* ------------------------------------------------------------------ warnings ---------------- */
+
+struct warning {
+    int block, n;
+    bool certain;
+    int32_t ids[N_EXPERT];
+};
+
+static struct warnings {
+    int n;
+    struct warning list[MAX_WARNINGS];
+} heard;
+
+void __real_pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain);
+void __wrap_pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain);
+
+void __wrap_pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain)
+{
+    if (heard.n < MAX_WARNINGS && n <= N_EXPERT) {
+        struct warning *w = &heard.list[heard.n++];
+        *w = (struct warning){.block = block, .n = n, .certain = certain};
+        memcpy(w->ids, ids, (size_t)n * sizeof(int32_t));
+    }
+    __real_pg_store_hint(s, block, ids, n, certain);
+}
+
+/* ------------------------------------------------------------------ files ------------------- */
+
+static char *in_dir(char *out, size_t size, const char *name)
+{
+    assert_true(snprintf(out, size, "%s/%s", dir, name) < (int)size);
+    return out;
+}
+
+static char *whole_file(const char *path, size_t *n)
+{
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    fseek(f, 0, SEEK_END);
+    *n = (size_t)ftell(f);
+    rewind(f);
+    char *bytes = malloc(*n);
+    assert_non_null(bytes);
+    assert_int_equal(fread(bytes, 1, *n, f), *n);
+    fclose(f);
+    return bytes;
+}
+
+static void put_file(const char *path, const char *bytes, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+
+static pg_engine *open_with(const struct pg_options *opt)
+{
+    pg_engine *e;
+    struct pg_err err;
+    if (pg_engine_open(&e, opt, &err)) {
+        fail_msg("%s", err.text);
+    }
+    return e;
+}
+
+static struct pg_options options(enum pg_mode mode, const char *sidecar)
+{
+    return (struct pg_options){PG_OPTIONS_INIT, .model = model_path, .sidecar = sidecar,
+                               .mode = mode,    .n_ctx = 64,         .n_threads = 1,
+                               .n_batch = 16};
+}
+
+static void write_sidecar(const char *out, int level)
+{
+    struct pg_err err;
+    if (pg_sidecar_write(model_path, out, level, &err)) {
+        fail_msg("%s", err.text);
+    }
+}
+
+static int make_dir(void **state)
+{
+    struct pg_gguf *g;
+    struct pg_str hash;
+    (void)state;
+    snprintf(dir, sizeof(dir), "%s/pg-test-sidecar-XXXXXX",
+             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
+    if (!mkdtemp(dir)) {
+        return -1;
+    }
+    /* A copy there, for it is read many times. */
+    size_t n;
+    char *bytes = whole_file(PG_MODELS "/tinystories-moe.gguf", &n);
+    put_file(in_dir(model_path, sizeof(model_path), "model.gguf"), bytes, n);
+    free(bytes);
+    in_dir(good, sizeof(good), "good.gguf");
+    in_dir(bad, sizeof(bad), "bad.gguf");
+    if (pg_sidecar_write(model_path, good, 0, NULL) || pg_gguf_open(&g, good, NULL) ||
+        pg_gguf_get_str(g, "pregate.base.hash", PG_GGUF_REQUIRED, &hash, NULL) || hash.n != 16) {
+        return -1;
+    }
+    memcpy(good_hash, hash.s, 16);
+    pg_gguf_close(g);
+    return 0;
+}
+
+static int remove_dir(void **state)
+{
+    char command[96];
+    (void)state;
+    snprintf(command, sizeof(command), "rm -rf %s", dir);
+    return system(command);
+}
+
+/* ------------------------------------------------------------------ the same as lookahead --- */
+
+static void test_same_tables(void **state)
+{
+    (void)state;
+    for (int level = 1; level < N_MOE; level++) {
+        write_sidecar(bad, level);
+        struct pg_options made = options(PG_MODE_LOOKAHEAD, NULL);
+        struct pg_options read = options(PG_MODE_HINT, bad);
+        made.lookahead = level;
+        pg_engine *a = open_with(&made), *b = open_with(&read);
+        assert_int_equal(b->level, level);
+        assert_int_equal(pg_tables_bytes(a), (N_MOE - level) * N_EXPERT * N_EMBD * 4);
+        assert_int_equal(pg_tables_bytes(b), pg_tables_bytes(a));
+        assert_memory_equal(a->tables.base, b->tables.base, pg_tables_bytes(a));
+        for (int i = 0; i < N_MOE; i++) {
+            const struct pg_weight *x = &a->pregates[i], *y = &b->pregates[i];
+            assert_int_equal(x->data != NULL, i < N_MOE - level);
+            assert_int_equal(y->data != NULL, i < N_MOE - level);
+            assert_true(x->type == y->type && x->n_in == y->n_in && x->n_out == y->n_out);
+        }
+        /* Not all alike, nor zero. */
+        const float *table = a->tables.base;
+        assert_true(level == N_MOE - 1 ||
+                    memcmp(table, table + N_EXPERT * N_EMBD, N_EXPERT * N_EMBD * 4) != 0);
+        assert_true(table[0] != 0 && table[0] != table[1]);
+        pg_engine_close(a);
+        pg_engine_close(b);
+    }
+}
+
+/* Evaluates the same tokens: a prompt in one batch, then steps. What was warned is left in `heard`,
+ * the logits of every token in `logits`. */
+static void evaluate(struct pg_options opt, float *logits, int n_vocab)
+{
+    int32_t tokens[N_PROMPT + N_STEPS];
+    struct pg_plan plan;
+    struct pg_stats stats;
+    struct pg_err err;
+    pg_session *s;
+    for (int i = 0; i < N_PROMPT + N_STEPS; i++) {
+        tokens[i] = 3 + i * 89 % 500;
+    }
+    opt.hints = PG_HINTS_ON;
+    assert_int_equal(pg_plan_make(&plan, &opt, &err), 0);
+    opt.memory_bytes = plan.minimum + (2 << 20); /* a fifth of the experts */
+    pg_engine *e = open_with(&opt);
+    assert_int_equal(pg_session_open(&s, e, NULL, &err), 0);
+    heard.n = 0;
+    assert_int_equal(pg_session_eval(s, tokens, N_PROMPT, logits, &err), 0);
+    for (int i = N_PROMPT; i < N_PROMPT + N_STEPS; i++) {
+        assert_int_equal(
+            pg_session_eval(s, tokens + i, 1, logits + (size_t)i * (size_t)n_vocab, &err), 0);
+    }
+    pg_engine_stats(e, &stats);
+    assert_true(stats.expert_bytes_read > 0);
+    pg_session_close(s);
+    pg_engine_close(e);
+}
+
+/* The same warnings for the same blocks in the same order, none that the batch's size explains
+ * away; and the logits that no warning at all gives. */
+static void test_same_warnings(void **state)
+{
+    enum { N_VOCAB = 512, N_VALUES = (N_PROMPT + N_STEPS) * N_VOCAB };
+    static float plain[N_VALUES], made[N_VALUES], read[N_VALUES];
+    static struct warnings wanted;
+    (void)state;
+    evaluate(options(PG_MODE_ONDEMAND, NULL), plain, N_VOCAB);
+    assert_int_equal(heard.n, 0);
+    for (int level = 1; level <= 2; level++) {
+        struct pg_options lookahead = options(PG_MODE_LOOKAHEAD, NULL);
+        lookahead.lookahead = level;
+        write_sidecar(bad, level);
+        evaluate(lookahead, made, N_VOCAB);
+        wanted = heard;
+        evaluate(options(PG_MODE_HINT, bad), read, N_VOCAB);
+        assert_int_equal(wanted.n, (1 + N_STEPS) * (N_MOE - level));
+        assert_int_equal(heard.n, wanted.n);
+        for (int i = 0; i < wanted.n; i++) {
+            assert_memory_equal(&heard.list[i], &wanted.list[i], sizeof(wanted.list[i]));
+            assert_int_equal(wanted.list[i].block, level + i % (N_MOE - level));
+            assert_false(wanted.list[i].certain);
+            if (i >= N_MOE - level) { /* a step of one token */
+                assert_int_equal(wanted.list[i].n, 2);
+            }
+        }
+        assert_memory_equal(made, plain, sizeof(plain));
+        assert_memory_equal(read, plain, sizeof(plain));
+    }
+}
+
+/* ------------------------------------------------------------------ finding ----------------- */
+
+static int try_open(const struct pg_options *opt, struct pg_err *err)
+{
+    pg_engine *e;
+    *err = (struct pg_err){0};
+    int rc = pg_engine_open(&e, opt, err);
+    if (!rc) {
+        pg_engine_close(e);
+    } else {
+        assert_null(e);
+        assert_int_equal(err->code, rc);
+    }
+    return rc;
+}
+
+static void test_found_beside(void **state)
+{
+    static const char *const names[] = {"a tale.pregate.gguf", "pregate-a tale.gguf"};
+    char model[96], sidecar[96];
+    struct pg_err err;
+    (void)state;
+    assert_int_equal(symlink(model_path, in_dir(model, sizeof(model), "a tale.gguf")), 0);
+    struct pg_options opt = options(PG_MODE_HINT, NULL);
+    opt.model = model;
+    assert_int_equal(try_open(&opt, &err), PG_EARG);
+    assert_non_null(strstr(err.text, "mode hint"));
+    assert_non_null(strstr(err.text, model));
+    for (size_t i = 0; i < PG_COUNT(names); i++) {
+        assert_int_equal(link(good, in_dir(sidecar, sizeof(sidecar), names[i])), 0);
+        pg_engine *e = open_with(&opt);
+        assert_string_equal(e->sidecar_path, sidecar);
+        pg_engine_close(e);
+        opt.mode = PG_MODE_PREGATE;
+        assert_int_equal(try_open(&opt, &err), 0);
+        /* One that is named comes first; other modes do not look. */
+        opt.sidecar = bad;
+        unlink(bad);
+        assert_int_equal(try_open(&opt, &err), PG_EIO);
+        opt.mode = PG_MODE_LOOKAHEAD;
+        assert_int_equal(try_open(&opt, &err), 0);
+        opt.mode = PG_MODE_HINT;
+        opt.sidecar = NULL;
+        unlink(sidecar);
+        assert_int_equal(try_open(&opt, &err), PG_EARG);
+    }
+    /* A model whose name has no ending, in the working folder. */
+    char here[4096];
+    assert_non_null(getcwd(here, sizeof(here)));
+    assert_int_equal(chdir(dir), 0);
+    assert_int_equal(symlink(model_path, "plain"), 0);
+    assert_int_equal(link(good, "plain.pregate.gguf"), 0);
+    opt.model = "plain";
+    int rc = try_open(&opt, &err);
+    assert_int_equal(chdir(here), 0);
+    assert_int_equal(rc, 0);
+}
+
+static void test_not_found(void **state)
+{
+    char long_path[5000];
+    struct pg_err err;
+    struct pg_options opt = options(PG_MODE_HINT, bad);
+    (void)state;
+    unlink(bad);
+    assert_int_equal(try_open(&opt, &err), PG_EIO);
+    assert_non_null(strstr(err.text, bad));
+    opt.sidecar = dir; /* a folder is no file */
+    assert_true(try_open(&opt, &err) < 0);
+    assert_non_null(strstr(err.text, dir));
+    memset(long_path, 'x', sizeof(long_path) - 1);
+    long_path[sizeof(long_path) - 1] = 0;
+    opt.sidecar = long_path;
+    assert_int_equal(try_open(&opt, &err), PG_EARG);
+    assert_non_null(strstr(err.text, "4999"));
+}
+
+/* ------------------------------------------------------------------ refusals ---------------- */
+
+/* A sidecar, right but for what is set. Blocks count from 1 here, 0 is none of them. */
+struct recipe {
+    const char *type, *hash, *purpose;
+    bool no_type, no_hash, no_level;
+    uint32_t level; /* LEVEL_0: 0 */
+    int missing, renamed, transposed, halved, spoilt;
+    bool extra;
+    float spoiled_by;
+};
+#define LEVEL_0 0xffffffffu
+
+static void add_keys(struct pg_gguf_writer *w, const struct recipe *r)
+{
+    const char *type = r->type ? r->type : "pregate", *hash = r->hash ? r->hash : good_hash;
+    uint32_t level = r->level == LEVEL_0 ? 0 : r->level ? r->level : 1;
+    assert_int_equal(pg_gguf_writer_str(w, "general.architecture", "pregate", NULL), 0);
+    if (!r->no_type) {
+        assert_int_equal(pg_gguf_writer_str(w, "general.type", type, NULL), 0);
+    }
+    if (!r->no_hash) {
+        assert_int_equal(pg_gguf_writer_str(w, "pregate.base.hash", hash, NULL), 0);
+    }
+    if (!r->no_level) {
+        assert_int_equal(pg_gguf_writer_u32(w, "pregate.level", level, NULL), 0);
+    }
+    if (r->purpose) {
+        assert_int_equal(pg_gguf_writer_str(w, "pregate.trained_for", r->purpose, NULL), 0);
+    }
+}
+
+static void add_tensor(struct pg_gguf_writer *w, const struct recipe *r, int block)
+{
+    char name[64];
+    int64_t ne[2] = {N_EMBD, N_EXPERT};
+    if (r->transposed == block) {
+        ne[0] = N_EXPERT;
+        ne[1] = N_EMBD;
+    }
+    snprintf(name, sizeof(name), "blk.%d.ffn_pregate_inp.weight",
+             r->renamed == block ? 90 : block - 1);
+    assert_int_equal(
+        pg_gguf_writer_tensor(w, name, r->halved == block ? PG_TYPE_F16 : PG_TYPE_F32, 2, ne, NULL),
+        0);
+}
+
+static void make(const struct recipe *r)
+{
+    static float table[N_EXPERT * N_EMBD];
+    struct pg_gguf_writer *w;
+    int n = N_MOE - 1 + r->extra;
+    assert_int_equal(pg_gguf_writer_open(&w, bad, NULL), 0);
+    add_keys(w, r);
+    for (int block = 1; block <= n; block++) {
+        if (block != r->missing) {
+            add_tensor(w, r, block);
+        }
+    }
+    for (int block = 1; block <= n; block++) {
+        if (block == r->missing) {
+            continue;
+        }
+        table[N_EXPERT * N_EMBD - 1] = block == r->spoilt ? r->spoiled_by : 0.5f;
+        size_t bytes = block == r->halved ? sizeof(table) / 2 : sizeof(table);
+        assert_int_equal(pg_gguf_writer_data(w, table, bytes, NULL), 0);
+    }
+    assert_int_equal(pg_gguf_writer_commit(w, NULL), 0);
+}
+
+static void refused(const struct pg_options *opt, int code, const char *const *words, size_t n)
+{
+    struct pg_err err;
+    int rc = try_open(opt, &err);
+    if (rc != code) {
+        fail_msg("%d found, %d wanted: %s (%s)", rc, code, err.text, words[0]);
+    }
+    assert_non_null(strstr(err.text, opt->sidecar));
+    for (size_t i = 0; i < n && words[i]; i++) {
+        if (!strstr(err.text, words[i])) {
+            fail_msg("'%s' does not say '%s'", err.text, words[i]);
+        }
+    }
+}
+
+static void test_refused(void **state)
+{
+    static const struct {
+        struct recipe r;
+        int code;
+        const char *words[3]; /* thing, found, wanted */
+    } cases[] = {
+        {{.hash = "0123456789abcdef"},
+         PG_EFORMAT,
+         {"pregate.base.hash", "'0123456789abcdef' found"}},
+        {{.hash = ""}, PG_EFORMAT, {"pregate.base.hash", "'' found"}},
+        {{.no_hash = true}, PG_EFORMAT, {"pregate.base.hash"}},
+        {{.type = "model"}, PG_EFORMAT, {"general.type", "'model' found", "'pregate' wanted"}},
+        {{.type = "pregated"}, PG_EFORMAT, {"general.type", "'pregated' found"}},
+        {{.no_type = true}, PG_EFORMAT, {"general.type"}},
+        {{.no_level = true}, PG_EFORMAT, {"pregate.level"}},
+        {{.level = LEVEL_0}, PG_EFORMAT, {"pregate.level", "0", "1"}},
+        {{.level = N_MOE}, PG_EFORMAT, {"pregate.level", "6", "5"}},
+        {{.level = 0xfffffff0u}, PG_EFORMAT, {"pregate.level", "4294967280", "5"}},
+        {{.level = 2}, PG_EFORMAT, {"5 tensors found", "4 pre-gates wanted"}},
+        {{.purpose = "fun"}, PG_EFORMAT, {"pregate.trained_for", "'fun' found", "'decide' wanted"}},
+        {{.missing = 3}, PG_EFORMAT, {"4 tensors found", "5 pre-gates wanted"}},
+        {{.extra = true}, PG_EFORMAT, {"6 tensors found", "5 pre-gates wanted"}},
+        {{.renamed = 3}, PG_EFORMAT, {"blk.2.ffn_pregate_inp.weight", "missing"}},
+        {{.transposed = 5}, PG_EFORMAT, {"blk.4.ffn_pregate_inp.weight", "16", "128"}},
+        {{.halved = 2}, PG_ENOTSUP, {"blk.1.ffn_pregate_inp.weight", "F16 found", "F32 wanted"}},
+        {{.spoilt = 5, .spoiled_by = NAN}, PG_EFORMAT, {"blk.4.ffn_pregate_inp.weight", "2047"}},
+        {{.spoilt = 1, .spoiled_by = -INFINITY}, PG_EFORMAT, {"blk.0.", "not finite"}},
+    };
+    struct pg_options opt = options(PG_MODE_HINT, bad);
+    (void)state;
+    make(&(struct recipe){0}); /* nothing wrong: what is refused below is for its one fault */
+    struct pg_err err;
+    assert_int_equal(try_open(&opt, &err), 0);
+    make(&(struct recipe){.purpose = "decide"});
+    assert_int_equal(try_open(&opt, &err), 0);
+    for (size_t i = 0; i < PG_COUNT(cases); i++) {
+        make(&cases[i].r);
+        opt.mode = i % 2 ? PG_MODE_HINT : PG_MODE_PREGATE;
+        refused(&opt, cases[i].code, cases[i].words, 3);
+    }
+}
+
+static void test_level_contradicted(void **state)
+{
+    struct pg_options opt = options(PG_MODE_HINT, good);
+    struct pg_err err;
+    (void)state;
+    opt.lookahead = 1;
+    assert_int_equal(try_open(&opt, &err), 0);
+    opt.lookahead = 2;
+    refused(&opt, PG_EARG, (const char *[]){"pregate.level", "1 found", "--lookahead 2 wanted"}, 3);
+}
+
+static void test_other_model(void **state)
+{
+    struct pg_options opt = options(PG_MODE_HINT, good);
+    struct pg_err err;
+    (void)state;
+    opt.model = ANOTHER;
+    refused(&opt, PG_EFORMAT, (const char *[]){"pregate"}, 1);
+    opt.sidecar = model_path; /* a model is no sidecar */
+    opt.model = model_path;
+    refused(&opt, PG_EFORMAT, (const char *[]){"general.type"}, 1);
+    opt.model = DENSE;
+    opt.sidecar = good;
+    assert_int_equal(try_open(&opt, &err), PG_EARG);
+    assert_non_null(strstr(err.text, "no experts"));
+}
+
+static void test_truncated(void **state)
+{
+    size_t n, step;
+    char *bytes = whole_file(good, &n);
+    struct pg_options opt = options(PG_MODE_HINT, bad);
+    struct pg_err err;
+    (void)state;
+    for (size_t at = 0; at < n; at += step) {
+        step = at < 64 ? 7 : at < 1024 ? 61 : 1 + n / 16;
+        put_file(bad, bytes, at);
+        refused(&opt, PG_EFORMAT, (const char *[]){"bad.gguf"}, 1);
+    }
+    put_file(bad, bytes, n - 1);
+    refused(&opt, PG_EFORMAT, (const char *[]){"bad.gguf"}, 1);
+    put_file(bad, bytes, n);
+    assert_int_equal(try_open(&opt, &err), 0);
+    free(bytes);
+}
+
+/* Tensors of a set of files lie at offsets of different files; a sidecar is one file. */
+static void test_split_set(void **state)
+{
+    static float table[N_EXPERT * N_EMBD];
+    char path[2][96];
+    struct pg_options opt = options(PG_MODE_HINT, path[0]);
+    (void)state;
+    for (uint32_t part = 0; part < 2; part++) {
+        char name[64];
+        struct pg_gguf_writer *w;
+        snprintf(name, sizeof(name), "set-0000%u-of-00002.gguf", part + 1);
+        assert_int_equal(
+            pg_gguf_writer_open(&w, in_dir(path[part], sizeof(path[part]), name), NULL), 0);
+        if (part == 0) {
+            add_keys(w, &(struct recipe){0});
+        }
+        assert_int_equal(pg_gguf_writer_u32(w, "split.no", part, NULL), 0);
+        assert_int_equal(pg_gguf_writer_u32(w, "split.count", 2, NULL), 0);
+        assert_int_equal(pg_gguf_writer_u32(w, "split.tensors.count", N_MOE - 1, NULL), 0);
+        int first = part ? 4 : 1, last = part ? N_MOE - 1 : 3;
+        for (int block = first; block <= last; block++) {
+            add_tensor(w, &(struct recipe){0}, block);
+        }
+        for (int block = first; block <= last; block++) {
+            assert_int_equal(pg_gguf_writer_data(w, table, sizeof(table), NULL), 0);
+        }
+        assert_int_equal(pg_gguf_writer_commit(w, NULL), 0);
+    }
+    refused(&opt, PG_ENOTSUP, (const char *[]){"2 files found", "one file wanted"}, 2);
+}
+
+static void test_not_written(void **state)
+{
+    char nowhere[128];
+    struct pg_err err;
+    (void)state;
+    unlink(bad);
+    assert_int_equal(pg_sidecar_write(model_path, bad, N_MOE, &err), PG_EARG);
+    assert_non_null(strstr(err.text, "level 6"));
+    assert_non_null(strstr(err.text, "1 to 5"));
+    assert_int_equal(pg_sidecar_write(model_path, bad, -1, &err), PG_EARG);
+    assert_int_equal(pg_sidecar_write(DENSE, bad, 1, &err), PG_EARG);
+    assert_non_null(strstr(err.text, "0 blocks with experts"));
+    assert_true(pg_sidecar_write(bad, good, 1, &err) < 0);
+    assert_non_null(strstr(err.text, bad));
+    in_dir(nowhere, sizeof(nowhere), "no/such/folder.gguf");
+    assert_true(pg_sidecar_write(model_path, nowhere, 1, &err) < 0);
+    assert_non_null(strstr(err.text, nowhere));
+    assert_int_equal(access(bad, F_OK), -1); /* a refusal leaves no file */
+    struct pg_options opt = options(PG_MODE_HINT, good);
+    assert_int_equal(try_open(&opt, &err), 0); /* and the old one whole */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_same_tables),  cmocka_unit_test(test_same_warnings),
+        cmocka_unit_test(test_found_beside), cmocka_unit_test(test_not_found),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_level_contradicted),
+        cmocka_unit_test(test_other_model),  cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_split_set),    cmocka_unit_test(test_not_written),
+    };
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
