@@ -90,7 +90,7 @@ static int compare(const void *a, const void *b)
 static void weights_of(const struct pg_gate_rule *rule, const float *logits, const int32_t *id,
                        double *weight)
 {
-    double max = -INFINITY, all = 0, sum = 0;
+    double max = -HUGE_VAL, all = 0, sum = 0;
     for (int i = 0; i < rule->n_expert; i++) {
         max = fmax(max, (double)logits[i]);
     }
