@@ -17,7 +17,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-enum { N_CTX = 64, MAX_VOCAB = 512, N_DRAWS = 2000 };
+enum { N_CTX = 64, MAX_VOCAB = 512 };
 
 static pg_engine *engine;
 static pg_session *session; /* each test starts it with sync */
@@ -206,12 +206,12 @@ static void test_ties(void **state)
 /* ------------------------------------------------------------------ drawing ----------------- */
 
 /* Chi-square of the counts; tokens that should come less than five times count as one. */
-static void check_counts(const struct want *w, int n, const int *count)
+static void check_counts(const struct want *w, int n, const int *count, int n_draws)
 {
     double chi = 0, rest_p = 0, rest_count = 0;
     int bins = 0;
     for (int i = 0; i < n; i++) {
-        double expect = w[i].p * N_DRAWS, found = count[w[i].id];
+        double expect = w[i].p * n_draws, found = count[w[i].id];
         if (expect < 5) {
             rest_p += w[i].p;
             rest_count += found;
@@ -220,8 +220,8 @@ static void check_counts(const struct want *w, int n, const int *count)
         chi += (found - expect) * (found - expect) / expect;
         bins++;
     }
-    if (rest_p * N_DRAWS >= 1) {
-        double expect = rest_p * N_DRAWS;
+    if (rest_p * n_draws >= 1) {
+        double expect = rest_p * n_draws;
         chi += (rest_count - expect) * (rest_count - expect) / expect;
         bins++;
     }
@@ -232,7 +232,7 @@ static void check_counts(const struct want *w, int n, const int *count)
     }
 }
 
-static void check_draws(const struct pg_sampling *how)
+static void check_draws(const struct pg_sampling *how, int n_draws)
 {
     struct want w[MAX_VOCAB];
     bool may[MAX_VOCAB] = {false};
@@ -241,7 +241,7 @@ static void check_draws(const struct pg_sampling *how)
     for (int i = 0; i < n; i++) {
         may[w[i].id] = true;
     }
-    for (int i = 0; i < N_DRAWS; i++) {
+    for (int i = 0; i < n_draws; i++) {
         int32_t token = sample(session, how);
         if (!may[token]) {
             fail_msg("token %d is not among the %d that temp %g, top_k %d, top_p %g, min_p %g let",
@@ -251,10 +251,10 @@ static void check_draws(const struct pg_sampling *how)
         count[token]++;
     }
     n = allowed(how, n_prompt, 0, w);
-    check_counts(w, n, count);
-    /* What should come every hundredth time does come: no set is cut too small. */
+    check_counts(w, n, count, n_draws);
+    /* What should come fifteen times does come: no set is cut too small. */
     for (int i = 0; i < n; i++) {
-        assert_true(count[w[i].id] > 0 || w[i].p < 0.01);
+        assert_true(count[w[i].id] > 0 || w[i].p * n_draws < 15);
     }
 }
 
@@ -278,7 +278,7 @@ static void test_draws(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(how); i++) {
         start(session, n_prompt);
-        check_draws(&how[i]);
+        check_draws(&how[i], i % 9 ? 400 : 2000); /* the plain one and the fullest, longer */
     }
 }
 
