@@ -101,6 +101,11 @@ static int on_progress(void *user, const char *what, uint64_t done, uint64_t tot
 static void on_log(void *user, enum pg_log_level level, const char *text)
 {
     struct bench *b = user;
+    if (level <= PG_LOG_WARN) { /* engines are opened again and again; once is enough */
+        if (strcmp(b->said, text) == 0)
+            return;
+        snprintf(b->said, sizeof b->said, "%s", text);
+    }
     cli_progress_log(&b->progress, level, text);
 }
 

@@ -172,6 +172,11 @@ static void log_open(const struct pg_engine *e)
              e->model.name, pg_mode_name(e->plan.mode), e->plan.n_slots, e->plan.n_expert_total,
              e->plan.n_batch, pg_io_describe(e->io), e->compute.k.name, e->opt.n_threads);
     e->opt.log(e->opt.user, PG_LOG_INFO, text);
+    if (e->opt.mode == PG_MODE_PREGATE && !e->trained_to_decide) {
+        e->opt.log(e->opt.user, PG_LOG_WARN,
+                   "these pre-gates were made to hint, not to decide: expect worse text than the "
+                   "model's own routers give");
+    }
 }
 
 int pg_engine_open(pg_engine **out, const struct pg_options *opt, struct pg_err *err)

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static bool needs_sidecar(enum pg_mode m)
@@ -309,12 +310,22 @@ static int write_file(const struct pg_model *m, const char *out, int level, stru
     return rc;
 }
 
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 int pg_sidecar_write(const char *model, const char *out, int level, struct pg_err *err)
 {
     pg_engine *e;
     struct pg_options opt = {PG_OPTIONS_INIT, .model = model, .mode = PG_MODE_ONDEMAND, .n_ctx = 1,
                              .n_threads = 1};
     level = level ? level : 1;
+    if (same_file(model, out)) {
+        return pg_fail(err, PG_EARG, "%s is the model itself; the sidecar needs a file of its own",
+                       out);
+    }
     PG_TRY(pg_engine_open(&e, &opt, err));
     int rc;
     if (e->model.n_moe < 2) {
