@@ -79,10 +79,16 @@ static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
     return pg_os_rss() + margin + threads + trace + store;
 }
 
+/* Tokens that all contexts together could take in one step. */
+static int most_in_step(const struct pg_engine *e)
+{
+    return (int)PG_MIN((int64_t)e->opt.n_ctx * e->opt.n_sessions, 1 << 16);
+}
+
 /* The largest batch whose scratch takes at most a sixteenth of what is there for slots. */
 static int choose_batch(struct pg_engine *e, uint64_t room)
 {
-    int n_batch = MAX_BATCH;
+    int n_batch = PG_MIN(MAX_BATCH, most_in_step(e));
     if (e->opt.n_batch) {
         return e->opt.n_batch;
     }
@@ -116,7 +122,7 @@ static bool fill_plan(struct pg_engine *e)
     p->token_dense_bytes = m->token_dense_bytes;
     p->n_expert_total = total;
     uint64_t base = overhead_bytes(e, total);
-    int least_batch = e->opt.n_batch ? e->opt.n_batch : MIN_BATCH;
+    int least_batch = e->opt.n_batch ? e->opt.n_batch : PG_MIN(MIN_BATCH, most_in_step(e));
     p->minimum =
         p->dense + p->kv + base + scratch_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
     p->minimum += p->minimum / (KERNEL_PART - 1) + 1;
@@ -225,6 +231,7 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
     PG_TRY(check_range("lookahead", o->lookahead, 0, PG_MAX(1, e->model.n_moe - 1), err));
     PG_TRY(check_range("mode", (int)o->mode, 0, PG_MODE_COUNT - 1, err));
     PG_TRY(check_range("eviction policy", (int)o->evict, 0, PG_EVICT_COUNT - 1, err));
+    o->n_batch = PG_MIN(o->n_batch, most_in_step(e));
     e->level = o->lookahead ? o->lookahead : 1;
     if (e->model.n_moe == 0 && o->mode != PG_MODE_AUTO) {
         if (o->mode == PG_MODE_HINT || o->mode == PG_MODE_PREGATE) {
