@@ -32,8 +32,6 @@ struct pg_io_options {
     enum pg_io_path path; /* AUTO: io_uring, else pread; a named path that is refused is an error */
     int depth;            /* reads under way at most; 0 = 16 */
     bool buffered;        /* do not try O_DIRECT; each read leaves the page cache afterwards */
-    void *arena;          /* memory that reads go to; not used by the backends that there are */
-    size_t arena_bytes;
 };
 
 /* Opens each file with O_DIRECT, proves it by a real transfer, falls back to buffered reads. Paths

@@ -16,7 +16,6 @@ struct slot {
     uint8_t state;   /* enum slot_state */
     uint8_t todo;    /* slabs whose read is still to be submitted, a bit each */
     uint8_t failed;  /* slabs whose read failed */
-    uint8_t done;    /* slabs that are there */
     uint8_t pending; /* slabs whose read is under way */
     bool retried;
     bool pinned;
