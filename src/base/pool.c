@@ -35,6 +35,7 @@ struct worker {
     struct pg_pool *pool;
     pthread_t thread;
     int index;
+    uint64_t begin_ns, end_ns; /* of its part in the last loop it had one in; only when traced */
 };
 
 struct pg_pool {
@@ -54,6 +55,7 @@ struct pg_pool {
     bool spin, has_lock, has_work, has_finished, running;
     int n_threads, n_started;
     struct worker *workers;
+    struct pg_trace *trace; /* NULL: none */
 };
 
 /* Takes tasks until none is left; returns how many it ran. */
@@ -124,9 +126,14 @@ static void *worker_main(void *arg)
         wait_for_work(p);
         if (atomic_load(&p->closing))
             return NULL;
+        uint64_t begin_ns = p->trace ? pg_now_ns() : 0;
         int n_run = run_tasks(p, w->index);
         if (!n_run)
             continue;
+        if (p->trace) {
+            w->begin_ns = begin_ns;
+            w->end_ns = pg_now_ns();
+        }
         /* After this addition the caller may begin the next loop: touch only the lock from here. */
         int n = atomic_load_explicit(&p->n_tasks, memory_order_relaxed);
         bool last = atomic_fetch_add(&p->done, n_run) + n_run == n;
@@ -246,6 +253,23 @@ static void wait_for_end(struct pg_pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
+void pg_pool_trace(struct pg_pool *p, struct pg_trace *trace)
+{
+    PG_ASSERT(!p->running);
+    p->trace = trace;
+}
+
+/* The parts that workers had in the loop that began at begin_ns and has ended. */
+static void trace_workers(struct pg_pool *p, uint64_t begin_ns)
+{
+    for (int i = 0; i < p->n_started; i++) {
+        const struct worker *w = &p->workers[i];
+        if (w->end_ns >= begin_ns)
+            pg_trace_add(p->trace, PG_TRACK_WORKER + i, "loop", PG_MAX(w->begin_ns, begin_ns),
+                         w->end_ns, -1, -1);
+    }
+}
+
 void pg_pool_run(struct pg_pool *p, pg_task_fn *fn, void *arg, int n_tasks)
 {
     PG_ASSERT(!p->running);
@@ -254,9 +278,12 @@ void pg_pool_run(struct pg_pool *p, pg_task_fn *fn, void *arg, int n_tasks)
         for (int i = 0; i < n_tasks; i++)
             fn(arg, i, 0);
     } else {
+        uint64_t begin_ns = p->trace ? pg_now_ns() : 0;
         publish(p, fn, arg, n_tasks);
         atomic_fetch_add(&p->done, run_tasks(p, 0));
         wait_for_end(p);
+        if (p->trace)
+            trace_workers(p, begin_ns);
     }
     p->running = false;
 }

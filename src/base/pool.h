@@ -7,7 +7,7 @@
 #ifndef PG_BASE_POOL_H
 #define PG_BASE_POOL_H
 
-#include "base/err.h"
+#include "base/trace.h"
 
 struct pg_pool;
 
@@ -17,6 +17,8 @@ typedef void pg_task_fn(void *arg, int task, int thread);
 int pg_pool_open(struct pg_pool **out, int n_threads, struct pg_err *err);
 void pg_pool_close(struct pg_pool *p);
 int pg_pool_n_threads(const struct pg_pool *p);
+/* From now on each loop records what its workers did, on their tracks. NULL: no more. */
+void pg_pool_trace(struct pg_pool *p, struct pg_trace *trace);
 /* Returns when all tasks are done. Never allocates. */
 void pg_pool_run(struct pg_pool *p, pg_task_fn *fn, void *arg, int n_tasks);
 

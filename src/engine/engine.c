@@ -46,11 +46,7 @@ static int open_io(struct pg_engine *e, struct pg_err *err)
     for (int i = 0; i < n; i++) {
         paths[i] = pg_gguf_part_path(e->gguf, i);
     }
-    struct pg_io_options io = {.paths = paths,
-                               .n_paths = n,
-                               .path = e->opt.io_path,
-                               .arena = e->slots.base,
-                               .arena_bytes = e->slots.bytes};
+    struct pg_io_options io = {.paths = paths, .n_paths = n, .path = e->opt.io_path};
     int rc = pg_io_open(&e->io, &io, err);
     free(paths);
     return rc;
@@ -137,6 +133,7 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
     PG_TRY(pg_pool_open(&e->compute.pool, e->opt.n_threads, err));
     if (e->opt.trace_events) {
         PG_TRY(pg_trace_open(&e->trace, e->opt.trace_events, err));
+        pg_pool_trace(e->compute.pool, e->trace);
     }
     PG_TRY(map_memory(e, err));
     PG_TRY(open_io(e, err));

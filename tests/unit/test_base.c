@@ -674,6 +674,56 @@ static void test_trace(void **state)
     pg_trace_close(t);
 }
 
+static void nap(void *arg, int task, int thread)
+{
+    (void)arg;
+    (void)task;
+    (void)thread;
+    usleep(2000);
+}
+
+/* Workers of a traced pool show on tracks of their own, each inside its loop; untraced loops do
+ * not. */
+static void test_trace_pool(void **state)
+{
+    (void)state;
+    struct pg_trace *t;
+    struct pg_pool *p;
+    struct pg_err err;
+    json_t *e, *events;
+    size_t i;
+    int n[2] = {0};
+
+    assert_int_equal(pg_trace_open(&t, 1000, &err), 0);
+    assert_int_equal(pg_pool_open(&p, 3, &err), 0);
+    pg_pool_run(p, nap, NULL, 6);
+    pg_pool_trace(p, t);
+    uint64_t begin = pg_now_ns();
+    for (int k = 0; k < 5; k++)
+        pg_pool_run(p, nap, NULL, 6);
+    double us = (double)(pg_now_ns() - begin) * 1e-3;
+    pg_pool_trace(p, NULL);
+    pg_pool_run(p, nap, NULL, 6);
+    events = saved_events(t);
+    json_array_foreach(events, i, e)
+    {
+        int worker;
+        if (strcmp(text_of(e, "ph"), "X"))
+            continue;
+        const char *track = thread_name(events, json_integer_value(json_object_get(e, "tid")));
+        assert_int_equal(sscanf(track, "worker %d", &worker), 1);
+        assert_in_range(worker, 0, 1);
+        double dur = json_number_value(json_object_get(e, "dur"));
+        assert_true(dur >= 1900 && dur <= us);
+        n[worker]++;
+    }
+    assert_in_range(n[0] + n[1], 1, 10);
+    assert_true(n[0] <= 5 && n[1] <= 5);
+    json_decref(events);
+    pg_pool_close(p);
+    pg_trace_close(t);
+}
+
 static int count_spans(json_t *events, double *last)
 {
     size_t i;
@@ -723,7 +773,7 @@ int main(void)
         cmocka_unit_test(test_this_machine),  cmocka_unit_test(test_address_space_limit),
         cmocka_unit_test(test_peak_rss),      cmocka_unit_test(test_outfile),
         cmocka_unit_test(test_outfile_fails), cmocka_unit_test(test_trace),
-        cmocka_unit_test(test_trace_ring),
+        cmocka_unit_test(test_trace_ring),    cmocka_unit_test(test_trace_pool),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
