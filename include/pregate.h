@@ -21,8 +21,8 @@
  * Rules that hold everywhere:
  *  - A function that can fail returns 0 or a negative PG_E... code, and fills *err (which may be
  *    NULL) with a sentence that names the thing, the value found and the value wanted.
- *  - `open` gives, `close` takes; closing NULL is fine. A pointer parameter is borrowed for the call
- *    unless its comment says more.
+ *  - `open` gives, `close` takes; closing NULL is fine. A pointer parameter is borrowed for the
+ * call unless its comment says more.
  *  - Option structs begin with `size`; write {PG_..._INIT, .field = value}. A zero field means its
  *    default, so that a program built against an older header keeps working.
  *  - The library never exits, prints, or reads the environment. Nothing allocates after
@@ -86,9 +86,9 @@ enum pg_mode {
     PG_MODE_RESIDENT,     /* everything in fast memory; refused if it does not fit */
     PG_MODE_ONDEMAND,     /* router decides, no warning */
     PG_MODE_PREFETCH_ALL, /* router decides; all experts of the next block are warned */
-    PG_MODE_LOOKAHEAD,    /* router decides; the next router run early on this block's state warns */
-    PG_MODE_HINT,         /* router decides; the trained pre-gate of this block warns */
-    PG_MODE_PREGATE,      /* the trained pre-gate decides, one block early, finally */
+    PG_MODE_LOOKAHEAD, /* router decides; the next router run early on this block's state warns */
+    PG_MODE_HINT,      /* router decides; the trained pre-gate of this block warns */
+    PG_MODE_PREGATE,   /* the trained pre-gate decides, one block early, finally */
     PG_MODE_COUNT
 };
 
@@ -111,27 +111,27 @@ PG_API int pg_evict_parse(const char *name);
 typedef struct pg_routes pg_routes;
 
 struct pg_options {
-    size_t size;              /* sizeof(struct pg_options); PG_OPTIONS_INIT sets it */
-    const char *model;        /* GGUF file; of a split set, its first file */
-    const char *sidecar;      /* pre-gates, for hint and pregate; NULL looks beside the model */
-    uint64_t memory_bytes;    /* bound of the whole process; 0 = what cgroup and machine leave */
+    size_t size;           /* sizeof(struct pg_options); PG_OPTIONS_INIT sets it */
+    const char *model;     /* GGUF file; of a split set, its first file */
+    const char *sidecar;   /* pre-gates, for hint and pregate; NULL looks beside the model */
+    uint64_t memory_bytes; /* bound of the whole process; 0 = what cgroup and machine leave */
     enum pg_mode mode;
     enum pg_evict evict;
     enum pg_hints hints;
-    int lookahead;            /* blocks ahead that lookahead warns; 0 = 1 */
-    int n_threads;            /* 0 = the machine's */
-    int n_ctx;                /* context the plan makes room for; 0 = min(model's, 4096) */
-    int n_sessions;           /* sessions the plan makes room for; 0 = 1 */
-    int n_batch;              /* tokens a step at most; 0 = the largest of 512 … 8 that fits well */
+    int lookahead;  /* blocks ahead that lookahead warns; 0 = 1 */
+    int n_threads;  /* 0 = the machine's */
+    int n_ctx;      /* context the plan makes room for; 0 = min(model's, 4096) */
+    int n_sessions; /* sessions the plan makes room for; 0 = 1 */
+    int n_batch;    /* tokens a step at most; 0 = the largest of 512 … 8 that fits well */
     enum pg_kv_type kv_type;
     enum pg_io_path io_path;
-    enum pg_cpu_level cpu;    /* highest instruction set level to use */
-    int trace_events;         /* ring of trace events kept for pg_trace_write; 0 = none */
-    const pg_routes *routes;  /* forced routing; borrowed until the engine is closed */
+    enum pg_cpu_level cpu;   /* highest instruction set level to use */
+    int trace_events;        /* ring of trace events kept for pg_trace_write; 0 = none */
+    const pg_routes *routes; /* forced routing; borrowed until the engine is closed */
     void (*log)(void *user, enum pg_log_level level, const char *text);
     /* Long work (loading, long prefill): done of total bytes or tokens. Non-zero return cancels. */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
-    void *user;               /* handed to log and progress */
+    void *user; /* handed to log and progress */
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -143,15 +143,15 @@ struct pg_session_options {
 
 struct pg_sampling {
     size_t size;
-    float temp;               /* 0 = greedy */
-    int top_k;                /* 0 = off */
-    float top_p;              /* 0 or 1 = off */
-    float min_p;              /* 0 = off */
-    float repeat_penalty;     /* 0 or 1 = off */
+    float temp;           /* 0 = greedy */
+    int top_k;            /* 0 = off */
+    float top_p;          /* 0 or 1 = off */
+    float min_p;          /* 0 = off */
+    float repeat_penalty; /* 0 or 1 = off */
     float presence_penalty;
     float frequency_penalty;
-    int penalty_last_n;       /* tokens the penalties look back on; 0 = 64 */
-    uint64_t seed;            /* of the session's random stream; taken at the first sampled token */
+    int penalty_last_n; /* tokens the penalties look back on; 0 = 64 */
+    uint64_t seed;      /* of the session's random stream; taken at the first sampled token */
 };
 #define PG_SAMPLING_INIT .size = sizeof(struct pg_sampling)
 
@@ -163,27 +163,27 @@ typedef struct pg_vocab pg_vocab;
 
 /* What the memory budget is spent on, made before anything is loaded. Bytes. */
 struct pg_plan {
-    uint64_t budget;          /* what was asked for, or found */
-    uint64_t minimum;         /* the smallest budget that opens with these options */
-    uint64_t dense;           /* weights that are always in memory */
-    uint64_t kv;              /* all sessions */
-    uint64_t scratch;         /* buffers of one step */
-    uint64_t overhead;        /* vocabulary, tables, program */
-    uint64_t slots;           /* n_slots * slot_bytes */
+    uint64_t budget;   /* what was asked for, or found */
+    uint64_t minimum;  /* the smallest budget that opens with these options */
+    uint64_t dense;    /* weights that are always in memory */
+    uint64_t kv;       /* all sessions */
+    uint64_t scratch;  /* buffers of one step */
+    uint64_t overhead; /* vocabulary, tables, program */
+    uint64_t slots;    /* n_slots * slot_bytes */
     uint64_t slot_bytes;
-    uint64_t expert_bytes;    /* all experts of the model */
+    uint64_t expert_bytes;       /* all experts of the model */
     uint64_t token_expert_bytes; /* experts that one token uses, all blocks */
     uint64_t token_dense_bytes;  /* dense weights that one token reads from memory */
-    int n_slots;              /* whole experts */
-    int n_expert_total;       /* experts in the model, all blocks */
+    int n_slots;                 /* whole experts */
+    int n_expert_total;          /* experts in the model, all blocks */
     int n_batch;
-    enum pg_mode mode;        /* AUTO resolved */
+    enum pg_mode mode; /* AUTO resolved */
 };
 
 struct pg_model_info {
     char arch[32];
     char name[96];
-    char file_type[24];       /* the type that most weights have */
+    char file_type[24]; /* the type that most weights have */
     uint64_t file_bytes, n_params, n_params_active;
     int n_layer, n_moe_layer, n_embd, n_head, n_head_kv, n_ff, n_expert, n_expert_used, n_vocab;
     int n_ctx_train;
@@ -194,21 +194,21 @@ struct pg_stats {
     uint64_t n_prompt, n_decode;           /* tokens evaluated */
     double prompt_seconds, decode_seconds; /* wall time in steps: compute + stall */
     double compute_seconds, stall_seconds; /* stall: nothing to compute, waiting for a read */
-    uint64_t expert_requests;              /* (block, expert) wanted by a step, counted once a step */
-    uint64_t hits;                         /* already in a slot, not thanks to a pending warning */
-    uint64_t warned_in_time;               /* arrived through a warning before it was wanted */
-    uint64_t warned_late;                  /* warned, still under way when wanted */
-    uint64_t missed;                       /* read on demand */
-    uint64_t warned_unused;                /* read through a warning and evicted unused */
-    uint64_t expert_bytes_read;            /* demand and warned together */
+    uint64_t expert_requests;   /* (block, expert) wanted by a step, counted once a step */
+    uint64_t hits;              /* already in a slot, not thanks to a pending warning */
+    uint64_t warned_in_time;    /* arrived through a warning before it was wanted */
+    uint64_t warned_late;       /* warned, still under way when wanted */
+    uint64_t missed;            /* read on demand */
+    uint64_t warned_unused;     /* read through a warning and evicted unused */
+    uint64_t expert_bytes_read; /* demand and warned together */
     uint64_t hint_bytes_read, hint_bytes_used;
-    double io_busy_seconds;                /* at least one read under way */
-    double io_busy_decode_seconds;         /* the same, in decode steps only */
+    double io_busy_seconds;        /* at least one read under way */
+    double io_busy_decode_seconds; /* the same, in decode steps only */
     uint64_t expert_bytes_read_decode;
     uint64_t read_errors;
-    uint64_t peak_rss_bytes;               /* VmHWM */
-    bool hints_active;                     /* false once warned reads stopped paying */
-    const char *io_path;   /* "io_uring, direct", "pread x8, buffered", ...; lives with the engine */
+    uint64_t peak_rss_bytes; /* VmHWM */
+    bool hints_active;       /* false once warned reads stopped paying */
+    const char *io_path; /* "io_uring, direct", "pread x8, buffered", ...; lives with the engine */
     const char *cpu_level; /* likewise */
 };
 
@@ -245,7 +245,8 @@ PG_API int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float
 PG_API int pg_session_truncate(pg_session *s, size_t n);
 
 PG_API size_t pg_session_n_tokens(const pg_session *s);
-/* Logits of the last evaluated token, [n_vocab]; NULL before the first. Valid until the next step. */
+/* Logits of the last evaluated token, [n_vocab]; NULL before the first. Valid until the next step.
+ */
 PG_API const float *pg_session_logits(const pg_session *s);
 
 /* One step over several sessions: each row appends tokens to its session (a decode row has one, a
@@ -270,7 +271,7 @@ PG_API int pg_vocab_open(pg_vocab **out, const char *path, struct pg_err *err);
 PG_API void pg_vocab_close(pg_vocab *v); /* not for one from pg_engine_vocab */
 
 #define PG_TOKENIZE_SPECIAL 1 /* special tokens written in the text become those tokens */
-#define PG_TOKENIZE_BOS 2     /* put the beginning-of-text token first if the model wants one */
+#define PG_TOKENIZE_BOS     2 /* put the beginning-of-text token first if the model wants one */
 
 /* Ids of the bytes. Returns in *n_out how many there are; writes at most cap of them. With the cap
  * too small returns PG_EARG and *n_out says what is needed, which is never more than
@@ -280,8 +281,8 @@ PG_API int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsig
                        int32_t *ids, size_t cap, size_t *n_out, struct pg_err *err);
 
 PG_API int pg_vocab_n(const pg_vocab *v);
-PG_API int32_t pg_vocab_bos(const pg_vocab *v); /* -1: none */
-PG_API int32_t pg_vocab_eos(const pg_vocab *v); /* -1: none */
+PG_API int32_t pg_vocab_bos(const pg_vocab *v);             /* -1: none */
+PG_API int32_t pg_vocab_eos(const pg_vocab *v);             /* -1: none */
 PG_API bool pg_vocab_is_end(const pg_vocab *v, int32_t id); /* eos, end of turn, ... */
 
 /* Ids to text as they come: what is written is always whole UTF-8 characters, the rest waits in
@@ -342,9 +343,168 @@ PG_API const char *pg_synth_shape_name(int i); /* NULL after the last */
 /* A sidecar whose pre-gates are the routers `level` blocks on, gains folded in. */
 PG_API int pg_sidecar_write(const char *model, const char *out, int level, struct pg_err *err);
 
+/* ------------------------------------------------------------------ training ---------------- */
+
+/* Text files. Documents are separated by a line "<|endoftext|>"; a file without one is one
+ * document. Blank lines at a document's ends are not part of it. */
+
+/* What decides in the model that is trained: its routers, or pre-gates `level` MoE blocks early. */
+enum pg_gate_kind { PG_GATE_ROUTER, PG_GATE_PREGATE };
+enum pg_lr_schedule {
+    PG_LR_CONSTANT,
+    PG_LR_COSINE,
+    PG_LR_LINEAR
+}; /* the last two fall to lr_end */
+
+struct pg_train_options {
+    size_t size;
+    const char *model;       /* shape, vocabulary, and the weights to start from */
+    const char *const *data; /* text files */
+    int n_data;
+    const char *out;          /* OUT.gguf; pre-gates go to OUT.pregate.gguf beside it */
+    bool from_scratch;        /* new weights of the model's shape */
+    const char *from_sidecar; /* pre-gates to start from; NULL: the routers `level` on, folded */
+    bool resume;              /* go on from OUT.gguf.checkpoint, to the same bits */
+    enum pg_gate_kind gate;
+    int level;          /* 0 = 1 */
+    int n_steps;        /* 0 = 600 */
+    int n_seq, seq_len; /* of one batch; 0 = 16 x min(256, the model's context) */
+    int n_accumulate;   /* batches whose gradients make one step; 0 = 1 */
+    float lr;           /* 0 = 3e-4 */
+    enum pg_lr_schedule schedule;
+    float lr_end;            /* as a part of lr; 0 = 0.1 */
+    int n_warmup;            /* steps of linear rise; 0 = none */
+    float beta1, beta2, eps; /* AdamW; 0 = 0.9, 0.95, 1e-8 */
+    float weight_decay;      /* of matrices; below 0 = none, 0 = 0.01 */
+    float clip;              /* norm of the whole gradient; below 0 = none, 0 = 1 */
+    float balance;           /* weight of the load-balancing loss; below 0 = none, 0 = 0.01 */
+    float sticky;            /* weight of the expected-miss loss */
+    int sticky_cache;        /* experts a block that its cache is taken to hold; 0 = 2 n_used */
+    const char *freeze;      /* names with commas between, * for any: "token_embd*,*.attn_*" */
+    const char *type;        /* of matrices in OUT.gguf: "F16", "F32", ...; NULL = F16 */
+    int checkpoint_every;    /* steps; 0 = 100 */
+    uint64_t seed;
+    int n_threads; /* 0 = the machine's */
+    void (*log)(void *user, enum pg_log_level level, const char *text);
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+#define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
+
+struct pg_train_report {
+    int step; /* steps done */
+    int n_steps;
+    double loss;            /* per token, nats, of the step's batch */
+    double balance, sticky; /* unweighted */
+    double grad_norm;       /* before clipping */
+    double lr;
+    uint64_t n_tokens; /* since the beginning, resumed parts included */
+    double seconds;    /* of this step */
+};
+
+typedef struct pg_trainer pg_trainer;
+PG_API int pg_trainer_open(pg_trainer **out, const struct pg_train_options *opt,
+                           struct pg_err *err);
+PG_API void pg_trainer_close(pg_trainer *t); /* writes nothing */
+/* One step. A loss or gradient that is not finite is PG_ENUMERIC, names the step, and leaves the
+ * last checkpoint as it is. Writes a checkpoint when one is due. */
+PG_API int pg_trainer_step(pg_trainer *t, struct pg_train_report *out, struct pg_err *err);
+PG_API bool pg_trainer_done(const pg_trainer *t);
+/* OUT.gguf.checkpoint, whole or not at all. */
+PG_API int pg_trainer_checkpoint(pg_trainer *t, struct pg_err *err);
+/* Writes OUT.gguf and its sidecar and removes the checkpoint. */
+PG_API int pg_trainer_finish(pg_trainer *t, struct pg_err *err);
+
+/* Distils pre-gates for a model that stays as it is, out of runs of it over text. */
+struct pg_tune_options {
+    size_t size;
+    const char *model;
+    const char *const *data;
+    int n_data;
+    const char *out;       /* the sidecar */
+    bool decide;           /* trained to decide, else to hint */
+    int level;             /* 0 = 1 */
+    uint64_t memory_bytes; /* of the whole process, collected states included; 0 as the engine */
+    uint64_t n_tokens;     /* of text to run; 0 = 200,000 or all there are */
+    float holdout;         /* part of the documents that is only measured on; 0 = 0.1 */
+    uint64_t seed;
+    bool resume; /* go on from OUT.checkpoint */
+    int n_threads, n_ctx;
+    void (*log)(void *user, enum pg_log_level level, const char *text);
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+#define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
+
+/* How well pre-gates name the experts that a block's router chooses, over some text. */
+struct pg_agree_block {
+    int block; /* MoE block whose router decides; its pre-gate sits `level` before */
+    uint64_t n_tokens;
+    double recall;        /* of the router's n_used experts, part that the pre-gate's n_used name */
+    double mass;          /* router probability that the pre-gate's n_used cover, of what the
+                           * router's own n_used cover */
+    double precision[16]; /* by rank of the pre-gate: part that is in the router's set */
+};
+struct pg_tune_report {
+    uint64_t n_tokens, n_tokens_held;
+    int n_blocks;                                /* blocks with a pre-gate before them */
+    const struct pg_agree_block *before, *after; /* [n_blocks] held-out text: the router folded; the
+                                                  * pre-gate written. Until pg_tune_report_free */
+};
+PG_API int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out,
+                   struct pg_err *err);
+PG_API void pg_tune_report_free(struct pg_tune_report *r);
+
+/* ------------------------------------------------------------------ evaluation -------------- */
+
+enum pg_eval_task { PG_EVAL_PPL, PG_EVAL_AGREE, PG_EVAL_QA, PG_EVAL_SUMMARIZE, PG_EVAL_COUNT };
+PG_API const char *pg_eval_task_name(enum pg_eval_task t);
+
+struct pg_eval_options {
+    size_t size;
+    enum pg_eval_task task;
+    const char *data; /* ppl, agree: text; qa: SQuAD JSON; summarize: JSON lines */
+    int n_max;        /* documents or questions at most; 0 = all */
+    bool windows;     /* ppl, agree: a document longer than the context is cut into pieces,
+                       * each from a fresh context; else only its first n_ctx tokens count */
+    int n_predict;    /* qa, summarize: tokens of an answer at most; 0 = 32, 128 */
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+#define PG_EVAL_OPTIONS_INIT .size = sizeof(struct pg_eval_options)
+
+struct pg_eval_report {
+    enum pg_eval_task task;
+    char data_sha256[65];      /* of the data file */
+    uint64_t n_docs;           /* documents, questions or summaries */
+    uint64_t n_cut;            /* documents longer than the context */
+    uint64_t n_tokens;         /* scored (ppl), compared (agree) or written */
+    double ppl, nll_per_token; /* ppl */
+    int n_blocks, n_used;      /* agree */
+    const struct pg_agree_block *blocks;
+    double exact_match, f1;        /* qa, percent */
+    double rouge1, rouge2, rougeL; /* summarize, F-measure, percent */
+};
+/* Over an open engine, in its mode; agree needs one of lookahead or hint. All sessions the engine
+ * has room for are used. */
+PG_API int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_eval_report *out,
+                   struct pg_err *err);
+PG_API void pg_eval_report_free(struct pg_eval_report *r);
+
+/* The scores themselves, of UTF-8 text. SQuAD's normalisation; ROUGE as in rouge-score without
+ * stemming. In [0, 1]. */
+struct pg_rouge {
+    double precision, recall, f1;
+};
+PG_API double pg_exact_match(const char *answer, const char *truth);
+PG_API double pg_answer_f1(const char *answer, const char *truth);
+PG_API struct pg_rouge pg_rouge_n(const char *summary, const char *reference, int n);
+PG_API struct pg_rouge pg_rouge_l(const char *summary, const char *reference);
+
 /* ------------------------------------------------------------------ routes and policies ----- */
 
-/* A trace: one JSON object a line, {"tok": n, "layers": [[ids of block 0], [ids of block 1], ...]} */
+/* A trace: one JSON object a line, {"tok": n, "layers": [[ids of block 0], [ids of block 1], ...]}
+ */
 PG_API int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err);
 PG_API void pg_routes_close(pg_routes *r);
 PG_API int pg_routes_n_tokens(const pg_routes *r);
@@ -352,7 +512,8 @@ PG_API int pg_routes_n_layers(const pg_routes *r);
 PG_API int pg_routes_n_used(const pg_routes *r);   /* experts a token and block */
 PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
 
-#define PG_EVICT_BELADY PG_EVICT_COUNT /* for pg_replay only: the optimum, which knows the future */
+#define PG_EVICT_BELADY PG_EVICT_COUNT /* for pg_replay only: the optimum, which knows the future  \
+                                        */
 struct pg_replay {
     uint64_t requests, hits;
 };

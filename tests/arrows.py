@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 
-ALL = ("base", "quant", "format", "text", "cpu", "io", "store", "gate", "model", "engine")
+ALL = ("base", "quant", "format", "text", "cpu", "io", "store", "gate", "model", "engine", "tune")
 MAY_USE = {
     "base": (),
     "quant": ("base",),
@@ -28,6 +28,7 @@ MAY_USE = {
     "gate": ("base", "cpu", "store"),
     "model": ALL[:ALL.index("model")],
     "engine": ALL[:ALL.index("engine")],
+    "tune": ALL[:ALL.index("tune")],
 }
 FORBIDDEN = re.compile(
     r"\b(getenv|secure_getenv|setenv|putenv|exit|_exit|_Exit|quick_exit|abort|printf|vprintf|puts|"

@@ -23,7 +23,10 @@ enum on {
     SYNTH = 64,
     SIDECAR = 128,
     REPLAY = 256,
-    ALL = 511,
+    TRAIN = 512,
+    TUNE = 1024,
+    EVAL = 2048,
+    ALL = 4095,
     ENGINE = RUN | BENCH | PLAN | LOGITS,
     MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR
 };

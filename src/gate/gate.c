@@ -119,7 +119,7 @@ bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels
 /* One batch of logits turned into a route. */
 struct ruling {
     struct pg_gate *g;
-    int block;
+    int from, block; /* whose state is read, and for which the experts are chosen */
     const int32_t *pos;
     struct pg_route *to;
     bool forced; /* a recorded trace decides, not the logits */
@@ -156,6 +156,9 @@ static int choose(struct ruling *r, const struct pg_weight *map, struct pg_input
     bool failed = false;
     r->failed = &failed;
     pg_linear(r->g->opt.compute, map, h, r->g->logits);
+    if (r->g->tap.seen) {
+        r->g->tap.seen(r->g->tap.user, r->from, r->block, h, r->g->logits);
+    }
     pg_rows(r->g->opt.compute, rule_row, r, h->n_tok);
     return failed ? PG_ENUMERIC : 0;
 }
@@ -176,7 +179,8 @@ int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32
         *out = &g->ahead[block % (o->level + 1)];
         return 0;
     }
-    struct ruling r = {.g = g, .block = block, .pos = pos, .to = &g->now, .forced = o->routes};
+    struct ruling r = {
+        .g = g, .from = block, .block = block, .pos = pos, .to = &g->now, .forced = o->routes};
     *out = &g->now;
     return choose(&r, &o->routers[block], h) ? numeric(block, err) : 0;
 }
@@ -233,6 +237,7 @@ int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t
     }
     bool decides = o->mode == PG_MODE_PREGATE;
     struct ruling r = {.g = g,
+                       .from = block,
                        .block = to,
                        .pos = pos,
                        .to = &g->ahead[to % (o->level + 1)],

@@ -38,6 +38,14 @@ struct pg_route {
     float *weight; /* [n_tok, n_used] */
 };
 
+/* One who listens to the gates: called on the engine's thread for each batch that a router (to ==
+ * block) or a pre-gate (to == block + level) has made logits of, before the rule is applied.
+ * h: rows of the normalised input of `block`; logits [h->n_tok, n_expert]; valid for the call. */
+struct pg_gate_tap {
+    void (*seen)(void *user, int block, int to, const struct pg_input *h, const float *logits);
+    void *user;
+};
+
 struct pg_gate_options {
     enum pg_mode mode; /* not AUTO */
     struct pg_gate_rule rule;
@@ -51,6 +59,7 @@ struct pg_gate_options {
 
 struct pg_gate {
     struct pg_gate_options opt;
+    struct pg_gate_tap tap; /* seen NULL: nobody listens */
     float *logits;          /* [max_tok, n_expert] */
     struct pg_route *ahead; /* ring of level + 1 decisions: block b is in b % (level + 1) */
     struct pg_route now;    /* where routers decide */

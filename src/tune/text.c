@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+#include "tune/text.h"
+
+#include "base/os.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char separator[] = "<|endoftext|>";
+
+/* Room for n more values of `size` bytes behind the `used` that are there. */
+static int grow(void **array, size_t *cap, size_t used, size_t n, size_t size)
+{
+    size_t want = used + n;
+    if (want < used) {
+        return PG_ENOMEM;
+    }
+    if (want <= *cap) {
+        return 0;
+    }
+    size_t more = PG_MAX(want, *cap + *cap / 2), bytes;
+    void *p = __builtin_mul_overflow(more, size, &bytes) ? NULL : realloc(*array, bytes);
+    if (!p) {
+        return PG_ENOMEM;
+    }
+    *array = p;
+    *cap = more;
+    return 0;
+}
+
+static int add_document(struct pg_docs *d, const struct pg_docs_options *o, const char *text,
+                        size_t n_text, struct pg_err *err)
+{
+    size_t used = d->first[d->n], n = 0, cap;
+    int32_t end = o->end_token ? pg_vocab_eos(o->vocab) : -1;
+    int rc = 0;
+    for (cap = n_text / 2 + 16;; cap = n) {
+        if (grow((void **)&d->token, &d->cap_tokens, used, cap + 1, sizeof(int32_t))) {
+            return pg_fail(err, PG_ENOMEM, "out of memory: a document of %zu bytes", n_text);
+        }
+        rc = pg_tokenize(o->vocab, text, n_text, PG_TOKENIZE_BOS, d->token + used, cap, &n, err);
+        if (rc != PG_EARG || n <= cap) {
+            break;
+        }
+    }
+    PG_TRY(rc);
+    if (end >= 0) {
+        d->token[used + n++] = end;
+    }
+    if (grow((void **)&d->first, &d->cap_docs, (size_t)d->n + 1, 1, sizeof(size_t))) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    d->first[++d->n] = used + n;
+    return 0;
+}
+
+static bool is_blank(char c)
+{
+    return c == '\n' || c == '\r' || c == ' ' || c == '\t';
+}
+
+static int add_trimmed(struct pg_docs *d, const struct pg_docs_options *o, const char *text,
+                       size_t n, struct pg_err *err)
+{
+    size_t from = 0, line = 0;
+    for (; line < n && is_blank(text[line]); line++) {
+        from = text[line] == '\n' ? line + 1 : from; /* blank lines go, an indent stays */
+    }
+    if (line == n) {
+        return 0;
+    }
+    while (is_blank(text[n - 1])) {
+        n--;
+    }
+    return add_document(d, o, text + from, n - from, err);
+}
+
+static bool enough(const struct pg_docs *d, const struct pg_docs_options *o)
+{
+    return o->max_tokens && d->first[d->n] >= o->max_tokens;
+}
+
+static int add_text(struct pg_docs *d, const struct pg_docs_options *o, const char *text, size_t n,
+                    struct pg_err *err)
+{
+    const char *end = text + n, *from = text;
+    for (const char *line = text; line < end && !enough(d, o);) {
+        const char *stop = memchr(line, '\n', (size_t)(end - line));
+        const char *next = stop ? stop + 1 : end;
+        size_t length = (size_t)((stop ? stop : end) - line);
+        length -= length && line[length - 1] == '\r';
+        if (length == sizeof(separator) - 1 && memcmp(line, separator, length) == 0) {
+            PG_TRY(add_trimmed(d, o, from, (size_t)(line - from), err));
+            from = next;
+        }
+        line = next;
+    }
+    return enough(d, o) ? 0 : add_trimmed(d, o, from, (size_t)(end - from), err);
+}
+
+static int add_file(struct pg_docs *d, const struct pg_docs_options *o, const char *path,
+                    struct pg_err *err)
+{
+    size_t n = 0, cap = 0;
+    char *text = NULL;
+    int before = d->n, rc = 0;
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        return pg_fail_os(err, PG_EIO, errno, "%s", path);
+    }
+    for (size_t got = 1; got && !rc;) {
+        rc = grow((void **)&text, &cap, n, 1 << 20, 1);
+        if (!rc) {
+            got = fread(text + n, 1, cap - n, f);
+            n += got;
+        }
+    }
+    if (rc) {
+        rc = pg_fail(err, PG_ENOMEM, "%s: out of memory after %zu bytes", path, n);
+    } else if (ferror(f)) {
+        rc = pg_fail_os(err, PG_EIO, errno, "%s", path);
+    }
+    fclose(f);
+    if (!rc) {
+        rc = add_text(d, o, text, n, err);
+        rc = rc ? pg_fail_in(err, rc, path) : 0;
+    }
+    free(text);
+    if (!rc && d->n == before) {
+        rc = pg_fail(err, PG_EFORMAT, "%s: no text found in %zu bytes", path, n);
+    }
+    return rc;
+}
+
+int pg_docs_open(struct pg_docs *d, const struct pg_docs_options *opt, struct pg_err *err)
+{
+    int rc = 0;
+    *d = (struct pg_docs){0};
+    if (grow((void **)&d->first, &d->cap_docs, 0, 64, sizeof(size_t))) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    d->first[0] = 0;
+    for (int i = 0; i < opt->n_paths && !rc && !enough(d, opt); i++) {
+        rc = add_file(d, opt, opt->paths[i], err);
+    }
+    if (rc) {
+        pg_docs_close(d);
+    }
+    return rc;
+}
+
+void pg_docs_close(struct pg_docs *d)
+{
+    free(d->token);
+    free(d->first);
+    *d = (struct pg_docs){0};
+}
+
+/* The finaliser of SplitMix64 (Steele, Lea, Flood 2014) over a counter. */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+uint64_t pg_random_at(uint64_t seed, uint64_t stream, uint64_t n)
+{
+    const uint64_t golden = 0x9e3779b97f4a7c15u;
+    return mix(mix(mix(seed + golden) + stream * golden) + (n + 1) * golden);
+}
+
+void pg_shuffle(int32_t *order, int n, uint64_t seed, uint64_t stream)
+{
+    for (int i = 0; i < n; i++) {
+        order[i] = i;
+    }
+    for (int i = n - 1; i > 0; i--) {
+        int j = (int)(pg_random_at(seed, stream, (uint64_t)i) % (uint64_t)(i + 1));
+        int32_t other = order[j];
+        order[j] = order[i];
+        order[i] = other;
+    }
+}
