@@ -132,6 +132,10 @@ struct pg_options {
     /* Long work (loading, long prefill): done of total bytes or tokens. Non-zero return cancels. */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user; /* handed to log and progress */
+    /* Above 0: experts that have a slot are preferred. Gates rank by logit + cache_bias * (largest -
+     * smallest logit of the token) for those; the chosen keep their own weights. Fewer bytes, another
+     * answer, and one that depends on the budget (after arXiv 2412.00099). */
+    float cache_bias;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 

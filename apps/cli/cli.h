@@ -31,7 +31,7 @@ struct cli_args {
     bool seed_given;
     int mode, evict, hints, kv, io_path, cpu;
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
-    double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+    double cache_bias, temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose;
     bool help;
 };

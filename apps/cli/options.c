@@ -105,6 +105,7 @@ static const struct option options[] = {
 {"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
 {"evict", 0, "POLICY", RUN | PLAN | LOGITS, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
 {"hints", 0, "WHEN", RUN | BENCH | LOGITS, CHOICE, AT(hints), 0, 0, choice_hints, "warned reads; auto stops them when they do not pay (auto)"},
+{"cache-bias", 0, "X", ENGINE, REAL, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer (0)"},
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are warned (1)"},
 {"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},

@@ -27,6 +27,7 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                                .kv_type = (enum pg_kv_type)args->kv,
                                .io_path = (enum pg_io_path)args->io_path,
                                .cpu = (enum pg_cpu_level)args->cpu,
+                               .cache_bias = (float)args->cache_bias,
                                .log = cli_progress_log,
                                .progress = cli_progress_step,
                                .user = progress};

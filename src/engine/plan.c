@@ -37,6 +37,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .routers = e->routers,
             .pregates = e->pregates,
             .routes = e->opt.routes,
+            .cache_bias = e->opt.cache_bias,
             .store = e->store,
             .compute = &e->compute,
         };
@@ -231,6 +232,9 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
     PG_TRY(check_range("lookahead", o->lookahead, 0, PG_MAX(1, e->model.n_moe - 1), err));
     PG_TRY(check_range("mode", (int)o->mode, 0, PG_MODE_COUNT - 1, err));
     PG_TRY(check_range("eviction policy", (int)o->evict, 0, PG_EVICT_COUNT - 1, err));
+    if (!(o->cache_bias >= 0 && o->cache_bias <= 1)) {
+        return pg_fail(err, PG_EARG, "cache bias: %g found, 0 to 1 wanted", (double)o->cache_bias);
+    }
     o->n_batch = PG_MIN(o->n_batch, most_in_step(e));
     e->level = o->lookahead ? o->lookahead : 1;
     if (e->model.n_moe == 0 && o->mode != PG_MODE_AUTO) {

@@ -21,6 +21,10 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
     struct pg_route ring;
     *g = (struct pg_gate){.opt = *opt};
     g->logits = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
+    if (opt->cache_bias > 0) {
+        g->ranked = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
+        g->here = pg_arena_take(a, n_expert);
+    }
     g->now = take_route(a, opt);
     g->warn_ids = pg_arena_take(a, n_expert * sizeof(int32_t));
     g->votes = pg_arena_take(a, n_expert * sizeof(uint32_t));
@@ -85,17 +89,17 @@ bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels
     return true;
 }
 
-/* The n_used largest, by falling value, ties by lower id: one pass with insertion. */
-static void top_k(const float *x, int n, int n_used, int32_t *id)
+/* One pass with insertion. */
+void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t *id)
 {
     int have = 0;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < rule->n_expert; i++) {
         int at = have;
-        if (have == n_used) {
-            if (x[i] <= x[id[n_used - 1]]) {
+        if (have == rule->n_used) {
+            if (x[i] <= x[id[have - 1]]) {
                 continue;
             }
-            at = n_used - 1;
+            at = have - 1;
         } else {
             have++;
         }
@@ -112,7 +116,7 @@ bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels
     if (!all_finite(logits, rule->n_expert)) {
         return false;
     }
-    top_k(logits, rule->n_expert, rule->n_used, id);
+    pg_gate_rule_rank(rule, logits, id);
     return pg_gate_rule_weigh(rule, k, logits, id, weight);
 }
 
@@ -125,6 +129,20 @@ struct ruling {
     bool forced; /* a recorded trace decides, not the logits */
     bool *failed;
 };
+
+/* The row's logits, raised where the cache already holds the expert. */
+static void bias_row(const struct pg_gate *g, const float *logits, float *ranked)
+{
+    float least = logits[0], most = logits[0];
+    for (int i = 1; i < g->opt.rule.n_expert; i++) {
+        least = PG_MIN(least, logits[i]);
+        most = PG_MAX(most, logits[i]);
+    }
+    float bonus = g->opt.cache_bias * (most - least);
+    for (int i = 0; i < g->opt.rule.n_expert; i++) {
+        ranked[i] = logits[i] + (g->here[i] ? bonus : 0);
+    }
+}
 
 static void rule_row(void *arg, int t, int thread)
 {
@@ -140,6 +158,11 @@ static void rule_row(void *arg, int t, int thread)
         for (int i = 0; i < o->rule.n_used; i++) {
             id[i] = ids[i];
         }
+        ok = pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, id, weight);
+    } else if (r->g->ranked) {
+        float *ranked = r->g->ranked + (size_t)t * (size_t)o->rule.n_expert;
+        bias_row(r->g, logits, ranked);
+        pg_gate_rule_rank(&o->rule, ranked, id);
         ok = pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, id, weight);
     } else {
         ok = pg_gate_rule_apply(&o->rule, &o->compute->k, logits, id, weight);
@@ -158,6 +181,9 @@ static int choose(struct ruling *r, const struct pg_weight *map, struct pg_input
     pg_linear(r->g->opt.compute, map, h, r->g->logits);
     if (r->g->tap.seen) {
         r->g->tap.seen(r->g->tap.user, r->from, r->block, h, r->g->logits);
+    }
+    if (r->g->ranked) {
+        pg_store_here(r->g->opt.store, r->block, r->g->here);
     }
     pg_rows(r->g->opt.compute, rule_row, r, h->n_tok);
     return failed ? PG_ENUMERIC : 0;

@@ -53,6 +53,7 @@ struct pg_gate_options {
     const struct pg_weight *routers;  /* [n_block], borrowed */
     const struct pg_weight *pregates; /* [n_block], data NULL in the last `level`; NULL: none */
     const pg_routes *routes;          /* forced decisions; NULL: none */
+    float cache_bias;                 /* see struct pg_options */
     struct pg_store *store;
     struct pg_compute *compute;
 };
@@ -61,6 +62,8 @@ struct pg_gate {
     struct pg_gate_options opt;
     struct pg_gate_tap tap; /* seen NULL: nobody listens */
     float *logits;          /* [max_tok, n_expert] */
+    float *ranked;          /* the same with the cache's bias; NULL: there is none */
+    uint8_t *here;          /* [n_expert] what the cache holds of the block that is decided */
     struct pg_route *ahead; /* ring of level + 1 decisions: block b is in b % (level + 1) */
     struct pg_route now;    /* where routers decide */
     int32_t *warn_ids;      /* [n_expert] */
@@ -83,6 +86,8 @@ int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t
  * are not finite. */
 bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         int32_t *id, float *weight);
+/* The n_used largest of x, by falling value, ties by lower id. */
+void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t *id);
 /* The same weights for ids that are given. */
 bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         const int32_t *id, float *weight);

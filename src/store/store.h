@@ -86,6 +86,9 @@ void pg_store_release(struct pg_store *s, const struct pg_lease *lease);
 /* Ends a wave early (an error elsewhere); leases still held must be released first. */
 void pg_store_abandon(struct pg_store *s);
 
+/* here[e], e < n_expert: whether expert e of the block has a slot, arrived or on its way. */
+void pg_store_here(const struct pg_store *s, int block, uint8_t *here);
+
 /* ids in order of confidence. certain: they will be wanted (a pre-gate has decided), so the policy
  * and the self-check treat them as such. A new hint for a block replaces what is still queued. */
 void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain);
