@@ -43,10 +43,11 @@ struct pg_engine {
     struct pg_gate gate;
     struct pg_forward forward;
     struct pg_block_memory dense, slots, tables, scratch;
-    struct pg_weight *routers, *pregates; /* [n_moe] */
-    char sidecar_path[4096];              /* empty: none */
+    struct pg_weight *routers;   /* [n_moe] */
+    struct pg_pregate *pregates; /* [n_moe] */
+    char sidecar_path[4096];     /* empty: none */
     int level;
-    bool trained_to_decide;
+    bool trained_to_decide, biased; /* of the sidecar: its purpose, and that it has biases */
     uint64_t file_bytes;
 
     int32_t *token, *pos; /* [n_batch] of the step under way */
@@ -87,7 +88,23 @@ uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
 
 /* sidecar.c */
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err);
-/* Tables [n_moe][n_expert][n_embd] for the mode: made from routers, or read. */
+/* A sidecar to be written: what it says, and the pre-gates of MoE blocks [0, n_moe - level), which
+ * all have the same parts. */
+struct pg_sidecar {
+    const struct pg_model *model; /* name, architecture, shapes; no weight of it is read */
+    const char *hash;             /* pg_model_hash of the base model */
+    int level;
+    bool decides; /* trained for that, else to hint */
+    const struct pg_pregate *gates;
+};
+/* The file appears whole or not at all. */
+int pg_sidecar_save(const struct pg_sidecar *s, const char *out, struct pg_err *err);
+/* Block of the model that is MoE block `moe`. */
+int pg_block_of_moe(const struct pg_model *m, int moe);
+/* The untrained pre-gate of MoE block `moe`: router moe + level, gains folded in. Needs loaded
+ * weights; out [n_expert, n_embd]. */
+void pg_pregate_fold(const struct pg_model *m, int moe, int level, float *out);
+/* The tables of the mode's pre-gates, block after block: made from routers, or read. */
 size_t pg_tables_bytes(const struct pg_engine *e);
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err);
 

@@ -6,6 +6,7 @@
  *   pregate.level        blocks ahead
  *   pregate.trained_for  "hint" or "decide"
  *   blk.N.ffn_pregate_inp.weight  F32 [n_expert, n_embd]; N counts the model's blocks
+ *   blk.N.ffn_pregate_inp.bias    F32 [n_expert], in all blocks or in none
  *
  * In lookahead mode the same tables are made in memory from the next routers, so that a sidecar
  * made of those routers warns the same, bit for bit.
@@ -24,6 +25,52 @@
 static bool needs_sidecar(enum pg_mode m)
 {
     return m == PG_MODE_HINT || m == PG_MODE_PREGATE;
+}
+
+/* ------------------------------------------------------------------ parts ------------------- */
+
+/* The tensors of one pre-gate. */
+enum part { PART_INP, PART_BIAS, N_PARTS };
+
+static const char *const suffix_of[N_PARTS] = {"ffn_pregate_inp.weight", "ffn_pregate_inp.bias"};
+
+static struct pg_weight *part_of(struct pg_pregate *p, enum part part)
+{
+    return part == PART_INP ? &p->inp : &p->bias;
+}
+
+/* Gives p the shapes of its parts; n_out 0: it has no such part. */
+static void shape_parts(struct pg_pregate *p, const struct pg_hparams *h, bool biased)
+{
+    *p = (struct pg_pregate){
+        .inp = {PG_TYPE_F32, h->n_embd, h->n_expert, NULL},
+        .bias = {PG_TYPE_F32, h->n_expert, biased, NULL},
+    };
+}
+
+int pg_block_of_moe(const struct pg_model *m, int moe)
+{
+    int il = 0;
+    while (m->layer[il].moe != moe) {
+        il++;
+    }
+    return il;
+}
+
+static size_t n_values(const struct pg_weight *w)
+{
+    return (size_t)w->n_in * (size_t)w->n_out;
+}
+
+struct tensor_name {
+    char s[96];
+};
+
+static struct tensor_name name_of(const struct pg_model *m, int moe, enum part part)
+{
+    struct tensor_name n;
+    snprintf(n.s, sizeof(n.s), "blk.%d.%s", pg_block_of_moe(m, moe), suffix_of[part]);
+    return n;
 }
 
 /* ------------------------------------------------------------------ finding ----------------- */
@@ -87,6 +134,7 @@ static int read_level(struct pg_engine *e, struct pg_err *err)
     }
     if (!rc) {
         rc = read_purpose(e, g, err);
+        e->biased = pg_gguf_find_tensor(g, name_of(&e->model, 0, PART_BIAS).s) != NULL;
     }
     pg_gguf_close(g);
     if (!rc && e->opt.lookahead && e->opt.lookahead != level) {
@@ -120,11 +168,6 @@ int pg_sidecar_find(struct pg_engine *e, struct pg_err *err)
 
 /* ------------------------------------------------------------------ tables ------------------ */
 
-static size_t table_values(const struct pg_model *m)
-{
-    return (size_t)m->h.n_expert * (size_t)m->h.n_embd;
-}
-
 static int n_tables(const struct pg_engine *e)
 {
     bool any = e->opt.mode == PG_MODE_LOOKAHEAD || needs_sidecar(e->opt.mode);
@@ -133,24 +176,19 @@ static int n_tables(const struct pg_engine *e)
 
 size_t pg_tables_bytes(const struct pg_engine *e)
 {
-    return (size_t)n_tables(e) * table_values(&e->model) * sizeof(float);
-}
-
-/* The model's block that is MoE block `moe`. */
-static int block_of(const struct pg_model *m, int moe)
-{
-    int il = 0;
-    while (m->layer[il].moe != moe) {
-        il++;
+    struct pg_pregate p;
+    size_t n = 0;
+    shape_parts(&p, &e->model.h, e->biased);
+    for (int part = 0; part < N_PARTS; part++) {
+        n += n_values(part_of(&p, (enum part)part));
     }
-    return il;
+    return (size_t)n_tables(e) * n * sizeof(float);
 }
 
-/* The pre-gate of MoE block `moe` that its untrained router `level` blocks on makes. */
-static void fold_table(const struct pg_model *m, int moe, int level, float *out)
+void pg_pregate_fold(const struct pg_model *m, int moe, int level, float *out)
 {
-    const struct pg_layer *from = &m->layer[block_of(m, moe)];
-    const struct pg_layer *to = &m->layer[block_of(m, moe + level)];
+    const struct pg_layer *from = &m->layer[pg_block_of_moe(m, moe)];
+    const struct pg_layer *to = &m->layer[pg_block_of_moe(m, moe + level)];
     pg_gate_fold(&to->ffn_gate_inp, from->ffn_norm.data, to->ffn_norm.data, out);
 }
 
@@ -172,13 +210,12 @@ static int read_at(int fd, uint64_t offset, void *buf, size_t n)
     return 0;
 }
 
-static int read_table(const struct pg_engine *e, const struct pg_gguf *g, int fd, int moe,
-                      float *out, struct pg_err *err)
+static int read_table(const struct pg_gguf *g, int fd, const char *name, const struct pg_weight *w,
+                      struct pg_err *err)
 {
-    char name[96];
     const struct pg_gguf_tensor *t;
-    const int64_t ne[4] = {e->model.h.n_embd, e->model.h.n_expert, 0, 0};
-    snprintf(name, sizeof(name), "blk.%d.ffn_pregate_inp.weight", block_of(&e->model, moe));
+    const int64_t ne[4] = {w->n_in, w->n_out == 1 ? 0 : w->n_out, 0, 0};
+    float *out = (float *)w->data;
     PG_TRY(pg_gguf_get_tensor(g, name, PG_GGUF_REQUIRED, ne, &t, err));
     if (t->type != PG_TYPE_F32) {
         return pg_fail(err, PG_ENOTSUP, "%s: type %s found, F32 wanted", name,
@@ -189,7 +226,7 @@ static int read_table(const struct pg_engine *e, const struct pg_gguf *g, int fd
         return pg_fail_os(err, PG_EIO, os_error, "%s: reading %llu bytes at %llu", name,
                           (unsigned long long)t->bytes, (unsigned long long)t->offset);
     }
-    for (size_t i = 0; i < table_values(&e->model); i++) {
+    for (size_t i = 0; i < n_values(w); i++) {
         if (!isfinite(out[i])) {
             return pg_fail(err, PG_EFORMAT, "%s: value %zu is not finite", name, i);
         }
@@ -213,13 +250,17 @@ static int read_tables(struct pg_engine *e, const struct pg_gguf *g, int fd, str
                        "another model",
                        pg_quote(found.s, found.n).s, hash);
     }
-    if (pg_gguf_n_tensors(g) != n_tables(e)) {
-        return pg_fail(err, PG_EFORMAT, "%d tensors found, %d pre-gates wanted",
-                       pg_gguf_n_tensors(g), n_tables(e));
+    int n_parts = 1 + e->biased;
+    if (pg_gguf_n_tensors(g) != n_tables(e) * n_parts) {
+        return pg_fail(err, PG_EFORMAT, "%d tensors found, %d pre-gates wanted (of %d each)",
+                       pg_gguf_n_tensors(g), n_tables(e), n_parts);
     }
     for (int moe = 0; moe < n_tables(e); moe++) {
-        PG_TRY(read_table(e, g, fd, moe,
-                          (float *)e->tables.base + (size_t)moe * table_values(&e->model), err));
+        for (int part = 0; part < N_PARTS; part++) {
+            const struct pg_weight *w = part_of(&e->pregates[moe], (enum part)part);
+            struct tensor_name name = name_of(&e->model, moe, (enum part)part);
+            PG_TRY(w->data ? read_table(g, fd, name.s, w, err) : 0);
+        }
     }
     return 0;
 }
@@ -237,76 +278,112 @@ static int open_tables(struct pg_engine *e, struct pg_err *err)
     return rc ? pg_fail_in(err, rc, e->sidecar_path) : 0;
 }
 
+/* Gives the parts of all pre-gates their place in the tables. */
+static void place_tables(struct pg_engine *e)
+{
+    float *at = e->tables.base;
+    for (int moe = 0; moe < n_tables(e); moe++) {
+        shape_parts(&e->pregates[moe], &e->model.h, e->biased);
+        for (int part = 0; part < N_PARTS; part++) {
+            struct pg_weight *w = part_of(&e->pregates[moe], (enum part)part);
+            w->data = n_values(w) ? at : NULL;
+            at += n_values(w);
+        }
+    }
+}
+
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
 {
-    const struct pg_model *m = &e->model;
-    if (n_tables(e) == 0) {
-        return 0;
-    }
-    if (needs_sidecar(e->opt.mode)) {
-        PG_TRY(open_tables(e, err));
-    }
-    for (int moe = 0; moe < n_tables(e); moe++) {
-        float *table = (float *)e->tables.base + (size_t)moe * table_values(m);
-        if (e->opt.mode == PG_MODE_LOOKAHEAD) {
-            fold_table(m, moe, e->level, table);
+    place_tables(e);
+    if (e->opt.mode == PG_MODE_LOOKAHEAD) {
+        for (int moe = 0; moe < n_tables(e); moe++) {
+            pg_pregate_fold(&e->model, moe, e->level, (float *)e->pregates[moe].inp.data);
         }
-        e->pregates[moe] = (struct pg_weight){PG_TYPE_F32, m->h.n_embd, m->h.n_expert, table};
     }
-    return 0;
+    return n_tables(e) && needs_sidecar(e->opt.mode) ? open_tables(e, err) : 0;
 }
 
 /* ------------------------------------------------------------------ making ------------------ */
 
-static int write_keys(struct pg_gguf_writer *w, const struct pg_model *m, int level,
-                      struct pg_err *err)
+static int write_keys(struct pg_gguf_writer *w, const struct pg_sidecar *s, struct pg_err *err)
 {
-    char hash[17];
-    pg_model_hash(m, hash);
+    const char *purpose = s->decides ? "decide" : "hint";
     PG_TRY(pg_gguf_writer_str(w, "general.architecture", "pregate", err));
     PG_TRY(pg_gguf_writer_str(w, "general.type", "pregate", err));
-    PG_TRY(pg_gguf_writer_str(w, "general.name", m->name, err));
-    PG_TRY(pg_gguf_writer_str(w, "pregate.base.hash", hash, err));
-    PG_TRY(pg_gguf_writer_str(w, "pregate.base.architecture", m->arch, err));
-    PG_TRY(pg_gguf_writer_u32(w, "pregate.level", (uint32_t)level, err));
-    return pg_gguf_writer_str(w, "pregate.trained_for", "hint", err);
+    PG_TRY(pg_gguf_writer_str(w, "general.name", s->model->name, err));
+    PG_TRY(pg_gguf_writer_str(w, "pregate.base.hash", s->hash, err));
+    PG_TRY(pg_gguf_writer_str(w, "pregate.base.architecture", s->model->arch, err));
+    PG_TRY(pg_gguf_writer_u32(w, "pregate.level", (uint32_t)s->level, err));
+    return pg_gguf_writer_str(w, "pregate.trained_for", purpose, err);
 }
 
-static int write_tables(struct pg_gguf_writer *w, const struct pg_model *m, int level, float *table,
-                        struct pg_err *err)
+/* Calls `each` for all parts that there are, in the order of the file. */
+static int each_part(struct pg_gguf_writer *w, const struct pg_sidecar *s,
+                     int (*each)(struct pg_gguf_writer *w, const char *name,
+                                 const struct pg_weight *part, struct pg_err *err),
+                     struct pg_err *err)
 {
-    int n = m->n_moe - level;
-    PG_TRY(write_keys(w, m, level, err));
-    for (int moe = 0; moe < n; moe++) {
-        char name[96];
-        snprintf(name, sizeof(name), "blk.%d.ffn_pregate_inp.weight", block_of(m, moe));
-        PG_TRY(pg_gguf_writer_tensor(w, name, PG_TYPE_F32, 2,
-                                     (int64_t[]){m->h.n_embd, m->h.n_expert}, err));
-    }
-    for (int moe = 0; moe < n; moe++) {
-        fold_table(m, moe, level, table);
-        PG_TRY(pg_gguf_writer_data(w, table, table_values(m) * sizeof(float), err));
+    for (int moe = 0; moe < s->model->n_moe - s->level; moe++) {
+        struct pg_pregate gate = s->gates[moe];
+        for (int part = 0; part < N_PARTS; part++) {
+            const struct pg_weight *of = part_of(&gate, (enum part)part);
+            struct tensor_name name = name_of(s->model, moe, (enum part)part);
+            PG_TRY(of->data ? each(w, name.s, of, err) : 0);
+        }
     }
     return 0;
 }
 
-static int write_file(const struct pg_model *m, const char *out, int level, struct pg_err *err)
+static int name_part(struct pg_gguf_writer *w, const char *name, const struct pg_weight *part,
+                     struct pg_err *err)
+{
+    return pg_gguf_writer_tensor(w, name, PG_TYPE_F32, part->n_out == 1 ? 1 : 2,
+                                 (int64_t[]){part->n_in, part->n_out}, err);
+}
+
+static int write_part(struct pg_gguf_writer *w, const char *name, const struct pg_weight *part,
+                      struct pg_err *err)
+{
+    (void)name;
+    return pg_gguf_writer_data(w, part->data, n_values(part) * sizeof(float), err);
+}
+
+int pg_sidecar_save(const struct pg_sidecar *s, const char *out, struct pg_err *err)
 {
     struct pg_gguf_writer *w;
-    float *table = pg_calloc(table_values(m), sizeof(float));
-    if (!table) {
-        return pg_fail(err, PG_ENOMEM, "out of memory");
+    PG_TRY(pg_gguf_writer_open(&w, out, err));
+    int rc = write_keys(w, s, err);
+    rc = rc ? rc : each_part(w, s, name_part, err);
+    rc = rc ? rc : each_part(w, s, write_part, err);
+    if (rc) {
+        pg_gguf_writer_abandon(w);
+        return rc;
     }
-    int rc = pg_gguf_writer_open(&w, out, err);
-    if (!rc) {
-        rc = write_tables(w, m, level, table, err);
-        if (rc) {
-            pg_gguf_writer_abandon(w);
-        } else {
-            rc = pg_gguf_writer_commit(w, err);
+    return pg_gguf_writer_commit(w, err);
+}
+
+/* The untrained pre-gates of a loaded model. */
+static int write_folded(const struct pg_model *m, const char *out, int level, struct pg_err *err)
+{
+    char hash[17];
+    size_t n = (size_t)(m->n_moe - level), each = (size_t)m->h.n_expert * (size_t)m->h.n_embd;
+    struct pg_pregate *gates = pg_calloc(n, sizeof(*gates));
+    float *table = pg_calloc(n, each * sizeof(float));
+    int rc = PG_ENOMEM;
+    if (gates && table) {
+        for (size_t i = 0; i < n; i++) {
+            shape_parts(&gates[i], &m->h, false);
+            gates[i].inp.data = table + i * each;
+            pg_pregate_fold(m, (int)i, level, table + i * each);
         }
+        pg_model_hash(m, hash);
+        struct pg_sidecar s = {.model = m, .hash = hash, .level = level, .gates = gates};
+        rc = pg_sidecar_save(&s, out, err);
+    } else {
+        pg_fail(err, rc, "out of memory");
     }
     free(table);
+    free(gates);
     return rc;
 }
 
@@ -338,7 +415,7 @@ int pg_sidecar_write(const char *model, const char *out, int level, struct pg_er
                      "level %d: the model has %d blocks with experts, so 1 to %d is possible",
                      level, e->model.n_moe, e->model.n_moe - 1);
     } else {
-        rc = write_file(&e->model, out, level, err);
+        rc = write_folded(&e->model, out, level, err);
     }
     pg_engine_close(e);
     return rc;

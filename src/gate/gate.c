@@ -173,12 +173,23 @@ static void rule_row(void *arg, int t, int thread)
     }
 }
 
+static void add_bias(const struct pg_gate *g, const float *bias, int n_tok)
+{
+    int n = g->opt.rule.n_expert;
+    for (int t = 0; t < n_tok; t++) {
+        g->opt.compute->k.add(bias, g->logits + (size_t)t * (size_t)n, n);
+    }
+}
+
 /* The rows of h through `map`, then the rule: r->to for r->block. */
-static int choose(struct ruling *r, const struct pg_weight *map, struct pg_input *h)
+static int choose(struct ruling *r, const struct pg_pregate *map, struct pg_input *h)
 {
     bool failed = false;
     r->failed = &failed;
-    pg_linear(r->g->opt.compute, map, h, r->g->logits);
+    pg_linear(r->g->opt.compute, &map->inp, h, r->g->logits);
+    if (map->bias.data) {
+        add_bias(r->g, map->bias.data, h->n_tok);
+    }
     if (r->g->tap.seen) {
         r->g->tap.seen(r->g->tap.user, r->from, r->block, h, r->g->logits);
     }
@@ -207,8 +218,9 @@ int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32
     }
     struct ruling r = {
         .g = g, .from = block, .block = block, .pos = pos, .to = &g->now, .forced = o->routes};
+    struct pg_pregate router = {.inp = o->routers[block]};
     *out = &g->now;
-    return choose(&r, &o->routers[block], h) ? numeric(block, err) : 0;
+    return choose(&r, &router, h) ? numeric(block, err) : 0;
 }
 
 /* The union of a route's experts, the most wanted first: by number of tokens, then by how high the

@@ -13,10 +13,11 @@
  *   hint          router b                  pre-gate b, trained
  *   pregate       pre-gate b - level        the decision for b + level, which is final
  *
- * A pre-gate is one linear map on the normalised input of the MoE layer, followed by the model's
- * own rule. An untrained one is the router `level` blocks on with the gains of the two norms folded
- * in: norm_b(x) = g_b ⊙ x/rms(x), so W' = W_{b+level} · diag(g_{b+level} / g_b) sees what that
- * router would see if the residual stream stood still.
+ * A pre-gate is a map of the normalised input of the MoE layer to logits, linear in the main
+ * (struct pg_pregate), followed by the model's own rule. An untrained one is the router `level`
+ * blocks on with the gains of the two norms folded in: norm_b(x) = g_b ⊙ x/rms(x), so W' =
+ * W_{b+level} · diag(g_{b+level} / g_b) sees what that router would see if the residual stream
+ * stood still.
  */
 #ifndef PG_GATE_GATE_H
 #define PG_GATE_GATE_H
@@ -30,6 +31,12 @@ struct pg_gate_rule {
     bool sigmoid;     /* else softmax over all experts */
     bool renormalise; /* the chosen weights sum to 1 */
     float scale;      /* applied last */
+};
+
+/* The map of one pre-gate, F32: logits = inp h + bias. */
+struct pg_pregate {
+    struct pg_weight inp;  /* [n_expert, n_embd]; data NULL: there is no pre-gate */
+    struct pg_weight bias; /* [1, n_expert]; data NULL: none */
 };
 
 /* A decision for a batch: row t's experts by falling weight, ties by lower id. */
@@ -50,10 +57,10 @@ struct pg_gate_options {
     enum pg_mode mode; /* not AUTO */
     struct pg_gate_rule rule;
     int n_block, level, max_tok;
-    const struct pg_weight *routers;  /* [n_block], borrowed */
-    const struct pg_weight *pregates; /* [n_block], data NULL in the last `level`; NULL: none */
-    const pg_routes *routes;          /* forced decisions; NULL: none */
-    float cache_bias;                 /* see struct pg_options */
+    const struct pg_weight *routers;   /* [n_block], borrowed */
+    const struct pg_pregate *pregates; /* [n_block], none in the last `level`; NULL: none */
+    const pg_routes *routes;           /* forced decisions; NULL: none */
+    float cache_bias;                  /* see struct pg_options */
     struct pg_store *store;
     struct pg_compute *compute;
 };

@@ -158,7 +158,7 @@ static void test_same_tables(void **state)
         assert_int_equal(pg_tables_bytes(b), pg_tables_bytes(a));
         assert_memory_equal(a->tables.base, b->tables.base, pg_tables_bytes(a));
         for (int i = 0; i < N_MOE; i++) {
-            const struct pg_weight *x = &a->pregates[i], *y = &b->pregates[i];
+            const struct pg_weight *x = &a->pregates[i].inp, *y = &b->pregates[i].inp;
             assert_int_equal(x->data != NULL, i < N_MOE - level);
             assert_int_equal(y->data != NULL, i < N_MOE - level);
             assert_true(x->type == y->type && x->n_in == y->n_in && x->n_out == y->n_out);
@@ -171,6 +171,42 @@ static void test_same_tables(void **state)
         pg_engine_close(a);
         pg_engine_close(b);
     }
+}
+
+/* Tables and biases of their own, saved and read again. */
+static void test_saved(void **state)
+{
+    static float values[N_MOE][N_EXPERT * (N_EMBD + 1)];
+    struct pg_pregate gates[N_MOE];
+    (void)state;
+    for (int i = 0; i < N_MOE * N_EXPERT * (N_EMBD + 1); i++) {
+        values[0][i] = (float)((i * 7919) % 1009 - 504) / 256;
+    }
+    for (int i = 0; i < N_MOE; i++) {
+        gates[i].inp = (struct pg_weight){PG_TYPE_F32, N_EMBD, N_EXPERT, values[i]};
+        gates[i].bias = (struct pg_weight){PG_TYPE_F32, N_EXPERT, 1, values[i] + N_EXPERT * N_EMBD};
+    }
+    struct pg_options plain = options(PG_MODE_ONDEMAND, NULL), opt = options(PG_MODE_PREGATE, bad);
+    pg_engine *base = open_with(&plain);
+    for (int level = 1; level < N_MOE; level++) {
+        struct pg_sidecar s = {&base->model, good_hash, level, level % 2, gates};
+        assert_int_equal(pg_sidecar_save(&s, bad, NULL), 0);
+        pg_engine *e = open_with(&opt);
+        assert_int_equal(e->level, level);
+        assert_int_equal(e->trained_to_decide, level % 2);
+        assert_int_equal(pg_tables_bytes(e), (N_MOE - level) * N_EXPERT * (N_EMBD + 1) * 4);
+        for (int i = 0; i < N_MOE; i++) {
+            struct pg_pregate *p = &e->pregates[i];
+            assert_int_equal(p->inp.data != NULL, i < N_MOE - level);
+            assert_int_equal(p->bias.data != NULL, i < N_MOE - level);
+            if (p->inp.data) {
+                assert_memory_equal(p->inp.data, gates[i].inp.data, N_EXPERT * N_EMBD * 4);
+                assert_memory_equal(p->bias.data, gates[i].bias.data, N_EXPERT * 4);
+            }
+        }
+        pg_engine_close(e);
+    }
+    pg_engine_close(base);
 }
 
 /* Evaluates the same tokens: a prompt in one batch, then steps. What was warned is left in `heard`,
@@ -541,11 +577,12 @@ static void test_not_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_tables),  cmocka_unit_test(test_same_warnings),
-        cmocka_unit_test(test_found_beside), cmocka_unit_test(test_not_found),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_level_contradicted),
-        cmocka_unit_test(test_other_model),  cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_split_set),    cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_same_tables),        cmocka_unit_test(test_saved),
+        cmocka_unit_test(test_same_warnings),      cmocka_unit_test(test_found_beside),
+        cmocka_unit_test(test_not_found),          cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_level_contradicted), cmocka_unit_test(test_other_model),
+        cmocka_unit_test(test_truncated),          cmocka_unit_test(test_split_set),
+        cmocka_unit_test(test_not_written),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
