@@ -459,6 +459,23 @@ class Cli(unittest.TestCase):
         table = text_of(self.good("replay", self.trace(), "--slots", "4", "--split"))
         self.assertIn("Second half", table)
 
+    def story(self, memory, *more):
+        out = self.good("run", self.model, "--memory", memory, "-c", "128", "-n", "96", "--temp", "0",
+                        "--json", "-p", "once upon a time", "--ignore-eos", *more)
+        return json.loads(out.stdout)
+
+    def test_cache_bias_trades_the_answer_for_bytes(self):
+        plain, biased = (self.story(self.small, "--mode", "ondemand", "--cache-bias", x)
+                         for x in ("0", "0.5"))
+        self.assertLess(biased["bytes_read_per_token"], 0.7 * plain["bytes_read_per_token"])
+        self.assertNotEqual(plain["text"], biased["text"])
+        # With everything in memory there is nothing to prefer.
+        whole = [self.story("200M", "--mode", "resident", "--cache-bias", x)["text"]
+                 for x in ("0", "0.5")]
+        self.assertEqual(whole[0], whole[1])
+        self.assertEqual(plain["text"], whole[0])
+        self.bad(2, "--cache-bias", "run", self.model, "--cache-bias", "1.5", "-p", "x")
+
 
 if __name__ == "__main__":
     PROGRAM, SOURCE = sys.argv[1:3]
