@@ -179,10 +179,10 @@ static void test_saved(void **state)
     static float values[N_MOE][N_EXPERT * (N_EMBD + 1)];
     struct pg_pregate gates[N_MOE];
     (void)state;
-    for (int i = 0; i < N_MOE * N_EXPERT * (N_EMBD + 1); i++) {
-        values[0][i] = (float)((i * 7919) % 1009 - 504) / 256;
-    }
     for (int i = 0; i < N_MOE; i++) {
+        for (int j = 0; j < N_EXPERT * (N_EMBD + 1); j++) {
+            values[i][j] = (float)((j * 7919 + i * 31) % 1009 - 504) / 256;
+        }
         gates[i].inp = (struct pg_weight){PG_TYPE_F32, N_EMBD, N_EXPERT, values[i]};
         gates[i].bias = (struct pg_weight){PG_TYPE_F32, N_EXPERT, 1, values[i] + N_EXPERT * N_EMBD};
     }
