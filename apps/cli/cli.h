@@ -21,19 +21,28 @@ enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130
 
 /* ---------------------------------------------------------------- command line -------------- */
 
+struct cli_files {
+    const char **path;
+    int n;
+};
+
 /* Everything that the options of any command can say. options.c fills it, defaults first. */
 struct cli_args {
     const char *command;
     const char *subject; /* the argument by position or -m: MODEL, SHAPE or TRACE */
     const char *prompt, *file, *output, *format, *trace, *sidecar, *routes, *tokens;
+    const char *from, *batch, *freeze, *csv, *svg;
     const char *modes, *memories, *policies, *type, *slots, *ratios;
+    struct cli_files data; /* its array is freed by main */
     uint64_t memory, seed;
     bool seed_given;
-    int mode, evict, hints, kv, io_path, cpu;
+    int mode, evict, hints, kv, io_path, cpu, gate, schedule;
+    int n_steps, n_accumulate, n_warmup, sticky_cache, checkpoint_every;
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
     double cache_bias, temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+    double lr, lr_end, weight_decay, clip, balance, sticky;
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose;
-    bool help;
+    bool help, resume;
 };
 
 struct cli_command {

@@ -5,6 +5,7 @@
  */
 #include "cli.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 // clang-format off
@@ -121,13 +122,18 @@ int main(int argc, char **argv)
     struct cli_args args = {.help = true};
     if (!wants_help) {
         const int rc = cli_args_parse(&args, cmd, argc - 2, argv + 2);
-        if (rc)
+        if (rc) {
+            free(args.data.path);
             return rc;
+        }
     }
+    int code = CLI_OK;
     if (args.help) {
         cli_help_command(cmd);
-        return cli_stdout_finish(CLI_OK);
+    } else {
+        cli_interrupt_install();
+        code = cmd->run(&args);
     }
-    cli_interrupt_install();
-    return cli_stdout_finish(cmd->run(&args));
+    free(args.data.path);
+    return cli_stdout_finish(code);
 }

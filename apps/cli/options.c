@@ -28,10 +28,10 @@ enum on {
     EVAL = 2048,
     ALL = 4095,
     ENGINE = RUN | BENCH | PLAN | LOGITS,
-    MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR
+    MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL
 };
 
-enum kind { FLAG, TEXT, INTEGER, SEED, REAL, SIZE, CHOICE };
+enum kind { FLAG, TEXT, FILES, INTEGER, SEED, REAL, SIZE, CHOICE };
 
 struct option {
     const char *name;
@@ -79,6 +79,18 @@ static const char *choice_cpu(int i)
     return i < 5 ? names[i] : NULL;
 }
 
+static const char *choice_gate(int i)
+{
+    static const char *const names[] = {"router", "pregate"};
+    return i < 2 ? names[i] : NULL;
+}
+
+static const char *choice_schedule(int i)
+{
+    static const char *const names[] = {"constant", "cosine", "linear"};
+    return i < 3 ? names[i] : NULL;
+}
+
 #define AT(field) offsetof(struct cli_args, field)
 #define BIG       2147483647.0
 
@@ -109,7 +121,7 @@ static const struct option options[] = {
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are warned (1)"},
 {"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
-{"threads", 't', "N", ENGINE, INTEGER, AT(n_threads), 1, 1024, NULL, "threads that compute (the machine's)"},
+{"threads", 't', "N", ENGINE | TRAIN | TUNE, INTEGER, AT(n_threads), 1, 1024, NULL, "threads that compute (the machine's)"},
 {"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits)"},
 {"io", 0, "PATH", RUN | BENCH | LOGITS, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
 {"cpu", 0, "LEVEL", ENGINE, CHOICE, AT(cpu), 0, 0, choice_cpu, "highest instruction set to use (auto)"},
@@ -122,11 +134,34 @@ static const struct option options[] = {
 {"presence-penalty", 0, "X", RUN, REAL, AT(presence_penalty), -100, 100, NULL, "taken from the logits of recent tokens (0)"},
 {"frequency-penalty", 0, "X", RUN, REAL, AT(frequency_penalty), -100, 100, NULL, "the same, times how often they came (0)"},
 {"repeat-last-n", 0, "N", RUN, INTEGER, AT(last_n), 1, BIG, NULL, "how many tokens are recent (64)"},
-{"seed", 's', "S", RUN | BENCH | SYNTH, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run: new each time; else 1)"},
+{"seed", 's', "S", RUN | BENCH | SYNTH | TRAIN | TUNE, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run: new each time; else 1)"},
 {"ignore-eos", 0, NULL, RUN, FLAG, AT(ignore_eos), 0, 0, NULL, "go on after an end-of-text token"},
 /* text */
 {"special", 0, NULL, RUN | TOKENIZE, FLAG, AT(special), 0, 0, NULL, "special tokens written in the text become those tokens"},
 {"echo", 0, NULL, RUN, FLAG, AT(echo), 0, 0, NULL, "print the prompt before the text"},
+/* training */
+{"data", 0, "FILE...", TRAIN | TUNE, FILES, AT(data), 0, 0, NULL, "text files; may be given again"},
+{"gate", 0, "KIND", TRAIN, CHOICE, AT(gate), 0, 0, choice_gate, "what decides in the model that is trained (router)"},
+{"level", 0, "L", TRAIN, INTEGER, AT(level), 1, 64, NULL, "blocks from the state that a pre-gate reads to the block it decides (1)"},
+{"from", 0, "WHAT", TRAIN, TEXT, AT(from), 0, 0, NULL, "scratch, another model of this shape, or a sidecar with pre-gates (MODEL itself)"},
+{"steps", 0, "N", TRAIN, INTEGER, AT(n_steps), 1, BIG, NULL, "optimiser steps (600)"},
+{"batch", 'b', "SEQxLEN", TRAIN, TEXT, AT(batch), 0, 0, NULL, "rows of a batch and tokens of a row (16x256, or the model's context)"},
+{"accumulate", 0, "N", TRAIN, INTEGER, AT(n_accumulate), 1, 65536, NULL, "batches whose gradients make one step (1)"},
+{"lr", 0, "X", TRAIN, REAL, AT(lr), 1e-30, 1e38, NULL, "learning rate (3e-4)"},
+{"schedule", 0, "WHAT", TRAIN, CHOICE, AT(schedule), 0, 0, choice_schedule, "of the learning rate (constant)"},
+{"lr-end", 0, "PART", TRAIN, REAL, AT(lr_end), 0, 1, NULL, "where cosine and linear end, as a part of --lr (0.1)"},
+{"warmup", 0, "N", TRAIN, INTEGER, AT(n_warmup), 0, BIG, NULL, "steps in which the learning rate rises (0)"},
+{"weight-decay", 0, "X", TRAIN, REAL, AT(weight_decay), 0, 1e6, NULL, "AdamW's, of matrices (0.01)"},
+{"clip", 0, "X", TRAIN, REAL, AT(clip), 0, 1e30, NULL, "largest norm of the whole gradient; 0 = any (1)"},
+{"balance", 0, "X", TRAIN, REAL, AT(balance), 0, 1e6, NULL, "weight of the load-balancing loss (0.01)"},
+{"sticky", 0, "LAMBDA", TRAIN, REAL, AT(sticky), 0, 1e6, NULL, "weight of the expected cache misses: gates that are kind to the cache (0)"},
+{"sticky-cache", 0, "N", TRAIN, INTEGER, AT(sticky_cache), 1, 65536, NULL, "experts a block that this cache is taken to hold (twice what a token uses)"},
+{"freeze", 0, "LIST", TRAIN, TEXT, AT(freeze), 0, 0, NULL, "tensors that stay as they are, commas between, * for any: token_embd*,*.attn_*"},
+{"type", 0, "TYPE", TRAIN, TEXT, AT(type), 0, 0, NULL, "of the matrices in the result: F16, BF16 or F32 (F16)"},
+{"checkpoint-every", 0, "N", TRAIN, INTEGER, AT(checkpoint_every), 1, BIG, NULL, "steps from one checkpoint to the next (100)"},
+{"resume", 0, NULL, TRAIN | TUNE, FLAG, AT(resume), 0, 0, NULL, "go on from the last checkpoint, to the same bits"},
+{"csv", 0, "FILE", TRAIN, TEXT, AT(csv), 0, 0, NULL, "metrics of each step (beside the result: OUT.gguf.csv)"},
+{"svg", 0, "FILE", TRAIN, TEXT, AT(svg), 0, 0, NULL, "the curve of the loss (beside the result: OUT.gguf.svg)"},
 /* other commands */
 {"type", 0, "TYPE", SYNTH, TEXT, AT(type), 0, 0, NULL, "of the weights: Q4_K, Q8_0, F16, ... (Q4_K)"},
 {"list", 0, NULL, SYNTH, FLAG, AT(list), 0, 0, NULL, "print the known shapes"},
@@ -138,9 +173,9 @@ static const struct option options[] = {
 {"tensors", 0, NULL, INSPECT, FLAG, AT(tensors), 0, 0, NULL, "every tensor"},
 {"no-measure", 0, NULL, PLAN, FLAG, AT(no_measure), 0, 0, NULL, "leave out the bandwidths and the speeds that follow from them"},
 /* results */
-{"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
+{"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR | TRAIN | TUNE, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
 {"format", 'o', "FORMAT", REPLAY, TEXT, AT(format), 0, 0, NULL, "md or json (md)"},
-{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
+{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
 {"trace", 0, "FILE", RUN, TEXT, AT(trace), 0, 0, NULL, "write what happened when, for ui.perfetto.dev"},
 {"verbose", 'v', NULL, ALL, FLAG, AT(verbose), 0, 0, NULL, "say more on standard error"},
 {"help", 'h', NULL, ALL, FLAG, AT(help), 0, 0, NULL, "this text"},
@@ -194,8 +229,9 @@ const char *cli_nearest(const char *word, const char *const *names)
 
 static unsigned command_bit(const char *name)
 {
-    static const char *const names[] = {"run",    "bench", "inspect", "plan",  "tokenize",
-                                        "logits", "synth", "sidecar", "replay"};
+    static const char *const names[] = {"run",      "bench",  "inspect", "plan",
+                                        "tokenize", "logits", "synth",   "sidecar",
+                                        "replay",   "train",  "tune",    "eval"};
     for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++)
         if (!strcmp(name, names[i]))
             return 1u << i;
@@ -215,7 +251,12 @@ static void defaults(struct cli_args *a, const char *command)
                            .min_p = 0.05,
                            .repeat_penalty = 1,
                            .last_n = 64,
-                           .seed = 1};
+                           .seed = 1,
+                           .lr = 3e-4,
+                           .lr_end = 0.1,
+                           .weight_decay = 0.01,
+                           .clip = 1,
+                           .balance = 0.01};
     if (!strcmp(command, "bench"))
         a->n_predict = 64;
     if (!strcmp(command, "logits"))
@@ -296,10 +337,19 @@ static int set_choice(const struct option *o, const char *value, int *out)
     return bad_value(o, value, wanted);
 }
 
+/* The list has room for every word of the command line (cli_args_parse). */
+static int add_file(struct cli_files *list, const char *path)
+{
+    list->path[list->n++] = path;
+    return 0;
+}
+
 static int set_value(const struct option *o, const char *value, struct cli_args *a)
 {
     void *at = (char *)a + o->offset;
     switch (o->kind) {
+    case FILES:
+        return add_file(at, value);
     case FLAG:
         *(bool *)at = true;
         return 0;
@@ -350,7 +400,8 @@ static int option_unknown(const struct cli_command *cmd, const char *arg, size_t
                      cmd->name);
 }
 
-/* One option at argv[*i]; *i moves on over a value that stands apart. */
+/* One option at argv[*i]; *i moves on over a value that stands apart, and over all words up to the
+ * next option where the value is a list of files. */
 static int option_take(struct cli_args *a, const struct cli_command *cmd, int argc, char **argv,
                        int *i)
 {
@@ -372,7 +423,10 @@ static int option_take(struct cli_args *a, const struct cli_command *cmd, int ar
             return cli_usage("%s: --%s needs a value: %s", cmd->name, o->name, o->value);
         value = argv[++*i];
     }
-    return set_value(o, value, a);
+    int rc = set_value(o, value, a);
+    while (!rc && o->kind == FILES && *i + 1 < argc && !(argv[*i + 1][0] == '-' && argv[*i + 1][1]))
+        rc = set_value(o, argv[++*i], a);
+    return rc;
 }
 
 int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv)
@@ -380,6 +434,9 @@ int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int arg
     bool only_names = false;
     const char *position = NULL;
     defaults(args, cmd->name);
+    args->data.path = calloc((size_t)argc + 1, sizeof *args->data.path);
+    if (!args->data.path)
+        return cli_usage("%s: out of memory", cmd->name);
     for (int i = 0; i < argc; i++) {
         if (!only_names && !strcmp(argv[i], "--")) {
             only_names = true;
