@@ -132,9 +132,9 @@ struct pg_options {
     /* Long work (loading, long prefill): done of total bytes or tokens. Non-zero return cancels. */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user; /* handed to log and progress */
-    /* Above 0: experts that have a slot are preferred. Gates rank by logit + cache_bias * (largest -
-     * smallest logit of the token) for those; the chosen keep their own weights. Fewer bytes, another
-     * answer, and one that depends on the budget (after arXiv 2412.00099). */
+    /* Above 0: experts that have a slot are preferred. Gates rank by logit + cache_bias * (largest
+     * - smallest logit of the token) for those; the chosen keep their own weights. Fewer bytes,
+     * another answer, and one that depends on the budget (after arXiv 2412.00099). */
     float cache_bias;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
@@ -367,6 +367,7 @@ struct pg_train_options {
     int n_data;
     const char *out;          /* OUT.gguf; pre-gates go to OUT.pregate.gguf beside it */
     bool from_scratch;        /* new weights of the model's shape */
+    const char *from_model;   /* weights of another model of the same shape */
     const char *from_sidecar; /* pre-gates to start from; NULL: the routers `level` on, folded */
     bool resume;              /* go on from OUT.gguf.checkpoint, to the same bits */
     enum pg_gate_kind gate;
@@ -376,7 +377,7 @@ struct pg_train_options {
     int n_accumulate;   /* batches whose gradients make one step; 0 = 1 */
     float lr;           /* 0 = 3e-4 */
     enum pg_lr_schedule schedule;
-    float lr_end;            /* as a part of lr; 0 = 0.1 */
+    float lr_end;            /* as a part of lr; below 0 = none, 0 = 0.1 */
     int n_warmup;            /* steps of linear rise; 0 = none */
     float beta1, beta2, eps; /* AdamW; 0 = 0.9, 0.95, 1e-8 */
     float weight_decay;      /* of matrices; below 0 = none, 0 = 0.01 */
@@ -385,7 +386,7 @@ struct pg_train_options {
     float sticky;            /* weight of the expected-miss loss */
     int sticky_cache;        /* experts a block that its cache is taken to hold; 0 = 2 n_used */
     const char *freeze;      /* names with commas between, * for any: "token_embd*,*.attn_*" */
-    const char *type;        /* of matrices in OUT.gguf: "F16", "F32", ...; NULL = F16 */
+    const char *type;        /* of matrices in OUT.gguf: "F16", "BF16", "F32"; NULL = F16 */
     int checkpoint_every;    /* steps; 0 = 100 */
     uint64_t seed;
     int n_threads; /* 0 = the machine's */
@@ -414,6 +415,8 @@ PG_API void pg_trainer_close(pg_trainer *t); /* writes nothing */
  * last checkpoint as it is. Writes a checkpoint when one is due. */
 PG_API int pg_trainer_step(pg_trainer *t, struct pg_train_report *out, struct pg_err *err);
 PG_API bool pg_trainer_done(const pg_trainer *t);
+/* The report of step `step`, 1 to the last one done; resumed parts included. PG_EARG for others. */
+PG_API int pg_trainer_report_at(const pg_trainer *t, int step, struct pg_train_report *out);
 /* OUT.gguf.checkpoint, whole or not at all. */
 PG_API int pg_trainer_checkpoint(pg_trainer *t, struct pg_err *err);
 /* Writes OUT.gguf and its sidecar and removes the checkpoint. */
@@ -516,8 +519,8 @@ PG_API int pg_routes_n_layers(const pg_routes *r);
 PG_API int pg_routes_n_used(const pg_routes *r);   /* experts a token and block */
 PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
 
-#define PG_EVICT_BELADY PG_EVICT_COUNT /* for pg_replay only: the optimum, which knows the future  \
-                                        */
+/* For pg_replay only: the optimum, which knows the future. */
+#define PG_EVICT_BELADY PG_EVICT_COUNT
 struct pg_replay {
     uint64_t requests, hits;
 };

@@ -106,6 +106,9 @@ int pg_gguf_writer_i32s(struct pg_gguf_writer *w, const char *key, const int32_t
                         struct pg_err *err);
 int pg_gguf_writer_f32s(struct pg_gguf_writer *w, const char *key, const float *v, uint64_t n,
                         struct pg_err *err);
+/* A key of another file, whatever its kind. */
+int pg_gguf_writer_copy(struct pg_gguf_writer *w, const struct pg_gguf_key *key,
+                        struct pg_err *err);
 int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_type type, int n_dims,
                           const int64_t *ne, struct pg_err *err);
 /* The next n bytes of tensor data, in any pieces; padding between tensors is the writer's. */

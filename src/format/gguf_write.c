@@ -197,6 +197,21 @@ int pg_gguf_writer_f32s(struct pg_gguf_writer *w, const char *key, const float *
     return put(w, &w->keys, v, n * sizeof(*v), err);
 }
 
+int pg_gguf_writer_copy(struct pg_gguf_writer *w, const struct pg_gguf_key *key, struct pg_err *err)
+{
+    const bool is_array = key->kind == PG_GGUF_ARRAY;
+
+    if (key->elem == PG_GGUF_STRING && is_array)
+        return pg_gguf_writer_strs(w, key->name, key->data, key->n, err);
+    PG_TRY(is_array ? put_array(w, key->name, key->elem, key->n, err)
+                    : put_key(w, key->name, key->kind, err));
+    if (key->elem == PG_GGUF_STRING) {
+        const struct pg_str *s = key->data;
+        return put_str(w, &w->keys, s->s, s->n, err);
+    }
+    return put(w, &w->keys, key->data, (size_t)key->n * pg_gguf_kind_bytes(key->elem), err);
+}
+
 static int check_shape(const struct pg_gguf_writer *w, const char *name, int n_dims,
                        const int64_t *ne, struct pg_err *err)
 {

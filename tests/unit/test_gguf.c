@@ -954,6 +954,31 @@ static void test_round_trip(void **state)
     unlink(path);
 }
 
+static void test_copied_keys(void **state)
+{
+    (void)state;
+    const char *path = in_dir("copy.gguf");
+    struct image m = {0};
+    struct pg_gguf *g;
+    struct pg_gguf_writer *w;
+    struct pg_err err;
+
+    good(&m);
+    assert_int_equal(parse(&g, &m, m.n, m.n, &err), 0);
+    assert_int_equal(pg_gguf_writer_open(&w, path, &err), 0);
+    for (int i = 0; i < pg_gguf_n_keys(g); i++)
+        assert_int_equal(pg_gguf_writer_copy(w, pg_gguf_key_at(g, i), &err), 0);
+    assert_int_equal(pg_gguf_writer_copy(w, pg_gguf_key_at(g, 0), &err), PG_EARG); /* twice */
+    assert_int_equal(pg_gguf_writer_commit(w, &err), 0);
+    pg_gguf_close(g);
+    assert_int_equal(pg_gguf_open(&g, path, &err), 0);
+    assert_int_equal(pg_gguf_n_keys(g), 17);
+    check_good_values(g);
+    pg_gguf_close(g);
+    unlink(path);
+    free(m.b);
+}
+
 static void test_writer_refuses(void **state)
 {
     (void)state;
@@ -1199,13 +1224,13 @@ static void test_split_bad(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_malformed),      cmocka_unit_test(test_good),
-        cmocka_unit_test(test_typed_values),   cmocka_unit_test(test_tensor_shapes),
-        cmocka_unit_test(test_every_prefix),   cmocka_unit_test(test_prefixes_of_models),
-        cmocka_unit_test(test_many_names),     cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_writer_refuses), cmocka_unit_test(test_open),
-        cmocka_unit_test(test_sparse_claim),   cmocka_unit_test(test_split_good),
-        cmocka_unit_test(test_split_bad),
+        cmocka_unit_test(test_malformed),    cmocka_unit_test(test_good),
+        cmocka_unit_test(test_typed_values), cmocka_unit_test(test_tensor_shapes),
+        cmocka_unit_test(test_every_prefix), cmocka_unit_test(test_prefixes_of_models),
+        cmocka_unit_test(test_many_names),   cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_copied_keys),  cmocka_unit_test(test_writer_refuses),
+        cmocka_unit_test(test_open),         cmocka_unit_test(test_sparse_claim),
+        cmocka_unit_test(test_split_good),   cmocka_unit_test(test_split_bad),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
