@@ -50,6 +50,7 @@ static const struct model models[] = {
     {"qwen_scale", MOE("qwen_scale"), "input_ids", "hf_logits", "greedy_ids", true, 1e-4},
     {"qwen3moe", GEN("qwen3moe"), "input_ids", "logits_f64", NULL, true, 1e-4},
     {"olmoe", GEN("olmoe"), "input_ids", "logits_f64", NULL, true, 1e-4},
+    {"mixed", GEN("mixed"), "input_ids", "logits_f64", NULL, true, 1e-4},
     /* full_mixtral with a tensor for each expert, qwen_moe_tiny in three files */
     {"single_mixtral", PG_TEST_DATA "/gguf_moe/single_mixtral.gguf",
      PG_TEST_DATA "/gguf_moe/full_mixtral.ref.json", "input_ids", "hf_logits", NULL, true, 1e-4},
