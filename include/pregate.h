@@ -485,6 +485,7 @@ struct pg_eval_report {
     char data_sha256[65];      /* of the data file */
     uint64_t n_docs;           /* documents, questions or summaries */
     uint64_t n_cut;            /* documents longer than the context */
+    uint64_t n_skipped;        /* qa: questions that have no answer, left out */
     uint64_t n_tokens;         /* scored (ppl), compared (agree) or written */
     double ppl, nll_per_token; /* ppl */
     int n_blocks, n_used;      /* agree */

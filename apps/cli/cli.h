@@ -34,6 +34,9 @@ struct cli_args {
     const char *from, *batch, *freeze, *csv, *svg;
     const char *modes, *memories, *policies, *type, *slots, *ratios;
     struct cli_files data; /* its array is freed by main */
+    const char *data_file; /* of eval, which takes one */
+    int task, n_max;
+    bool windows;
     uint64_t memory, seed;
     bool seed_given;
     int mode, evict, hints, kv, io_path, cpu, gate, schedule;
@@ -70,6 +73,7 @@ int cli_logits(const struct cli_args *args);
 int cli_synth(const struct cli_args *args);
 int cli_sidecar(const struct cli_args *args);
 int cli_replay(const struct cli_args *args);
+int cli_eval(const struct cli_args *args);
 
 /* ---------------------------------------------------------------- messages ------------------ */
 

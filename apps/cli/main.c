@@ -54,6 +54,14 @@ static const struct cli_command commands[] = {
  "what `lookahead` warns; trained pre-gates start from it.",
  "  pregate sidecar model.gguf -o model.pregate.gguf\n"
  "  pregate run model.gguf --pregate model.pregate.gguf --mode hint -p Hello\n", cli_sidecar},
+{"eval", "MODEL", "measure how good a model's answers are",
+ "Perplexity of a text, agreement of pre-gates with the routers, exact match and F1 of answers, or\n"
+ "ROUGE of summaries; in the mode and under the budget that are asked for. Several texts run side by\n"
+ "side. The KV cache is float32 unless told otherwise.",
+ "  pregate eval model.gguf --data heldout.txt\n"
+ "  pregate eval model.gguf --data heldout.txt --mode pregate --pregate sidecar.gguf --json\n"
+ "  pregate eval model.gguf --task agree --data heldout.txt --lookahead 2\n"
+ "  pregate eval model.gguf --task qa --data squad.json --max 100\n", cli_eval},
 {"replay", "TRACE", "compare eviction policies on a recorded routing",
  "Plays a trace of expert choices through each policy and through the optimum, which knows the\n"
  "future (Belady). The whole trace in milliseconds; no model is needed.",

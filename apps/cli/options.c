@@ -27,7 +27,7 @@ enum on {
     TUNE = 1024,
     EVAL = 2048,
     ALL = 4095,
-    ENGINE = RUN | BENCH | PLAN | LOGITS,
+    ENGINE = RUN | BENCH | PLAN | LOGITS | EVAL,
     MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL
 };
 
@@ -91,6 +91,11 @@ static const char *choice_schedule(int i)
     return i < 3 ? names[i] : NULL;
 }
 
+static const char *choice_task(int i)
+{
+    return pg_eval_task_name((enum pg_eval_task)i);
+}
+
 #define AT(field) offsetof(struct cli_args, field)
 #define BIG       2147483647.0
 
@@ -112,18 +117,18 @@ static const struct option options[] = {
 {"routes", 0, "FILE", BENCH, TEXT, AT(routes), 0, 0, NULL, "force the routing of a recorded trace (JSON lines)"},
 {"format", 'o', "FORMAT", BENCH, TEXT, AT(format), 0, 0, NULL, "md, json, csv or html, on standard output (md)"},
 /* how to run it */
-{"memory", 0, "SIZE", RUN | PLAN | LOGITS, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
-{"mode", 0, "MODE", RUN | PLAN | LOGITS, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is warned (auto: resident if it fits, else lookahead)"},
+{"memory", 0, "SIZE", RUN | PLAN | LOGITS | EVAL, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
+{"mode", 0, "MODE", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is warned (auto: resident if it fits, else lookahead)"},
 {"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
-{"evict", 0, "POLICY", RUN | PLAN | LOGITS, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
-{"hints", 0, "WHEN", RUN | BENCH | LOGITS, CHOICE, AT(hints), 0, 0, choice_hints, "warned reads; auto stops them when they do not pay (auto)"},
+{"evict", 0, "POLICY", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
+{"hints", 0, "WHEN", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(hints), 0, 0, choice_hints, "warned reads; auto stops them when they do not pay (auto)"},
 {"cache-bias", 0, "X", ENGINE, REAL, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer (0)"},
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are warned (1)"},
 {"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
 {"threads", 't', "N", ENGINE | TRAIN | TUNE, INTEGER, AT(n_threads), 1, 1024, NULL, "threads that compute (the machine's)"},
-{"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits)"},
-{"io", 0, "PATH", RUN | BENCH | LOGITS, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
+{"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits and eval)"},
+{"io", 0, "PATH", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
 {"cpu", 0, "LEVEL", ENGINE, CHOICE, AT(cpu), 0, 0, choice_cpu, "highest instruction set to use (auto)"},
 /* sampling */
 {"temp", 0, "T", RUN, REAL, AT(temp), 0, 1000, NULL, "temperature; 0 = always the likeliest token (0.8)"},
@@ -162,6 +167,12 @@ static const struct option options[] = {
 {"resume", 0, NULL, TRAIN | TUNE, FLAG, AT(resume), 0, 0, NULL, "go on from the last checkpoint, to the same bits"},
 {"csv", 0, "FILE", TRAIN, TEXT, AT(csv), 0, 0, NULL, "metrics of each step (beside the result: OUT.gguf.csv)"},
 {"svg", 0, "FILE", TRAIN, TEXT, AT(svg), 0, 0, NULL, "the curve of the loss (beside the result: OUT.gguf.svg)"},
+/* evaluation */
+{"task", 0, "TASK", EVAL, CHOICE, AT(task), 0, 0, choice_task, "perplexity, agreement of pre-gates with routers, answers, summaries (ppl)"},
+{"data", 0, "FILE", EVAL, TEXT, AT(data_file), 0, 0, NULL, "ppl, agree: text; qa: SQuAD JSON; summarize: JSON lines"},
+{"max", 0, "N", EVAL, INTEGER, AT(n_max), 1, BIG, NULL, "documents or questions at most (all)"},
+{"windows", 0, NULL, EVAL, FLAG, AT(windows), 0, 0, NULL, "a text longer than the context counts whole, cut into pieces (its beginning only)"},
+{"n-predict", 'n', "N", EVAL, INTEGER, AT(n_predict), 1, BIG, NULL, "tokens of an answer at most (32; 128 of a summary)"},
 /* other commands */
 {"type", 0, "TYPE", SYNTH, TEXT, AT(type), 0, 0, NULL, "of the weights: Q4_K, Q8_0, F16, ... (Q4_K)"},
 {"list", 0, NULL, SYNTH, FLAG, AT(list), 0, 0, NULL, "print the known shapes"},
@@ -175,7 +186,7 @@ static const struct option options[] = {
 /* results */
 {"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR | TRAIN | TUNE, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
 {"format", 'o', "FORMAT", REPLAY, TEXT, AT(format), 0, 0, NULL, "md or json (md)"},
-{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
+{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN | EVAL, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
 {"trace", 0, "FILE", RUN, TEXT, AT(trace), 0, 0, NULL, "write what happened when, for ui.perfetto.dev"},
 {"verbose", 'v', NULL, ALL, FLAG, AT(verbose), 0, 0, NULL, "say more on standard error"},
 {"help", 'h', NULL, ALL, FLAG, AT(help), 0, 0, NULL, "this text"},
@@ -259,8 +270,10 @@ static void defaults(struct cli_args *a, const char *command)
                            .balance = 0.01};
     if (!strcmp(command, "bench"))
         a->n_predict = 64;
-    if (!strcmp(command, "logits"))
+    if (!strcmp(command, "logits") || !strcmp(command, "eval"))
         a->kv = PG_KV_F32;
+    if (!strcmp(command, "eval"))
+        a->n_predict = 0; /* as the task has it */
 }
 
 static int bad_value(const struct option *o, const char *value, const char *wanted)

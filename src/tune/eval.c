@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#include "tune/eval.h"
+
+#include <errno.h>
+#include <sha256.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+const char *pg_eval_task_name(enum pg_eval_task t)
+{
+    static const char *const names[] = {"ppl", "agree", "qa", "summarize"};
+    return (unsigned)t < PG_EVAL_COUNT ? names[t] : NULL;
+}
+
+static int check_options(struct pg_evaluation *v, const struct pg_eval_options *opt,
+                         struct pg_err *err)
+{
+    struct pg_eval_options *o = &v->opt;
+    if (opt->size > sizeof(*opt) || opt->size < sizeof(opt->size)) {
+        return pg_fail(err, PG_EARG,
+                       "options: size %zu found, at most %zu wanted (use PG_EVAL_OPTIONS_INIT)",
+                       opt->size, sizeof(*opt));
+    }
+    memcpy(o, opt, opt->size);
+    if (!pg_eval_task_name(o->task)) {
+        return pg_fail(err, PG_EARG, "task: %d found, 0 to %d wanted", (int)o->task,
+                       PG_EVAL_COUNT - 1);
+    }
+    if (!o->data) {
+        return pg_fail(err, PG_EARG, "no data file given");
+    }
+    if (o->n_max < 0 || o->n_predict < 0) {
+        return pg_fail(err, PG_EARG, "%s: %d found, 0 or more wanted",
+                       o->n_max < 0 ? "n_max" : "n_predict", PG_MIN(o->n_max, o->n_predict));
+    }
+    if (v->engine->n_sessions > 0) {
+        return pg_fail(err, PG_EARG, "%d sessions of the engine are open, none wanted",
+                       v->engine->n_sessions);
+    }
+    return 0;
+}
+
+/* The file is read twice, to be named by its hash and to be used, which a pipe does not stand. */
+static int hash_file(const char *path, char hex[65], struct pg_err *err)
+{
+    struct stat st;
+    if (stat(path, &st)) {
+        return pg_fail_os(err, PG_EIO, errno, "%s", path);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return pg_fail(err, PG_EARG, "%s: not a regular file, which is wanted", path);
+    }
+    if (!SHA256File(path, hex)) {
+        return pg_fail_os(err, PG_EIO, errno, "%s", path);
+    }
+    return 0;
+}
+
+int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_eval_report *out,
+            struct pg_err *err)
+{
+    struct pg_evaluation v = {.engine = e, .report = out};
+    *out = (struct pg_eval_report){0};
+    PG_TRY(check_options(&v, opt, err));
+    PG_TRY(hash_file(v.opt.data, out->data_sha256, err));
+    out->task = v.opt.task;
+    switch (v.opt.task) {
+    case PG_EVAL_PPL:
+        return pg_eval_ppl(&v, err);
+    case PG_EVAL_AGREE:
+        return pg_eval_agree(&v, err);
+    default:
+        return pg_fail(err, PG_ENOTSUP, "task %s", pg_eval_task_name(v.opt.task));
+    }
+}
+
+void pg_eval_report_free(struct pg_eval_report *r)
+{
+    free((void *)r->blocks);
+    *r = (struct pg_eval_report){0};
+}
