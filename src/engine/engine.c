@@ -77,6 +77,7 @@ static int open_store(struct pg_engine *e, struct pg_err *err)
         .arena = e->slots.base,
         .evict = e->opt.evict,
         .hints = e->opt.hints,
+        .n_exposed = e->opt.mode == PG_MODE_PREGATE ? e->level : 0,
         .trace = e->trace,
     };
     return pg_store_open(&e->store, &so, err);

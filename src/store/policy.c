@@ -163,6 +163,13 @@ static int least_of(struct pg_policy *p, int block, const uint8_t *may)
     return least < 0 || may[least] ? least : find_least(p, block, may);
 }
 
+void pg_policy_expose(struct pg_policy *p, int n_block)
+{
+    if (p->cycle) {
+        pg_cycle_expose(p, n_block);
+    }
+}
+
 void pg_policy_tick(struct pg_policy *p, int block)
 {
     if (p->cycle)

@@ -16,6 +16,9 @@ int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int 
                    int n_slots, struct pg_err *err);
 void pg_policy_close(struct pg_policy *p);
 size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots);
+/* The first n blocks are known on demand only, all others for certain before: a miss there is
+ * waited for in full, elsewhere it hides behind computing. */
+void pg_policy_expose(struct pg_policy *p, int n_block);
 void pg_policy_tick(struct pg_policy *p, int block);          /* a wave of this block begins */
 void pg_policy_use(struct pg_policy *p, int key);             /* wanted by the wave */
 void pg_policy_admit(struct pg_policy *p, int slot, int key); /* key now lives in slot */

@@ -4,7 +4,8 @@
  * A block's experts have a chance once a step, so an expert of the block that comes next costs one
  * tick of a slot per chance, and one of the block that has just passed costs a whole cycle. With p
  * the probability of use in the block's next wave and d the ticks until then, the value of keeping
- * is p / (d + NEAR * n_block), and the least value leaves.
+ * is p / (d + NEAR * n_block), and the least value leaves. Where pre-gates decide, the first blocks
+ * are the only ones whose misses are waited for; theirs count EXPOSED times.
  *
  * p is a forecast in four stages. Each stage looks at the history in its own way and corrects the
  * one before by a share of the difference:
@@ -41,6 +42,7 @@ enum { LONG, SLOW, FAST, N_RATES, RECALL = N_RATES, N_STAGES };
 
 static const float rate_step[N_RATES] = {[LONG] = 1 / 512.0f, [SLOW] = 0.03f, [FAST] = 0.3f};
 static const float first_share[N_STAGES] = {[SLOW] = 1, [FAST] = 0.3f, [RECALL] = 0.5f};
+#define EXPOSED     4       /* how much more a miss costs that nothing hides */
 #define SHARE_PRIOR 20.0f   /* how firmly: in sums of squares */
 #define SHARE_FADE  0.9995f /* a tick */
 #define GUESS_RIGHT 0.75f   /* of the experts that a guess names, how many are wanted */
@@ -62,7 +64,7 @@ struct outlook {
 };
 
 struct pg_cycle {
-    int n_block, n_expert;
+    int n_block, n_expert, n_exposed;
     int block;  /* of the last wave, -1: none */
     bool open;  /* that wave is not learned from yet */
     bool fresh; /* the forecast knows that wave */
@@ -342,9 +344,15 @@ uint64_t pg_cycle_worth(const struct pg_policy *p, int key)
     return (uint64_t)(chance * (float)(1 << 30));
 }
 
+void pg_cycle_expose(struct pg_policy *p, int n_block)
+{
+    p->cycle->n_exposed = n_block;
+}
+
 uint64_t pg_cycle_weight(const struct pg_policy *p, int block)
 {
     const struct pg_cycle *c = p->cycle;
     int ahead = block - c->block;
-    return c->weight[ahead > 0 ? ahead : ahead + c->n_block];
+    uint64_t weight = c->weight[ahead > 0 ? ahead : ahead + c->n_block];
+    return block < c->n_exposed ? EXPOSED * weight : weight;
 }

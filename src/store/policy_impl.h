@@ -35,6 +35,7 @@ struct pg_policy {
 
 /* policy_cycle.c. The cycle is carved from the policy's memory, after its other arrays. */
 struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert);
+void pg_cycle_expose(struct pg_policy *p, int n_block);
 void pg_cycle_tick(struct pg_policy *p, int block);
 void pg_cycle_use(struct pg_policy *p, int key);
 void pg_cycle_expect(struct pg_policy *p, int key, bool certain);

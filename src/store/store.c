@@ -148,6 +148,7 @@ int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, str
         pg_store_close(s);
         return rc;
     }
+    pg_policy_expose(s->policy, opt->n_exposed);
     s->depth = pg_io_depth(opt->io);
     s->window_bytes = opt->window_bytes ? opt->window_bytes : WINDOW_BYTES;
     s->block = opt->n_block - 1;

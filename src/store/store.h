@@ -45,6 +45,7 @@ struct pg_store_options {
     void *arena;                  /* n_slots * slot_bytes, page-aligned, borrowed */
     enum pg_evict evict;
     enum pg_hints hints;
+    int n_exposed;          /* the first blocks, when all others are hinted for certain; else 0 */
     struct pg_trace *trace; /* NULL: none */
     /* Another expert's reads begin only while fewer bytes are under way; 0 = 3 MiB. Disks serve
      * what they have all at once: with more, the first expert would arrive as late as the last. */

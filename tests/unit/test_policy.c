@@ -144,6 +144,20 @@ static void test_cycle_distance(void **state)
     pg_policy_close(p);
 }
 
+static void test_cycle_exposed(void **state)
+{
+    (void)state;
+    uint8_t may[N_SLOTS];
+    memset(may, 1, sizeof may);
+    struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
+    pg_policy_expose(p, 1);
+    use(p, 0, 0, 1);
+    /* Block 0 has just passed and would leave, but its misses are the only ones waited for: block
+     * 3, which comes last of the others, leaves instead. */
+    assert_int_equal(pg_policy_victim(p, may) / 2, 3);
+    pg_policy_close(p);
+}
+
 static void test_cycle_frequency(void **state)
 {
     (void)state;
@@ -413,13 +427,21 @@ static void test_memoryless(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small_sequences),  cmocka_unit_test(test_own_wave),
-        cmocka_unit_test(test_replay_arguments), cmocka_unit_test(test_names),
-        cmocka_unit_test(test_cycle_distance),   cmocka_unit_test(test_cycle_frequency),
-        cmocka_unit_test(test_cycle_expects),    cmocka_unit_test(test_cycle_recalls),
-        cmocka_unit_test(test_random_use),       cmocka_unit_test(test_trace),
-        cmocka_unit_test(test_hostile_traces),   cmocka_unit_test(test_best_on_olmoe),
-        cmocka_unit_test(test_best_on_kimi),     cmocka_unit_test(test_memoryless),
+        cmocka_unit_test(test_small_sequences),
+        cmocka_unit_test(test_own_wave),
+        cmocka_unit_test(test_replay_arguments),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_cycle_distance),
+        cmocka_unit_test(test_cycle_exposed),
+        cmocka_unit_test(test_cycle_frequency),
+        cmocka_unit_test(test_cycle_expects),
+        cmocka_unit_test(test_cycle_recalls),
+        cmocka_unit_test(test_random_use),
+        cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_hostile_traces),
+        cmocka_unit_test(test_best_on_olmoe),
+        cmocka_unit_test(test_best_on_kimi),
+        cmocka_unit_test(test_memoryless),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
