@@ -1,0 +1,41 @@
+"""Text files to documents of token ids, as the trainer and the evaluator see them, through `pregate tokenize`."""
+import hashlib
+import json
+import pathlib
+import subprocess
+
+BOS = 1
+
+
+def documents(path):
+    """Separated by a line <|endoftext|>, without blank lines at the ends; nothing is no document."""
+    docs, lines = [], []
+    for line in pathlib.Path(path).read_text().split("\n") + ["<|endoftext|>"]:
+        if line.rstrip("\r") != "<|endoftext|>":
+            lines.append(line)
+            continue
+        while lines and not lines[0].strip():
+            lines.pop(0)
+        text = "\n".join(lines).rstrip(" \t\r\n")
+        if text:
+            docs.append(text)
+        lines = []
+    return docs
+
+
+def tokenize(pregate, model, text):
+    out = subprocess.run([pregate, "tokenize", model, "-f", "/dev/stdin"], input=text.encode(), capture_output=True, check=True)
+    return [BOS] + [int(i) for i in out.stdout.split()]
+
+
+def token_documents(pregate, model, path, cache, n_max=None):
+    """Ids of each document, beginning-of-text first; kept in the folder `cache`, since it takes a while."""
+    docs = documents(path)[:n_max]
+    digest = hashlib.sha256(("\0".join(docs)).encode()).hexdigest()[:16]
+    kept = pathlib.Path(cache) / f"tokens-{digest}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    ids = [tokenize(pregate, model, d) for d in docs]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(ids))
+    return ids
