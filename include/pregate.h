@@ -500,7 +500,7 @@ PG_API int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_ev
 PG_API void pg_eval_report_free(struct pg_eval_report *r);
 
 /* The scores themselves, of UTF-8 text. SQuAD's normalisation; ROUGE as in rouge-score without
- * stemming. In [0, 1]. */
+ * stemming, n at least 1. In [0, 1]; NaN when out of memory. */
 struct pg_rouge {
     double precision, recall, f1;
 };
