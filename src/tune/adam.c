@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+#include "tune/adam.h"
+
+#include "base/os.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int pg_adam_open(struct pg_adam *a, const struct pg_params *params, const bool *frozen,
+                 struct pg_pool *pool, struct pg_err *err)
+{
+    size_t n = 0;
+    *a = (struct pg_adam){.pool = pool};
+    for (int i = 0; i < params->n; i++) {
+        n += (params->p[i].n + PG_ADAM_CHUNK - 1) / PG_ADAM_CHUNK;
+    }
+    a->chunk = n <= INT_MAX ? pg_calloc(n, sizeof(a->chunk[0])) : NULL;
+    if (!a->chunk) {
+        return pg_fail(err, PG_ENOMEM, "out of memory for the optimiser of %zu values",
+                       params->n_values);
+    }
+    for (int i = 0; i < params->n; i++) {
+        const struct pg_param *p = &params->p[i];
+        for (size_t at = 0; at < p->n; at += PG_ADAM_CHUNK) {
+            a->chunk[a->n++] = (struct pg_adam_chunk){
+                .at = p->at + at,
+                .n = PG_MIN(p->n - at, (size_t)PG_ADAM_CHUNK),
+                .decays = p->is_matrix,
+                .frozen = frozen[i],
+            };
+        }
+    }
+    return 0;
+}
+
+void pg_adam_close(struct pg_adam *a)
+{
+    free(a->chunk);
+    *a = (struct pg_adam){0};
+}
+
+/* ------------------------------------------------------------------ norm -------------------- */
+
+struct norm_job {
+    struct pg_adam *a;
+    const float *g;
+};
+
+static void sum_chunk(void *arg, int task, int thread)
+{
+    enum { LANES = 8 };
+    struct norm_job *job = arg;
+    struct pg_adam_chunk *c = &job->a->chunk[task];
+    const float *g = job->g + c->at;
+    double lane[LANES] = {0}, sum = 0;
+    size_t i = 0;
+    (void)thread;
+    if (c->frozen) {
+        return;
+    }
+    for (; i + LANES <= c->n; i += LANES) {
+        for (int k = 0; k < LANES; k++) {
+            lane[k] += (double)g[i + (size_t)k] * (double)g[i + (size_t)k];
+        }
+    }
+    for (; i < c->n; i++) {
+        sum += (double)g[i] * (double)g[i];
+    }
+    for (int k = 0; k < LANES; k++) {
+        sum += lane[k];
+    }
+    c->sum = sum;
+}
+
+double pg_adam_norm(struct pg_adam *a, const float *g)
+{
+    struct norm_job job = {a, g};
+    double sum = 0;
+    pg_pool_run(a->pool, sum_chunk, &job, a->n);
+    for (int i = 0; i < a->n; i++) {
+        sum += a->chunk[i].frozen ? 0.0 : a->chunk[i].sum;
+    }
+    return sqrt(sum);
+}
+
+/* ------------------------------------------------------------------ step -------------------- */
+
+/* What is the same for all values of a chunk. */
+struct factors {
+    float scale, beta1, beta2, rest1, rest2; /* rest: 1 - beta */
+    float keep;                              /* 1 - lr * decay */
+    float rate;                              /* lr / (1 - beta1^t) */
+    float root;                              /* 1 / sqrt(1 - beta2^t) */
+    float eps;
+};
+
+struct step_job {
+    struct pg_adam *a;
+    struct pg_adam_state *s;
+    struct factors matrix, vector; /* vectors do not decay */
+};
+
+static void move(const struct pg_adam_state *s, const struct pg_adam_chunk *c,
+                 const struct factors *of)
+{
+    const struct factors f = *of;
+    float *restrict w = s->w + c->at, *restrict g = s->g + c->at;
+    float *restrict m = s->m + c->at, *restrict v = s->v + c->at;
+    for (size_t i = 0; i < c->n; i++) {
+        float x = g[i] * f.scale;
+        m[i] = f.beta1 * m[i] + f.rest1 * x;
+        v[i] = f.beta2 * v[i] + f.rest2 * x * x;
+        w[i] = w[i] * f.keep - f.rate * m[i] / (sqrtf(v[i]) * f.root + f.eps);
+    }
+}
+
+static bool all_finite(const float *w, size_t n)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &w[i], sizeof(bits));
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !bad;
+}
+
+static void step_chunk(void *arg, int task, int thread)
+{
+    struct step_job *job = arg;
+    struct pg_adam_chunk *c = &job->a->chunk[task];
+    (void)thread;
+    c->finite = true;
+    if (!c->frozen) {
+        move(job->s, c, c->decays ? &job->matrix : &job->vector);
+        c->finite = all_finite(job->s->w + c->at, c->n);
+    }
+    memset(job->s->g + c->at, 0, c->n * sizeof(float));
+}
+
+bool pg_adam_step(struct pg_adam *a, const struct pg_adam_rates *r, struct pg_adam_state *s)
+{
+    double first = 1 - pow((double)r->beta1, r->step), second = 1 - pow((double)r->beta2, r->step);
+    struct factors f = {
+        .scale = r->scale,
+        .beta1 = r->beta1,
+        .beta2 = r->beta2,
+        .rest1 = (float)(1 - (double)r->beta1),
+        .rest2 = (float)(1 - (double)r->beta2),
+        .keep = (float)(1 - (double)r->lr * (double)r->decay),
+        .rate = (float)((double)r->lr / first),
+        .root = (float)(1 / sqrt(second)),
+        .eps = r->eps,
+    };
+    struct step_job job = {a, s, f, f};
+    bool finite = true;
+    job.vector.keep = 1;
+    pg_pool_run(a->pool, step_chunk, &job, a->n);
+    for (int i = 0; i < a->n; i++) {
+        finite = finite && a->chunk[i].finite;
+    }
+    return finite;
+}
