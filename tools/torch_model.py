@@ -192,7 +192,8 @@ class Model:
         return loss / max(1, len(gates))
 
     def absent(self, ids, start, n_cache):
-        """[T, n_expert] 1 where the expert is not among the n_cache that the document used last before t."""
+        """[T, n_expert] 1 where the expert is not among the n_cache that the document used last before t; of one
+        token's, the first rank counts as the last used."""
         n_row, length = start.shape
         out = torch.zeros(n_row * length, self.n_expert, dtype=self.dtype)
         ids, begins = ids.tolist(), start.tolist()
@@ -205,7 +206,7 @@ class Model:
                 if len(recent) == n_cache:
                     out[t] = 1
                     out[t, recent] = 0
-                for e in ids[t]:
+                for e in reversed(ids[t]):
                     recent = [e] + [r for r in recent if r != e]
                 recent = recent[:n_cache]
         return out
