@@ -93,7 +93,7 @@ class Inputs:
             return torch.zeros_like(p).scatter(-1, s["ids"][:n, i], w / w.sum(-1, keepdim=True))
         if name == "before":  # the state of the block before (block 0: its own)
             at = torch.tensor([max(0, b - 1) for b in range(n)])
-            return s["h"][at][:, i]
+            return s["h"][at[:, None], i]
         if name == "last":  # what the target block's router said of the token before
             at = (i - 1).clamp(min=0)
             return s["p"][self.level:, at] * (~s["first"][i]).to(s["p"].dtype)[None, :, None]
