@@ -47,7 +47,8 @@ struct pg_engine {
     struct pg_pregate *pregates; /* [n_moe] */
     char sidecar_path[4096];     /* empty: none */
     int level;
-    bool trained_to_decide, biased; /* of the sidecar: its purpose, and that it has biases */
+    bool trained_to_decide, biased; /* of the sidecar: its purpose, and that there are biases */
+    int n_hidden;                   /* of its pre-gates; 0: no hidden layer */
     uint64_t file_bytes;
 
     int32_t *token, *pos; /* [n_batch] of the step under way */

@@ -5,8 +5,13 @@
  *   pregate.base.hash    names the base model (pg_model_hash)
  *   pregate.level        blocks ahead
  *   pregate.trained_for  "hint" or "decide"
- *   blk.N.ffn_pregate_inp.weight  F32 [n_expert, n_embd]; N counts the model's blocks
- *   blk.N.ffn_pregate_inp.bias    F32 [n_expert], in all blocks or in none
+ *   blk.N.ffn_pregate_inp.weight   F32 [n_expert, n_embd]; N counts the model's blocks
+ *   blk.N.ffn_pregate_inp.bias     [n_expert]
+ *   blk.N.ffn_pregate_down.weight  [n_hidden, n_embd]
+ *   blk.N.ffn_pregate_down.bias    [n_hidden]
+ *   blk.N.ffn_pregate_up.weight    [n_expert, n_hidden]
+ *
+ * The first is in all pre-gates; the second, and the last three together, in all or in none.
  *
  * In lookahead mode the same tables are made in memory from the next routers, so that a sidecar
  * made of those routers warns the same, bit for bit.
@@ -29,22 +34,36 @@ static bool needs_sidecar(enum pg_mode m)
 
 /* ------------------------------------------------------------------ parts ------------------- */
 
-/* The tensors of one pre-gate. */
-enum part { PART_INP, PART_BIAS, N_PARTS };
+enum { MAX_HIDDEN = 1 << 16 };
 
-static const char *const suffix_of[N_PARTS] = {"ffn_pregate_inp.weight", "ffn_pregate_inp.bias"};
+/* The tensors of one pre-gate, in the order of the file. */
+enum part { PART_INP, PART_BIAS, PART_DOWN, PART_DOWN_BIAS, PART_UP, N_PARTS };
+
+static const char *const suffix_of[N_PARTS] = {"ffn_pregate_inp.weight", "ffn_pregate_inp.bias",
+                                               "ffn_pregate_down.weight", "ffn_pregate_down.bias",
+                                               "ffn_pregate_up.weight"};
 
 static struct pg_weight *part_of(struct pg_pregate *p, enum part part)
 {
-    return part == PART_INP ? &p->inp : &p->bias;
+    struct pg_weight *const parts[N_PARTS] = {&p->inp, &p->bias, &p->down, &p->down_bias, &p->up};
+    return parts[part];
 }
 
-/* Gives p the shapes of its parts; n_out 0: it has no such part. */
-static void shape_parts(struct pg_pregate *p, const struct pg_hparams *h, bool biased)
+static bool is_bias(enum part part)
 {
+    return part == PART_BIAS || part == PART_DOWN_BIAS;
+}
+
+/* Gives p the shapes of the parts that the engine's pre-gates have; the others have no values. */
+static void shape_parts(struct pg_pregate *p, const struct pg_engine *e)
+{
+    int n_embd = e->model.h.n_embd, n_expert = e->model.h.n_expert;
     *p = (struct pg_pregate){
-        .inp = {PG_TYPE_F32, h->n_embd, h->n_expert, NULL},
-        .bias = {PG_TYPE_F32, h->n_expert, biased, NULL},
+        .inp = {PG_TYPE_F32, n_embd, n_expert, NULL},
+        .bias = {PG_TYPE_F32, n_expert, e->biased, NULL},
+        .down = {PG_TYPE_F32, n_embd, e->n_hidden, NULL},
+        .down_bias = {PG_TYPE_F32, e->n_hidden, 1, NULL},
+        .up = {PG_TYPE_F32, e->n_hidden, n_expert, NULL},
     };
 }
 
@@ -117,6 +136,21 @@ static int read_purpose(struct pg_engine *e, const struct pg_gguf *g, struct pg_
     return 0;
 }
 
+/* Which parts the pre-gates have: those of the first. */
+static int read_form(struct pg_engine *e, const struct pg_gguf *g, struct pg_err *err)
+{
+    struct tensor_name down = name_of(&e->model, 0, PART_DOWN);
+    const struct pg_gguf_tensor *t = pg_gguf_find_tensor(g, down.s);
+    e->biased = pg_gguf_find_tensor(g, name_of(&e->model, 0, PART_BIAS).s) != NULL;
+    if (t && (t->n_dims != 2 || t->ne[1] > MAX_HIDDEN)) {
+        return pg_fail(err, PG_EFORMAT,
+                       "%s: %d dimensions and %lld rows found, 2 and at most %d wanted", down.s,
+                       t->n_dims, (long long)t->ne[1], MAX_HIDDEN);
+    }
+    e->n_hidden = t ? (int)t->ne[1] : 0;
+    return 0;
+}
+
 static int read_level(struct pg_engine *e, struct pg_err *err)
 {
     struct pg_gguf *g;
@@ -134,7 +168,9 @@ static int read_level(struct pg_engine *e, struct pg_err *err)
     }
     if (!rc) {
         rc = read_purpose(e, g, err);
-        e->biased = pg_gguf_find_tensor(g, name_of(&e->model, 0, PART_BIAS).s) != NULL;
+    }
+    if (!rc) {
+        rc = read_form(e, g, err);
     }
     pg_gguf_close(g);
     if (!rc && e->opt.lookahead && e->opt.lookahead != level) {
@@ -178,7 +214,7 @@ size_t pg_tables_bytes(const struct pg_engine *e)
 {
     struct pg_pregate p;
     size_t n = 0;
-    shape_parts(&p, &e->model.h, e->biased);
+    shape_parts(&p, e);
     for (int part = 0; part < N_PARTS; part++) {
         n += n_values(part_of(&p, (enum part)part));
     }
@@ -211,10 +247,10 @@ static int read_at(int fd, uint64_t offset, void *buf, size_t n)
 }
 
 static int read_table(const struct pg_gguf *g, int fd, const char *name, const struct pg_weight *w,
-                      struct pg_err *err)
+                      bool is_vector, struct pg_err *err)
 {
     const struct pg_gguf_tensor *t;
-    const int64_t ne[4] = {w->n_in, w->n_out == 1 ? 0 : w->n_out, 0, 0};
+    const int64_t ne[4] = {w->n_in, is_vector ? 0 : w->n_out, 0, 0};
     float *out = (float *)w->data;
     PG_TRY(pg_gguf_get_tensor(g, name, PG_GGUF_REQUIRED, ne, &t, err));
     if (t->type != PG_TYPE_F32) {
@@ -250,7 +286,7 @@ static int read_tables(struct pg_engine *e, const struct pg_gguf *g, int fd, str
                        "another model",
                        pg_quote(found.s, found.n).s, hash);
     }
-    int n_parts = 1 + e->biased;
+    int n_parts = 1 + e->biased + (e->n_hidden ? 3 : 0);
     if (pg_gguf_n_tensors(g) != n_tables(e) * n_parts) {
         return pg_fail(err, PG_EFORMAT, "%d tensors found, %d pre-gates wanted (of %d each)",
                        pg_gguf_n_tensors(g), n_tables(e), n_parts);
@@ -259,7 +295,7 @@ static int read_tables(struct pg_engine *e, const struct pg_gguf *g, int fd, str
         for (int part = 0; part < N_PARTS; part++) {
             const struct pg_weight *w = part_of(&e->pregates[moe], (enum part)part);
             struct tensor_name name = name_of(&e->model, moe, (enum part)part);
-            PG_TRY(w->data ? read_table(g, fd, name.s, w, err) : 0);
+            PG_TRY(w->data ? read_table(g, fd, name.s, w, is_bias((enum part)part), err) : 0);
         }
     }
     return 0;
@@ -283,7 +319,7 @@ static void place_tables(struct pg_engine *e)
 {
     float *at = e->tables.base;
     for (int moe = 0; moe < n_tables(e); moe++) {
-        shape_parts(&e->pregates[moe], &e->model.h, e->biased);
+        shape_parts(&e->pregates[moe], e);
         for (int part = 0; part < N_PARTS; part++) {
             struct pg_weight *w = part_of(&e->pregates[moe], (enum part)part);
             w->data = n_values(w) ? at : NULL;
@@ -317,10 +353,11 @@ static int write_keys(struct pg_gguf_writer *w, const struct pg_sidecar *s, stru
     return pg_gguf_writer_str(w, "pregate.trained_for", purpose, err);
 }
 
+typedef int part_fn(struct pg_gguf_writer *w, const char *name, const struct pg_weight *of,
+                    bool is_vector, struct pg_err *err);
+
 /* Calls `each` for all parts that there are, in the order of the file. */
-static int each_part(struct pg_gguf_writer *w, const struct pg_sidecar *s,
-                     int (*each)(struct pg_gguf_writer *w, const char *name,
-                                 const struct pg_weight *part, struct pg_err *err),
+static int each_part(struct pg_gguf_writer *w, const struct pg_sidecar *s, part_fn *each,
                      struct pg_err *err)
 {
     for (int moe = 0; moe < s->model->n_moe - s->level; moe++) {
@@ -328,24 +365,25 @@ static int each_part(struct pg_gguf_writer *w, const struct pg_sidecar *s,
         for (int part = 0; part < N_PARTS; part++) {
             const struct pg_weight *of = part_of(&gate, (enum part)part);
             struct tensor_name name = name_of(s->model, moe, (enum part)part);
-            PG_TRY(of->data ? each(w, name.s, of, err) : 0);
+            PG_TRY(of->data ? each(w, name.s, of, is_bias((enum part)part), err) : 0);
         }
     }
     return 0;
 }
 
-static int name_part(struct pg_gguf_writer *w, const char *name, const struct pg_weight *part,
-                     struct pg_err *err)
+static int name_part(struct pg_gguf_writer *w, const char *name, const struct pg_weight *of,
+                     bool is_vector, struct pg_err *err)
 {
-    return pg_gguf_writer_tensor(w, name, PG_TYPE_F32, part->n_out == 1 ? 1 : 2,
-                                 (int64_t[]){part->n_in, part->n_out}, err);
+    return pg_gguf_writer_tensor(w, name, PG_TYPE_F32, is_vector ? 1 : 2,
+                                 (int64_t[]){of->n_in, of->n_out}, err);
 }
 
-static int write_part(struct pg_gguf_writer *w, const char *name, const struct pg_weight *part,
-                      struct pg_err *err)
+static int write_part(struct pg_gguf_writer *w, const char *name, const struct pg_weight *of,
+                      bool is_vector, struct pg_err *err)
 {
     (void)name;
-    return pg_gguf_writer_data(w, part->data, n_values(part) * sizeof(float), err);
+    (void)is_vector;
+    return pg_gguf_writer_data(w, of->data, n_values(of) * sizeof(float), err);
 }
 
 int pg_sidecar_save(const struct pg_sidecar *s, const char *out, struct pg_err *err)
@@ -372,8 +410,8 @@ static int write_folded(const struct pg_model *m, const char *out, int level, st
     int rc = PG_ENOMEM;
     if (gates && table) {
         for (size_t i = 0; i < n; i++) {
-            shape_parts(&gates[i], &m->h, false);
-            gates[i].inp.data = table + i * each;
+            gates[i].inp =
+                (struct pg_weight){PG_TYPE_F32, m->h.n_embd, m->h.n_expert, table + i * each};
             pg_pregate_fold(m, (int)i, level, table + i * each);
         }
         pg_model_hash(m, hash);

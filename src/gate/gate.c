@@ -25,6 +25,10 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
         g->ranked = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
         g->here = pg_arena_take(a, n_expert);
     }
+    if (opt->n_hidden) {
+        g->hidden = pg_arena_take(a, (size_t)opt->max_tok * (size_t)opt->n_hidden * sizeof(float));
+        g->added = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
+    }
     g->now = take_route(a, opt);
     g->warn_ids = pg_arena_take(a, n_expert * sizeof(int32_t));
     g->votes = pg_arena_take(a, n_expert * sizeof(uint32_t));
@@ -173,11 +177,57 @@ static void rule_row(void *arg, int t, int thread)
     }
 }
 
-static void add_bias(const struct pg_gate *g, const float *bias, int n_tok)
+/* A batch through one pre-gate. */
+struct mapping {
+    struct pg_gate *g;
+    const struct pg_pregate *map;
+};
+
+/* The biases and the hidden layer of row t, whose products with h are there. */
+static void finish_row(void *arg, int t, int thread)
 {
-    int n = g->opt.rule.n_expert;
-    for (int t = 0; t < n_tok; t++) {
-        g->opt.compute->k.add(bias, g->logits + (size_t)t * (size_t)n, n);
+    const struct mapping *m = arg;
+    struct pg_gate *g = m->g;
+    const struct pg_kernels *k = &g->opt.compute->k;
+    int n_expert = g->opt.rule.n_expert, n_hidden = m->map->down.n_out;
+    float *logits = g->logits + (size_t)t * (size_t)n_expert;
+    (void)thread;
+    if (m->map->bias.data) {
+        k->add(m->map->bias.data, logits, n_expert);
+    }
+    if (!m->map->down.data) {
+        return;
+    }
+    float *u = g->hidden + (size_t)t * (size_t)n_hidden;
+    float *added = g->added + (size_t)t * (size_t)n_expert;
+    k->add(m->map->down_bias.data, u, n_hidden);
+    for (int i = 0; i < n_hidden; i++) {
+        u[i] = u[i] / (1 + pg_expf(-u[i]));
+    }
+    struct pg_acts row = {.kind = PG_ACT_F32, .n = n_hidden, .f32 = u};
+    struct pg_matmul up = {.w = m->map->up.data,
+                           .type = PG_TYPE_F32,
+                           .x = &row,
+                           .n_tok = 1,
+                           .y = added,
+                           .y_stride = (size_t)n_expert};
+    k->matmul[PG_TYPE_F32](&up, 0, n_expert);
+    k->add(added, logits, n_expert);
+}
+
+/* The rows of h through `map` to logits. */
+static void run_map(struct pg_gate *g, const struct pg_pregate *map, struct pg_input *h)
+{
+    struct pg_compute *c = g->opt.compute;
+    struct mapping m = {g, map};
+    struct pg_product p[2];
+    p[0] = pg_product(c, &map->inp, h, g->logits);
+    if (map->down.data) {
+        p[1] = pg_product(c, &map->down, h, g->hidden);
+    }
+    pg_products(c, p, map->down.data ? 2 : 1);
+    if (map->bias.data || map->down.data) {
+        pg_rows(c, finish_row, &m, h->n_tok);
     }
 }
 
@@ -186,10 +236,7 @@ static int choose(struct ruling *r, const struct pg_pregate *map, struct pg_inpu
 {
     bool failed = false;
     r->failed = &failed;
-    pg_linear(r->g->opt.compute, &map->inp, h, r->g->logits);
-    if (map->bias.data) {
-        add_bias(r->g, map->bias.data, h->n_tok);
-    }
+    run_map(r->g, map, h);
     if (r->g->tap.seen) {
         r->g->tap.seen(r->g->tap.user, r->from, r->block, h, r->g->logits);
     }

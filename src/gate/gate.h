@@ -33,10 +33,12 @@ struct pg_gate_rule {
     float scale;      /* applied last */
 };
 
-/* The map of one pre-gate, F32: logits = inp h + bias. */
+/* The map of one pre-gate, in F32: inp h + bias + up silu(down h + down_bias). Parts whose data is
+ * NULL it does not have; without `inp` there is no pre-gate. */
 struct pg_pregate {
-    struct pg_weight inp;  /* [n_expert, n_embd]; data NULL: there is no pre-gate */
-    struct pg_weight bias; /* [1, n_expert]; data NULL: none */
+    struct pg_weight inp, bias;       /* [n_expert, n_embd], [1, n_expert] */
+    struct pg_weight down, down_bias; /* [n_hidden, n_embd], [1, n_hidden]: both or none */
+    struct pg_weight up;              /* [n_expert, n_hidden] */
 };
 
 /* A decision for a batch: row t's experts by falling weight, ties by lower id. */
@@ -57,6 +59,7 @@ struct pg_gate_options {
     enum pg_mode mode; /* not AUTO */
     struct pg_gate_rule rule;
     int n_block, level, max_tok;
+    int n_hidden;                      /* of all pre-gates; 0: they have no hidden layer */
     const struct pg_weight *routers;   /* [n_block], borrowed */
     const struct pg_pregate *pregates; /* [n_block], none in the last `level`; NULL: none */
     const pg_routes *routes;           /* forced decisions; NULL: none */
@@ -71,6 +74,8 @@ struct pg_gate {
     float *logits;          /* [max_tok, n_expert] */
     float *ranked;          /* the same with the cache's bias; NULL: there is none */
     uint8_t *here;          /* [n_expert] what the cache holds of the block that is decided */
+    float *hidden;          /* [max_tok, n_hidden] */
+    float *added;           /* [max_tok, n_expert] what the hidden layer adds */
     struct pg_route *ahead; /* ring of level + 1 decisions: block b is in b % (level + 1) */
     struct pg_route now;    /* where routers decide */
     int32_t *warn_ids;      /* [n_expert] */

@@ -173,40 +173,137 @@ static void test_same_tables(void **state)
     }
 }
 
-/* Tables and biases of their own, saved and read again. */
+enum { N_HIDDEN = 6, N_GATE_VALUES = N_EXPERT * (N_EMBD + 1 + N_HIDDEN) + N_HIDDEN * (N_EMBD + 1) };
+
+/* Pre-gates with all parts, of values of no meaning. */
+static void draw_gates(struct pg_pregate *gates)
+{
+    static float values[N_MOE][N_GATE_VALUES];
+    for (int i = 0; i < N_MOE; i++) {
+        const float *at = values[i];
+        for (int j = 0; j < N_GATE_VALUES; j++) {
+            values[i][j] = (float)((j * 7919 + i * 31) % 1009 - 504) / 4096;
+        }
+        gates[i].inp = (struct pg_weight){PG_TYPE_F32, N_EMBD, N_EXPERT, at};
+        gates[i].bias = (struct pg_weight){PG_TYPE_F32, N_EXPERT, 1, at += N_EXPERT * N_EMBD};
+        gates[i].down = (struct pg_weight){PG_TYPE_F32, N_EMBD, N_HIDDEN, at += N_EXPERT};
+        gates[i].down_bias = (struct pg_weight){PG_TYPE_F32, N_HIDDEN, 1, at += N_HIDDEN * N_EMBD};
+        gates[i].up = (struct pg_weight){PG_TYPE_F32, N_HIDDEN, N_EXPERT, at + N_HIDDEN};
+    }
+}
+
+static void same_part(const struct pg_weight *found, const struct pg_weight *wanted, bool there)
+{
+    assert_int_equal(found->data != NULL, there && wanted->data);
+    if (found->data) {
+        size_t n = (size_t)wanted->n_in * (size_t)wanted->n_out;
+        assert_true(found->n_in == wanted->n_in && found->n_out == wanted->n_out);
+        assert_memory_equal(found->data, wanted->data, n * sizeof(float));
+    }
+}
+
+/* Saved and read again, with all parts, with biases only, and with the matrix alone. */
 static void test_saved(void **state)
 {
-    static float values[N_MOE][N_EXPERT * (N_EMBD + 1)];
-    struct pg_pregate gates[N_MOE];
-    (void)state;
-    for (int i = 0; i < N_MOE; i++) {
-        for (int j = 0; j < N_EXPERT * (N_EMBD + 1); j++) {
-            values[i][j] = (float)((j * 7919 + i * 31) % 1009 - 504) / 256;
-        }
-        gates[i].inp = (struct pg_weight){PG_TYPE_F32, N_EMBD, N_EXPERT, values[i]};
-        gates[i].bias = (struct pg_weight){PG_TYPE_F32, N_EXPERT, 1, values[i] + N_EXPERT * N_EMBD};
-    }
     struct pg_options plain = options(PG_MODE_ONDEMAND, NULL), opt = options(PG_MODE_PREGATE, bad);
     pg_engine *base = open_with(&plain);
+    struct pg_pregate gates[N_MOE];
+    (void)state;
     for (int level = 1; level < N_MOE; level++) {
+        draw_gates(gates);
+        for (int i = 0; i < N_MOE; i++) {
+            gates[i].down.data = level > 2 ? NULL : gates[i].down.data;
+            gates[i].down_bias.data = level > 2 ? NULL : gates[i].down_bias.data;
+            gates[i].up.data = level > 2 ? NULL : gates[i].up.data;
+            gates[i].bias.data = level > 3 ? NULL : gates[i].bias.data;
+        }
         struct pg_sidecar s = {&base->model, good_hash, level, level % 2, gates};
         assert_int_equal(pg_sidecar_save(&s, bad, NULL), 0);
         pg_engine *e = open_with(&opt);
         assert_int_equal(e->level, level);
         assert_int_equal(e->trained_to_decide, level % 2);
-        assert_int_equal(pg_tables_bytes(e), (N_MOE - level) * N_EXPERT * (N_EMBD + 1) * 4);
+        size_t n_values = level > 3   ? N_EXPERT * N_EMBD
+                          : level > 2 ? N_EXPERT * (N_EMBD + 1)
+                                      : N_GATE_VALUES;
+        assert_int_equal(pg_tables_bytes(e), (size_t)(N_MOE - level) * n_values * sizeof(float));
         for (int i = 0; i < N_MOE; i++) {
-            struct pg_pregate *p = &e->pregates[i];
-            assert_int_equal(p->inp.data != NULL, i < N_MOE - level);
-            assert_int_equal(p->bias.data != NULL, i < N_MOE - level);
-            if (p->inp.data) {
-                assert_memory_equal(p->inp.data, gates[i].inp.data, N_EXPERT * N_EMBD * 4);
-                assert_memory_equal(p->bias.data, gates[i].bias.data, N_EXPERT * 4);
-            }
+            bool there = i < N_MOE - level;
+            same_part(&e->pregates[i].inp, &gates[i].inp, there);
+            same_part(&e->pregates[i].bias, &gates[i].bias, there);
+            same_part(&e->pregates[i].down, &gates[i].down, there);
+            same_part(&e->pregates[i].down_bias, &gates[i].down_bias, there);
+            same_part(&e->pregates[i].up, &gates[i].up, there);
         }
         pg_engine_close(e);
     }
     pg_engine_close(base);
+}
+
+/* ------------------------------------------------------------------ the map ----------------- */
+
+/* Compares what pre-gates say with the same in float64. */
+struct listener {
+    const struct pg_pregate *gates;
+    int n_seen;
+};
+
+static void said(void *user, int block, int to, const struct pg_input *h, const float *logits)
+{
+    struct listener *l = user;
+    const struct pg_pregate *p = &l->gates[block];
+    const float *w = p->inp.data, *b = p->bias.data, *d = p->down.data, *c = p->down_bias.data;
+    const float *up = p->up.data;
+    for (int t = 0; to != block && t < h->n_tok; t++, l->n_seen++) {
+        const float *x = h->acts[PG_ACT_F32].f32 + t * N_EMBD;
+        double a[N_HIDDEN];
+        for (int i = 0; i < N_HIDDEN; i++) {
+            double u = (double)c[i];
+            for (int j = 0; j < N_EMBD; j++) {
+                u += (double)d[i * N_EMBD + j] * (double)x[j];
+            }
+            a[i] = u / (1 + exp(-u));
+        }
+        for (int e = 0; e < N_EXPERT; e++) {
+            double z = (double)b[e];
+            for (int j = 0; j < N_EMBD; j++) {
+                z += (double)w[e * N_EMBD + j] * (double)x[j];
+            }
+            for (int i = 0; i < N_HIDDEN; i++) {
+                z += (double)up[e * N_HIDDEN + i] * a[i];
+            }
+            if (fabs(z - (double)logits[t * N_EXPERT + e]) > 1e-4 * (1 + fabs(z))) {
+                fail_msg("block %d row %d expert %d: %g found, %g wanted", block, t, e,
+                         (double)logits[t * N_EXPERT + e], z);
+            }
+        }
+    }
+}
+
+static void test_map(void **state)
+{
+    int32_t tokens[N_PROMPT + 1];
+    struct pg_pregate gates[N_MOE];
+    struct listener l = {.gates = gates};
+    pg_session *s;
+    (void)state;
+    draw_gates(gates);
+    for (int i = 0; i <= N_PROMPT; i++) {
+        tokens[i] = 3 + i * 89 % 500;
+    }
+    struct pg_options plain = options(PG_MODE_ONDEMAND, NULL), opt = options(PG_MODE_HINT, bad);
+    pg_engine *base = open_with(&plain);
+    struct pg_sidecar file = {&base->model, good_hash, 1, false, gates};
+    assert_int_equal(pg_sidecar_save(&file, bad, NULL), 0);
+    pg_engine_close(base);
+    opt.n_threads = 2;
+    pg_engine *e = open_with(&opt);
+    assert_int_equal(pg_session_open(&s, e, NULL, NULL), 0);
+    e->gate.tap = (struct pg_gate_tap){said, &l};
+    assert_int_equal(pg_session_eval(s, tokens, N_PROMPT, NULL, NULL), 0);
+    assert_int_equal(pg_session_eval(s, tokens + N_PROMPT, 1, NULL, NULL), 0);
+    assert_int_equal(l.n_seen, (N_PROMPT + 1) * (N_MOE - 1));
+    pg_session_close(s);
+    pg_engine_close(e);
 }
 
 /* Evaluates the same tokens: a prompt in one batch, then steps. What was warned is left in `heard`,
@@ -577,12 +674,12 @@ static void test_not_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_tables),        cmocka_unit_test(test_saved),
-        cmocka_unit_test(test_same_warnings),      cmocka_unit_test(test_found_beside),
-        cmocka_unit_test(test_not_found),          cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_level_contradicted), cmocka_unit_test(test_other_model),
-        cmocka_unit_test(test_truncated),          cmocka_unit_test(test_split_set),
-        cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_same_tables),  cmocka_unit_test(test_saved),
+        cmocka_unit_test(test_map),          cmocka_unit_test(test_same_warnings),
+        cmocka_unit_test(test_found_beside), cmocka_unit_test(test_not_found),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_level_contradicted),
+        cmocka_unit_test(test_other_model),  cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_split_set),    cmocka_unit_test(test_not_written),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
