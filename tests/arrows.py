@@ -35,7 +35,7 @@ FORBIDDEN = re.compile(
     r"putchar|perror|psignal)\s*\(|\b(stdout|stderr)\b|\b(dprintf|write)\s*\(\s*(STD(OUT|ERR)_FILENO|[12])\b")
 # An assertion that fails must end the process and say where: that is its purpose.
 MAY_END = {"src/base/err.c"}
-MAY_FORK = ("src/cpu/", "src/base/os.")
+MAY_FORK = ("src/cpu/", "src/base/os.", "src/tune/real.h")
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<(pregate\.h)>)')
 CONDITION = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b")
 
