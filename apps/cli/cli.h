@@ -73,6 +73,7 @@ int cli_logits(const struct cli_args *args);
 int cli_synth(const struct cli_args *args);
 int cli_sidecar(const struct cli_args *args);
 int cli_replay(const struct cli_args *args);
+int cli_train(const struct cli_args *args);
 int cli_eval(const struct cli_args *args);
 
 /* ---------------------------------------------------------------- messages ------------------ */

@@ -62,6 +62,14 @@ static const struct cli_command commands[] = {
  "  pregate eval model.gguf --data heldout.txt --mode pregate --pregate sidecar.gguf --json\n"
  "  pregate eval model.gguf --task agree --data heldout.txt --lookahead 2\n"
  "  pregate eval model.gguf --task qa --data squad.json --max 100\n", cli_eval},
+{"train", "MODEL", "train a model, with its routers or with pre-gates deciding",
+ "Learns from text: documents with a line <|endoftext|> between them. MODEL gives the shape, the\n"
+ "vocabulary and, unless --from says otherwise, the weights to start from. With --gate pregate the\n"
+ "result is two files, OUT.gguf and OUT.pregate.gguf. Ctrl-C ends after the step under way and keeps\n"
+ "a checkpoint; the same command with --resume goes on to the same bits.",
+ "  pregate train model.gguf --data stories.txt --gate pregate -o tuned.gguf\n"
+ "  pregate train model.gguf --data a.txt b.txt --from scratch --steps 3000 --lr 2e-3 --schedule cosine -o new.gguf\n"
+ "  pregate train model.gguf --data stories.txt --freeze 'token_embd*,*.attn_*' -o tuned.gguf --resume\n", cli_train},
 {"replay", "TRACE", "compare eviction policies on a recorded routing",
  "Plays a trace of expert choices through each policy and through the optimum, which knows the\n"
  "future (Belady). The whole trace in milliseconds; no model is needed.",

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT
+ * The metrics of a training as CSV, and as an SVG that needs nothing else: the loss of each step
+ * thin, a running mean of it thick, the learning rate dashed on an axis of its own. Colours are
+ * those that can be seen on light and on dark ground.
+ */
+#include "train_curve.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* ---------------------------------------------------------------- CSV ----------------------- */
+
+int train_write_csv(const pg_trainer *t, const char *path, struct pg_err *err)
+{
+    struct cli_outfile f;
+    struct pg_train_report r;
+    const int rc = cli_outfile_open(&f, path, err);
+    if (rc)
+        return rc;
+    fputs("step,loss,balance,sticky,grad_norm,lr,tokens,seconds\n", f.stream);
+    for (int i = 1; pg_trainer_report_at(t, i, &r) == 0; i++)
+        fprintf(f.stream, "%d,%.6g,%.6g,%.6g,%.6g,%.6g,%llu,%.4g\n", r.step, r.loss, r.balance,
+                r.sticky, r.grad_norm, r.lr, (unsigned long long)r.n_tokens, r.seconds);
+    return cli_outfile_commit(&f, err);
+}
+
+/* ---------------------------------------------------------------- scales -------------------- */
+
+enum { LEFT = 62, RIGHT = 74, TOP = 46, BOTTOM = 48, WIDTH = 720, HEIGHT = 320, POINTS = 1500 };
+
+struct scale {
+    double lo, hi, tick;
+};
+
+/* The step of 1, 2 or 5 times a power of ten that cuts lo … hi into about `n` parts; lo and hi are
+ * moved outwards to ticks. */
+static struct scale scale_make(double lo, double hi, int n)
+{
+    if (!(hi > lo))
+        hi = lo + fmax(fabs(lo) * 0.1, 1e-12);
+    const double raw = (hi - lo) / n, power = pow(10, floor(log10(raw))), part = raw / power;
+    const double tick = power * (part <= 1 ? 1 : part <= 2 ? 2 : part <= 5 ? 5 : 10);
+    return (struct scale){floor(lo / tick + 1e-9) * tick, ceil(hi / tick - 1e-9) * tick, tick};
+}
+
+static int scale_ticks(const struct scale *s)
+{
+    return (int)lround((s->hi - s->lo) / s->tick);
+}
+
+struct curve {
+    FILE *out;
+    const pg_trainer *t;
+    int n; /* steps there are */
+    struct scale x, loss, lr;
+};
+
+static double at_x(const struct curve *c, double v)
+{
+    return LEFT + WIDTH * (v - c->x.lo) / (c->x.hi - c->x.lo);
+}
+
+static double at_y(const struct scale *s, double v)
+{
+    return TOP + HEIGHT * (1 - (v - s->lo) / (s->hi - s->lo));
+}
+
+static struct curve curve_make(const pg_trainer *t, FILE *out)
+{
+    struct curve c = {.out = out, .t = t};
+    struct pg_train_report r;
+    double lo = INFINITY, hi = -INFINITY, lr = 0;
+    int n_steps = 1;
+    for (int i = 1; pg_trainer_report_at(t, i, &r) == 0; i++) {
+        lo = fmin(lo, r.loss);
+        hi = fmax(hi, r.loss);
+        lr = fmax(lr, r.lr);
+        n_steps = r.n_steps;
+        c.n = i;
+    }
+    c.x = scale_make(0, n_steps, 8);
+    c.x.hi = n_steps;
+    c.loss = scale_make(c.n ? lo : 0, c.n ? hi : 1, 6);
+    c.lr = scale_make(0, lr > 0 ? lr : 1, 6);
+    return c;
+}
+
+/* ---------------------------------------------------------------- parts --------------------- */
+
+static const char style[] =
+    "<style>text{font:12px system-ui,sans-serif;fill:#6f7680}.title{font-size:14px;"
+    "font-weight:600}.grid{stroke:#808790;stroke-opacity:.25}.axis{stroke:#808790}"
+    ".raw,.mean,.lr{fill:none;stroke:#3b82d6;stroke-linejoin:round}"
+    ".raw{stroke-opacity:.4}.mean{stroke-width:2.2}"
+    ".lr{stroke:#d9822b;stroke-width:1.4;stroke-dasharray:6 4}"
+    ".end{text-anchor:end}.mid{text-anchor:middle}"
+    "@media(prefers-color-scheme:dark){text{fill:#a4abb5}.raw,.mean{stroke:#6aa9f0}}</style>\n";
+
+static void put_escaped(FILE *out, const char *text)
+{
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (*p == '<' || *p == '>' || *p == '&' || *p == '"' || *p < 0x20)
+            fprintf(out, "&#%u;", *p < 0x20 ? '?' : *p);
+        else
+            fputc(*p, out);
+    }
+}
+
+static void put_axes(const struct curve *c)
+{
+    const int bottom = TOP + HEIGHT;
+    for (int i = 0; i <= scale_ticks(&c->loss); i++) {
+        const double v = c->loss.lo + i * c->loss.tick, y = at_y(&c->loss, v);
+        fprintf(c->out,
+                "<path class='grid' d='M%d %.1fh%d'/><text class='end' x='%d' y='%.1f'>%g</text>\n",
+                LEFT, y, WIDTH, LEFT - 8, y + 4, fabs(v) < c->loss.tick / 2 ? 0 : v);
+    }
+    for (int i = 0; i <= scale_ticks(&c->lr); i++) {
+        const double v = c->lr.lo + i * c->lr.tick;
+        fprintf(c->out, "<text x='%d' y='%.1f'>%.3g</text>\n", LEFT + WIDTH + 8,
+                at_y(&c->lr, v) + 4, v);
+    }
+    for (double v = c->x.lo; v <= c->x.hi * (1 + 1e-9); v += c->x.tick)
+        fprintf(c->out,
+                "<path class='axis' d='M%.1f %dv5'/><text class='mid' x='%.1f' y='%d'>%g</text>\n",
+                at_x(c, v), bottom, at_x(c, v), bottom + 19, v);
+    fprintf(c->out, "<path class='axis' d='M%d %dh%d'/>\n", LEFT, bottom, WIDTH);
+    fprintf(c->out,
+            "<text class='mid' x='%d' y='%d'>step</text>"
+            "<text class='mid' transform='translate(15 %d) rotate(-90)'>loss, nats a token</text>"
+            "<text class='mid' transform='translate(%d %d) rotate(90)'>learning rate</text>\n",
+            LEFT + WIDTH / 2, bottom + 38, TOP + HEIGHT / 2, LEFT + WIDTH + RIGHT - 8,
+            TOP + HEIGHT / 2);
+}
+
+static double value_loss(const struct pg_train_report *r)
+{
+    return r->loss;
+}
+
+static double value_lr(const struct pg_train_report *r)
+{
+    return r->lr;
+}
+
+/* A line through at most POINTS of the steps, each the mean of those it stands for. `memory` is how
+ * many steps the running mean looks back on; 0: none. */
+static void put_line(const struct curve *c, const char *name, const struct scale *s,
+                     double (*value)(const struct pg_train_report *), double memory)
+{
+    struct pg_train_report r;
+    const int every = (c->n + POINTS - 1) / POINTS;
+    const double keep = memory > 1 ? 1 - 1 / memory : 0;
+    double mean = 0, weight = 0, sum = 0;
+    fprintf(c->out, "<path class='%s' d='", name);
+    for (int i = 1; i <= c->n; i++) {
+        pg_trainer_report_at(c->t, i, &r);
+        mean = keep * mean + (1 - keep) * value(&r);
+        weight = keep * weight + (1 - keep);
+        sum += mean / weight;
+        if (i % every == 0 || i == c->n) {
+            const int k = i % every ? i % every : every;
+            fprintf(c->out, "%s%.1f %.1f", i <= every ? "M" : "L", at_x(c, i - (k - 1) / 2.0),
+                    at_y(s, sum / k));
+            sum = 0;
+        }
+    }
+    fputs("'/>\n", c->out);
+}
+
+static void put_legend(const struct curve *c, const char *title, double memory)
+{
+    const int x = LEFT + WIDTH;
+    fprintf(c->out, "<text class='title' x='%d' y='22'>", LEFT);
+    put_escaped(c->out, title);
+    fprintf(c->out,
+            "</text>\n<path class='raw' d='M%d 18h24'/><text x='%d' y='22'>loss</text>"
+            "<path class='mean' d='M%d 18h24'/><text x='%d' y='22'>mean of about %.0f steps</text>"
+            "<path class='lr' d='M%d 18h24'/><text x='%d' y='22'>learning rate</text>\n",
+            x - 374, x - 344, x - 308, x - 278, memory, x - 108, x - 78);
+}
+
+int train_write_svg(const pg_trainer *t, const char *path, const char *title, struct pg_err *err)
+{
+    struct cli_outfile f;
+    const int rc = cli_outfile_open(&f, path, err);
+    if (rc)
+        return rc;
+    const struct curve c = curve_make(t, f.stream);
+    const double memory = fmax(5, c.n / 40.0);
+    fprintf(f.stream, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d'>\n%s",
+            LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM, style);
+    put_legend(&c, title, memory);
+    put_axes(&c);
+    if (c.n) {
+        put_line(&c, "lr", &c.lr, value_lr, 0);
+        put_line(&c, "raw", &c.loss, value_loss, 0);
+        put_line(&c, "mean", &c.loss, value_loss, memory);
+    }
+    fputs("</svg>\n", f.stream);
+    return cli_outfile_commit(&f, err);
+}
