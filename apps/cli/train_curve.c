@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * The metrics of a training as CSV, and as an SVG that needs nothing else: the loss of each step
- * thin, a running mean of it thick, the learning rate dashed on an axis of its own. Colours are
+ * thin, a mean over neighbours thick, the learning rate dashed on an axis of its own. Colours are
  * those that can be seen on light and on dark ground.
  */
 #include "train_curve.h"
@@ -26,7 +26,7 @@ int train_write_csv(const pg_trainer *t, const char *path, struct pg_err *err)
 
 /* ---------------------------------------------------------------- scales -------------------- */
 
-enum { LEFT = 62, RIGHT = 74, TOP = 46, BOTTOM = 48, WIDTH = 720, HEIGHT = 320, POINTS = 1500 };
+enum { LEFT = 62, RIGHT = 88, TOP = 46, BOTTOM = 48, WIDTH = 720, HEIGHT = 320, POINTS = 1500 };
 
 struct scale {
     double lo, hi, tick;
@@ -51,7 +51,9 @@ static int scale_ticks(const struct scale *s)
 struct curve {
     FILE *out;
     const pg_trainer *t;
-    int n; /* steps there are */
+    int n;       /* steps there are */
+    int memory;  /* of the mean, in steps */
+    double *sum; /* [n + 1] of the losses of the first steps */
     struct scale x, loss, lr;
 };
 
@@ -65,24 +67,28 @@ static double at_y(const struct scale *s, double v)
     return TOP + HEIGHT * (1 - (v - s->lo) / (s->hi - s->lo));
 }
 
-static struct curve curve_make(const pg_trainer *t, FILE *out)
+static int curve_make(struct curve *c)
 {
-    struct curve c = {.out = out, .t = t};
-    struct pg_train_report r;
+    struct pg_train_report r = {.n_steps = 1};
     double lo = INFINITY, hi = -INFINITY, lr = 0;
-    int n_steps = 1;
-    for (int i = 1; pg_trainer_report_at(t, i, &r) == 0; i++) {
+    while (pg_trainer_report_at(c->t, c->n + 1, &r) == 0)
+        c->n++;
+    c->memory = c->n / 25 > 8 ? c->n / 25 : 8;
+    c->sum = calloc((size_t)c->n + 1, sizeof *c->sum);
+    if (!c->sum)
+        return PG_ENOMEM;
+    for (int i = 1; i <= c->n; i++) {
+        pg_trainer_report_at(c->t, i, &r);
         lo = fmin(lo, r.loss);
         hi = fmax(hi, r.loss);
         lr = fmax(lr, r.lr);
-        n_steps = r.n_steps;
-        c.n = i;
+        c->sum[i] = c->sum[i - 1] + r.loss;
     }
-    c.x = scale_make(0, n_steps, 8);
-    c.x.hi = n_steps;
-    c.loss = scale_make(c.n ? lo : 0, c.n ? hi : 1, 6);
-    c.lr = scale_make(0, lr > 0 ? lr : 1, 6);
-    return c;
+    c->x = scale_make(0, r.n_steps, 8);
+    c->x.hi = r.n_steps;
+    c->loss = scale_make(c->n ? lo : 0, c->n ? hi : 1, 6);
+    c->lr = scale_make(0, lr > 0 ? lr : 1, 6);
+    return 0;
 }
 
 /* ---------------------------------------------------------------- parts --------------------- */
@@ -129,74 +135,86 @@ static void put_axes(const struct curve *c)
             "<text class='mid' x='%d' y='%d'>step</text>"
             "<text class='mid' transform='translate(15 %d) rotate(-90)'>loss, nats a token</text>"
             "<text class='mid' transform='translate(%d %d) rotate(90)'>learning rate</text>\n",
-            LEFT + WIDTH / 2, bottom + 38, TOP + HEIGHT / 2, LEFT + WIDTH + RIGHT - 8,
+            LEFT + WIDTH / 2, bottom + 38, TOP + HEIGHT / 2, LEFT + WIDTH + RIGHT - 18,
             TOP + HEIGHT / 2);
 }
 
-static double value_loss(const struct pg_train_report *r)
+static double value_loss(const struct curve *c, int step)
 {
-    return r->loss;
+    return c->sum[step] - c->sum[step - 1];
 }
 
-static double value_lr(const struct pg_train_report *r)
+/* Over steps on both sides, as many as there are on the shorter one at the ends. */
+static double value_mean(const struct curve *c, int step)
 {
-    return r->lr;
+    const int room = step - 1 < c->n - step ? step - 1 : c->n - step;
+    const int half = c->memory / 2 < room ? c->memory / 2 : room;
+    return (c->sum[step + half] - c->sum[step - half - 1]) / (2 * half + 1);
 }
 
-/* A line through at most POINTS of the steps, each the mean of those it stands for. `memory` is how
- * many steps the running mean looks back on; 0: none. */
+static double value_lr(const struct curve *c, int step)
+{
+    struct pg_train_report r = {0};
+    pg_trainer_report_at(c->t, step, &r);
+    return r.lr;
+}
+
+/* A line through at most POINTS points, each the mean of the steps it stands for. */
 static void put_line(const struct curve *c, const char *name, const struct scale *s,
-                     double (*value)(const struct pg_train_report *), double memory)
+                     double (*value)(const struct curve *, int step))
 {
-    struct pg_train_report r;
     const int every = (c->n + POINTS - 1) / POINTS;
-    const double keep = memory > 1 ? 1 - 1 / memory : 0;
-    double mean = 0, weight = 0, sum = 0;
     fprintf(c->out, "<path class='%s' d='", name);
-    for (int i = 1; i <= c->n; i++) {
-        pg_trainer_report_at(c->t, i, &r);
-        mean = keep * mean + (1 - keep) * value(&r);
-        weight = keep * weight + (1 - keep);
-        sum += mean / weight;
-        if (i % every == 0 || i == c->n) {
-            const int k = i % every ? i % every : every;
-            fprintf(c->out, "%s%.1f %.1f", i <= every ? "M" : "L", at_x(c, i - (k - 1) / 2.0),
-                    at_y(s, sum / k));
-            sum = 0;
-        }
+    for (int first = 1; first <= c->n; first += every) {
+        const int n = first + every <= c->n ? every : c->n - first + 1;
+        double sum = 0;
+        for (int i = 0; i < n; i++)
+            sum += value(c, first + i);
+        fprintf(c->out, "%s%.1f %.1f", first == 1 ? "M" : "L", at_x(c, first + (n - 1) / 2.0),
+                at_y(s, sum / n));
     }
     fputs("'/>\n", c->out);
 }
 
-static void put_legend(const struct curve *c, const char *title, double memory)
+static void put_legend(const struct curve *c, const char *title)
 {
     const int x = LEFT + WIDTH;
     fprintf(c->out, "<text class='title' x='%d' y='22'>", LEFT);
     put_escaped(c->out, title);
     fprintf(c->out,
             "</text>\n<path class='raw' d='M%d 18h24'/><text x='%d' y='22'>loss</text>"
-            "<path class='mean' d='M%d 18h24'/><text x='%d' y='22'>mean of about %.0f steps</text>"
+            "<path class='mean' d='M%d 18h24'/><text x='%d' y='22'>mean of %d steps</text>"
             "<path class='lr' d='M%d 18h24'/><text x='%d' y='22'>learning rate</text>\n",
-            x - 374, x - 344, x - 308, x - 278, memory, x - 108, x - 78);
+            x - 374, x - 344, x - 308, x - 278, c->memory / 2 * 2 + 1, x - 108, x - 78);
+}
+
+static void put_all(const struct curve *c, const char *title)
+{
+    fprintf(c->out, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d'>\n%s",
+            LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM, style);
+    put_legend(c, title);
+    put_axes(c);
+    if (c->n) {
+        put_line(c, "lr", &c->lr, value_lr);
+        put_line(c, "raw", &c->loss, value_loss);
+        put_line(c, "mean", &c->loss, value_mean);
+    }
+    fputs("</svg>\n", c->out);
 }
 
 int train_write_svg(const pg_trainer *t, const char *path, const char *title, struct pg_err *err)
 {
     struct cli_outfile f;
-    const int rc = cli_outfile_open(&f, path, err);
+    struct curve c = {.t = t};
+    int rc = cli_outfile_open(&f, path, err);
     if (rc)
         return rc;
-    const struct curve c = curve_make(t, f.stream);
-    const double memory = fmax(5, c.n / 40.0);
-    fprintf(f.stream, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d'>\n%s",
-            LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM, style);
-    put_legend(&c, title, memory);
-    put_axes(&c);
-    if (c.n) {
-        put_line(&c, "lr", &c.lr, value_lr, 0);
-        put_line(&c, "raw", &c.loss, value_loss, 0);
-        put_line(&c, "mean", &c.loss, value_loss, memory);
+    c.out = f.stream;
+    if (curve_make(&c)) {
+        cli_outfile_abandon(&f);
+        return cli_fail(err, PG_ENOMEM, "%s: out of memory", path);
     }
-    fputs("</svg>\n", f.stream);
+    put_all(&c, title);
+    free(c.sum);
     return cli_outfile_commit(&f, err);
 }
