@@ -14,17 +14,20 @@
  *            P_e = mean over the T tokens of the gate's probability of e
  *   sticky   mean over MoE blocks, mean over the T tokens, of the expected miss
  *            sum_{e not in C_t} p_t(e), C_t the sticky_cache experts of this block that the tokens
- *            before t in its document used last (LRU); 0 while C_t is not full. C_t is held
- *            constant: the gradient goes through p_t only.
+ *            before t in its document used last (LRU; of one token's, the first rank counts as the
+ *            last used); 0 while C_t is not full. C_t is held constant: the gradient goes through
+ *            p_t only. Measured with sticky_cache > 0, whatever its weight.
  *   total  = nll + balance_weight * balance + sticky_weight * sticky
  *
  * "The gate" of a block is what decides it: its router, or with PG_GATE_PREGATE and block >= level
  * (counted over MoE blocks) the pre-gate of block - level on the normalised input of that block's
  * MoE layer. Top-k is held constant; the gradient goes through the weights of the chosen, by the
- * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled).
+ * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled). A router
+ * whose block a pre-gate decides is a parameter without a gradient, and so are the factors of the
+ * rotation (rope_freqs.weight), which are read at each run.
  *
  * Work is cut into tasks that do not depend on the number of threads, and each sum has one fixed
- * order, so the thread count changes no bit.
+ * order, so the thread count changes no bit. (Another processor may: OpenBLAS's kernels differ.)
  */
 #ifndef PG_TUNE_NET_H
 #define PG_TUNE_NET_H
@@ -37,7 +40,8 @@ struct pg_param {
     char name[64];          /* GGUF's: "blk.0.ffn_gate_exps.weight" */
     int n_mat, n_out, n_in; /* n_mat: n_expert for experts, else 1; norms and biases: n_out 1 */
     size_t at, n;           /* values [at, at + n) of the flat vectors */
-    bool is_matrix;         /* weight decay applies; drawn at random when trained from nothing */
+    bool is_matrix;         /* weight decay applies; drawn at random when trained from nothing. One
+                             * of n_out 1, as any vector, is F32 in a file all the same */
 };
 
 struct pg_params {
@@ -74,13 +78,16 @@ struct pg_net_loss {
 
 struct pg_net;
 
-/* Memory is taken here, all of it; pg_net_bytes says how much that would be. */
+/* Memory is taken here, all of it; pg_net_bytes says how much that would be. Tells OpenBLAS, for
+ * the whole process, to use one thread for each product: the pool brings the threads. */
 int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg_err *err);
 void pg_net_close(struct pg_net *n);
 uint64_t pg_net_bytes(const struct pg_net_options *opt);
 const struct pg_params *pg_net_params(const struct pg_net *n);
 
-/* The loss at w, and g += scale * its gradient (g NULL: forward only). */
+/* The loss at w, and g += scale * its gradient (g NULL: forward only). PG_EARG for a batch that is
+ * none (no target at all, ids out of range), PG_ENUMERIC for a loss that is not finite; g is then
+ * of no use. */
 int pg_net_run(struct pg_net *n, const pg_real *w, const struct pg_net_batch *batch, pg_real scale,
                pg_real *g, struct pg_net_loss *out, struct pg_err *err);
 /* Of the last run: ids the gate of MoE block `moe` chose, [n_seq * seq_len, n_expert_used]. */

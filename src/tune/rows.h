@@ -48,8 +48,9 @@ struct pg_row_ops {
     pg_real (*silu_back)(const struct pg_silu_back *b, int n);
 };
 
-/* The table of the highest level that this machine has. */
-const struct pg_row_ops *pg_row_ops(void);
+/* The table of the highest level that this machine has, and those `below` it; NULL after the base.
+ */
+const struct pg_row_ops *pg_row_ops(int below);
 
 /* One a file; a level above the base is used only where it is present. */
 extern const struct pg_row_ops pg_row_ops_base, pg_row_ops_avx2, pg_row_ops_avx512;

@@ -3,7 +3,9 @@
  */
 #include "tune/rows.h"
 
-const struct pg_row_ops *pg_row_ops(void)
+#include <stddef.h>
+
+const struct pg_row_ops *pg_row_ops(int below)
 {
-    return &pg_row_ops_base;
+    return below == 0 ? &pg_row_ops_base : NULL;
 }

@@ -15,7 +15,6 @@
 #include "tune/net.h"
 
 #include <fcntl.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,7 +43,7 @@ static uint64_t net_random(uint64_t *state) /* splitmix64 */
 }
 
 /* In [-1, 1). */
-static inline double net_uniform(uint64_t *state)
+static double net_uniform(uint64_t *state)
 {
     return (double)(net_random(state) >> 11) * 0x1p-52 - 1;
 }
@@ -156,7 +155,7 @@ static void net_case_close(struct net_case *c)
 
 /* Random tokens; documents of up to `longest` tokens, the last of each without a target, and now
  * and then another one without. */
-static inline void net_case_fill(struct net_case *c, int longest, uint64_t seed)
+static void net_case_fill(struct net_case *c, int longest, uint64_t seed)
 {
     for (int s = 0; s < c->opt.n_seq; s++) {
         for (int i = 0, begin = 0, left = 0; i < c->opt.seq_len; i++, left--) {
@@ -185,101 +184,5 @@ static struct pg_net_loss net_case_run(struct net_case *c, bool gradient)
     }
     return loss;
 }
-
-/* ------------------------------------------------------------------ PyTorch's numbers ------- */
-
-static double net_number(const json_t *o, const char *key)
-{
-    const json_t *v = json_object_get(o, key);
-    assert_true(json_is_number(v));
-    return json_number_value(v);
-}
-
-static void net_ints(const json_t *o, const char *key, int32_t *out, int n)
-{
-    const json_t *list = json_object_get(o, key);
-    assert_int_equal((int)json_array_size(list), n);
-    for (int i = 0; i < n; i++) {
-        out[i] = (int32_t)json_integer_value(json_array_get(list, (size_t)i));
-    }
-}
-
-static void net_near(const char *what, double found, double wanted, double tolerance)
-{
-    if (!(fabs(found - wanted) <= tolerance)) {
-        fail_msg("%s: %.12g found, %.12g wanted, to %.3g", what, found, wanted, tolerance);
-    }
-}
-
-/* Largest difference as a part of the tensor's largest derivative, at most `tolerance`. */
-static void net_check_param(const struct net_case *c, const struct pg_param *p, const json_t *ref,
-                            double tolerance)
-{
-    const json_t *at = json_object_get(ref, "at"), *value = json_object_get(ref, "value");
-    double sum = 0, squares = 0, norm = net_number(ref, "norm"), max = net_number(ref, "max");
-    const pg_real *g = c->g + p->at;
-    assert_int_equal((int64_t)p->n, (int64_t)net_number(ref, "n"));
-    for (size_t i = 0; i < p->n; i++) {
-        sum += (double)g[i];
-        squares += (double)g[i] * (double)g[i];
-    }
-    net_near(p->name, sqrt(squares), norm, tolerance * norm);
-    net_near(p->name, sum, net_number(ref, "sum"), tolerance * norm * sqrt((double)p->n));
-    for (size_t i = 0; i < json_array_size(at); i++) {
-        size_t j = (size_t)json_integer_value(json_array_get(at, i));
-        assert_true(j < p->n);
-        net_near(p->name, (double)g[j], json_number_value(json_array_get(value, i)),
-                 tolerance * max);
-    }
-}
-
-static void net_check_torch(const char *name, double tolerance)
-{
-    char path[256];
-    struct net_case c;
-    json_error_t e;
-    snprintf(path, sizeof(path), "%s/gradients/%s.json", PG_TEST_DATA, name);
-    json_t *ref = json_load_file(path, 0, &e);
-    assert_non_null(ref);
-    struct pg_net_options opt = {
-        .gate = strcmp(json_string_value(json_object_get(ref, "gate")), "router") ? PG_GATE_PREGATE
-                                                                                  : PG_GATE_ROUTER,
-        .level = (int)net_number(ref, "level"),
-        .n_seq = (int)net_number(ref, "n_seq"),
-        .seq_len = (int)net_number(ref, "seq_len"),
-        .balance_weight = (float)net_number(ref, "balance_weight"),
-        .sticky_weight = (float)net_number(ref, "sticky_weight"),
-        .sticky_cache = (int)net_number(ref, "sticky_cache"),
-    };
-    net_case_open(&c, json_string_value(json_object_get(ref, "model")), &opt, 2);
-    int n_tok = opt.n_seq * opt.seq_len;
-    net_ints(ref, "token", c.token, n_tok);
-    net_ints(ref, "target", c.target, n_tok);
-    net_ints(ref, "start", c.start, n_tok);
-    struct pg_net_loss loss = net_case_run(&c, true);
-    net_near("nll", loss.nll, net_number(ref, "nll"), tolerance * loss.nll);
-    net_near("balance", loss.balance, net_number(ref, "balance"), tolerance * loss.balance);
-    net_near("sticky", loss.sticky, net_number(ref, "sticky"), tolerance);
-    net_near("total", loss.total, net_number(ref, "total"), tolerance * loss.total);
-    const json_t *params = json_object_get(ref, "params");
-    for (int i = 0; i < c.params->n; i++) {
-        const struct pg_param *p = &c.params->p[i];
-        const json_t *one = json_object_get(params, p->name);
-        if (!one && strcmp(p->name, "rope_freqs.weight")) {
-            fail_msg("%s: PyTorch has no %s", name, p->name);
-        }
-        if (one) {
-            net_check_param(&c, p, one, tolerance);
-        }
-    }
-    json_decref(ref);
-    net_case_close(&c);
-}
-
-static const char *const net_torch_cases[] = {
-    "gqa_mixtral-router", "gqa_mixtral-pregate1", "qwen_scale-router", "qwen_scale-pregate1",
-    "qwen3moe-router",    "qwen3moe-pregate1",    "olmoe-router",      "olmoe-pregate1",
-    "mixed-router",       "mixed-pregate1",       "mixed-pregate2",    "stories260K-router",
-};
 
 #endif

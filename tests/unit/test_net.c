@@ -1,21 +1,399 @@
 /* SPDX-License-Identifier: MIT
- * The trainable model in float.
+ * The trainable model in float: it says of each token what the engine says, gives the same bits
+ * with any number of threads, adds gradients as it was told to, and refuses what it cannot use. Its
+ * rows are those of plain loops in double, at every instruction level. (Gradients themselves:
+ * test_net64.c, test_net_torch.c.)
  */
 #include "net_case.h"
 
-/* Weights of balance and sticky loss are floats in the options. */
-static void same_as_torch(void **state)
+#include "base/os.h"
+#include "cpu/kernels.h"
+#include "tune/rows.h"
+
+#include <float.h>
+
+static const char *const files[] = {
+    "gguf_moe/full_mixtral.gguf",   "gguf_moe/single_mixtral.gguf", "gguf_moe/gqa_mixtral.gguf",
+    "gguf_moe/qwen_moe_tiny.gguf",  "gen_moe/qwen3moe.gguf",        "gen_moe/olmoe.gguf",
+    "stories260K/stories260K.gguf", "gen_moe/mixed.gguf",
+};
+
+/* ------------------------------------------------------------------ engine ------------------ */
+
+enum { LEN = 40 };
+
+static float *engine_logits(const struct net_case *c, const int32_t *tokens, int n)
+{
+    struct pg_options opt = {PG_OPTIONS_INIT, .model = c->path,     .mode = PG_MODE_RESIDENT,
+                             .n_ctx = LEN,    .kv_type = PG_KV_F32, .n_threads = 2};
+    struct pg_session_options sopt = {PG_SESSION_OPTIONS_INIT};
+    struct pg_err err;
+    pg_engine *e;
+    pg_session *s;
+    float *logits = calloc((size_t)n * (size_t)c->model.h.n_vocab, sizeof(float));
+    assert_non_null(logits);
+    assert_int_equal(pg_engine_open(&e, &opt, &err), 0);
+    assert_int_equal(pg_session_open(&s, e, &sopt, &err), 0);
+    assert_int_equal(pg_session_eval(s, tokens, (size_t)n, logits, &err), 0);
+    pg_session_close(s);
+    pg_engine_close(e);
+    return logits;
+}
+
+static double nll_of(const float *logits, int n, int target)
+{
+    double max = (double)logits[0], sum = 0;
+    for (int i = 1; i < n; i++) {
+        max = fmax(max, (double)logits[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        sum += exp((double)logits[i] - max);
+    }
+    return max + log(sum) - (double)logits[target];
+}
+
+/* The row's second document, from `begin` on, as the engine sees it alone; its targets one by one.
+ */
+static void same_as_engine(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < PG_COUNT(net_torch_cases); i++) {
-        net_check_torch(net_torch_cases[i], 1e-3);
+    for (size_t f = 0; f < PG_COUNT(files); f++) {
+        struct net_case c;
+        struct pg_net_options opt = {.n_seq = 2, .seq_len = LEN};
+        int begin = 9, n = LEN - begin, row = LEN;
+        net_case_open(&c, files[f], &opt, 2);
+        net_case_fill(&c, LEN, f);
+        for (int i = 0; i < LEN; i++) {
+            c.start[row + i] = i < begin ? 0 : begin;
+        }
+        float *logits = engine_logits(&c, c.token + row + begin, n);
+        for (int i = 0; i < n; i += 5) {
+            int target = (i * 7) % c.model.h.n_vocab;
+            for (int t = 0; t < 2 * LEN; t++) {
+                c.target[t] = -1;
+            }
+            c.target[row + begin + i] = target;
+            double found = net_case_run(&c, false).nll;
+            double wanted = nll_of(logits + i * c.model.h.n_vocab, c.model.h.n_vocab, target);
+            if (fabs(found - wanted) > 2e-5 * fmax(1, wanted)) {
+                fail_msg("%s: token %d: %.8f found, %.8f by the engine", files[f], i, found,
+                         wanted);
+            }
+        }
+        free(logits);
+        net_case_close(&c);
     }
+}
+
+/* ------------------------------------------------------------------ threads, sums ----------- */
+
+static void threads_change_no_bit(void **state)
+{
+    struct net_case one, more;
+    struct pg_net_options opt = {.gate = PG_GATE_PREGATE,
+                                 .level = 1,
+                                 .n_seq = 5,
+                                 .seq_len = 150,
+                                 .balance_weight = 0.1f,
+                                 .sticky_weight = 0.1f,
+                                 .sticky_cache = 3};
+    (void)state;
+    net_case_open(&one, "gen_moe/mixed.gguf", &opt, 1);
+    net_case_fill(&one, 140, 3);
+    struct pg_net_loss wanted = net_case_run(&one, true);
+    for (int n_threads = 2; n_threads <= 5; n_threads += 3) {
+        net_case_open(&more, "gen_moe/mixed.gguf", &opt, n_threads);
+        net_case_fill(&more, 140, 3);
+        struct pg_net_loss found = net_case_run(&more, true);
+        assert_memory_equal(&found, &wanted, sizeof(found));
+        assert_memory_equal(more.g, one.g, one.params->n_values * sizeof(float));
+        net_case_close(&more);
+    }
+    /* Without a gradient the loss is the same, too. */
+    struct pg_net_loss again = net_case_run(&one, false);
+    assert_memory_equal(&again, &wanted, sizeof(again));
+    net_case_close(&one);
+}
+
+static void gradients_add_up(void **state)
+{
+    struct net_case c;
+    struct pg_net_options opt = {.n_seq = 2, .seq_len = 33, .balance_weight = 0.1f};
+    struct pg_net_loss loss;
+    struct pg_err err;
+    (void)state;
+    net_case_open(&c, "gguf_moe/qwen_moe_tiny.gguf", &opt, 2);
+    net_case_fill(&c, 20, 3);
+    net_case_run(&c, true);
+    size_t n = c.params->n_values;
+    float *twice = calloc(n, sizeof(float));
+    assert_non_null(twice);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pg_net_run(c.net, c.w, &c.batch, 0.5f, twice, &loss, &err), 0);
+    }
+    for (int i = 0; i < c.params->n; i++) {
+        const struct pg_param *p = &c.params->p[i];
+        float max = 0, apart = 0;
+        for (size_t j = p->at; j < p->at + p->n; j++) {
+            max = fmaxf(max, fabsf(c.g[j]));
+            apart = fmaxf(apart, fabsf(c.g[j] - twice[j]));
+        }
+        assert_true(max > 0 && apart <= 1e-5f * max);
+    }
+    free(twice);
+    net_case_close(&c);
+}
+
+/* ------------------------------------------------------------------ refusals ---------------- */
+
+static void refused(struct net_case *c, int code, const char *word)
+{
+    struct pg_net_loss loss;
+    struct pg_err err = {0};
+    assert_int_equal(pg_net_run(c->net, c->w, &c->batch, 1, c->g, &loss, &err), code);
+    if (!strstr(err.text, word)) {
+        fail_msg("'%s' has no '%s'", err.text, word);
+    }
+}
+
+static void bad_batches(void **state)
+{
+    struct net_case c;
+    struct pg_net_options opt = {.n_seq = 2, .seq_len = 16};
+    int32_t kept;
+    (void)state;
+    net_case_open(&c, "gen_moe/qwen3moe.gguf", &opt, 2);
+    net_case_fill(&c, 20, 3);
+    const struct {
+        int32_t *where, value;
+        const char *word;
+    } bad[] = {
+        {&c.token[5], -1, "token -1"},
+        {&c.token[31], c.model.h.n_vocab, "ids below"},
+        {&c.target[7], c.model.h.n_vocab, "ids below"},
+        {&c.target[7], -2, "target -2"},
+        {&c.start[0], 1, "begins at 1"},
+        {&c.start[20], 5, "begins at 5"},
+        {&c.start[20], -1, "begins at -1"},
+    };
+    for (size_t i = 0; i < PG_COUNT(bad); i++) {
+        kept = *bad[i].where;
+        *bad[i].where = bad[i].value;
+        refused(&c, PG_EARG, bad[i].word);
+        *bad[i].where = kept;
+    }
+    net_case_run(&c, true);
+    c.w[pg_params_find(c.params, "output_norm.weight")->at] = NAN;
+    refused(&c, PG_ENUMERIC, "the loss is");
+    for (int t = 0; t < 32; t++) {
+        c.target[t] = -1;
+    }
+    refused(&c, PG_EARG, "without any target");
+    net_case_close(&c);
+}
+
+static void bad_options(void **state)
+{
+    struct net_case c;
+    struct pg_net_options opt = {.n_seq = 2, .seq_len = 16}, bad;
+    struct pg_net *net;
+    struct pg_err err;
+    (void)state;
+    net_case_open(&c, "gen_moe/qwen3moe.gguf", &opt, 2);
+    const struct {
+        int n_seq, seq_len, level, cache;
+        const char *word;
+    } cases[] = {
+        {0, 16, 0, 0, "0 rows of 16"},          {1 << 16, 1 << 16, 0, 0, "rows of 65536"},
+        {2, 16, c.model.n_moe, 0, "pre-gates"}, {2, 16, -1, 0, "pre-gates"},
+        {2, 16, 0, -1, "cache of -1"},
+    };
+    for (size_t i = 0; i < PG_COUNT(cases); i++) {
+        bad = c.opt;
+        bad.n_seq = cases[i].n_seq;
+        bad.seq_len = cases[i].seq_len;
+        bad.gate = cases[i].level ? PG_GATE_PREGATE : PG_GATE_ROUTER;
+        bad.level = cases[i].level;
+        bad.sticky_cache = cases[i].cache;
+        assert_int_equal(pg_net_open(&net, &bad, &err), PG_EARG);
+        assert_null(net);
+        if (!strstr(err.text, cases[i].word)) {
+            fail_msg("'%s' has no '%s'", err.text, cases[i].word);
+        }
+    }
+    bad = c.opt;
+    bad.seq_len = 32;
+    assert_true(pg_net_bytes(&bad) > pg_net_bytes(&c.opt));
+    assert_null(pg_params_find(c.params, "blk.0.attn_q"));
+    net_case_close(&c);
+}
+
+/* ------------------------------------------------------------------ rows -------------------- */
+
+enum { MOST = 83 };
+
+struct rows {
+    float a[MOST], b[MOST], c[MOST], y[MOST], z[MOST], u[MOST];
+    int n;
+};
+
+/* Within a few units of the last place of what was summed. */
+static void near(const char *what, int n, double found, double wanted, double size)
+{
+    if (!(fabs(found - wanted) <= 4e-6 * (fabs(wanted) + size))) {
+        fail_msg("%s of %d: %.9g found, %.9g wanted", what, n, found, wanted);
+    }
+}
+
+static void fill_rows(struct rows *r, int n, uint64_t seed)
+{
+    r->n = n;
+    for (int i = 0; i < n; i++) {
+        r->a[i] = (float)(3 * net_uniform(&seed));
+        r->b[i] = (float)(3 * net_uniform(&seed));
+        r->c[i] = (float)net_uniform(&seed);
+        r->y[i] = r->z[i] = r->u[i] = (float)net_uniform(&seed);
+    }
+}
+
+static void check_norm(const struct pg_row_ops *ops, struct rows *r)
+{
+    int n = r->n;
+    double squares = 0, along = 0;
+    for (int i = 0; i < n; i++) {
+        squares += (double)r->a[i] * (double)r->a[i];
+        along += (double)r->c[i] * (double)r->b[i] * (double)r->a[i];
+    }
+    double s = 1 / sqrt(squares / n + 1e-5);
+    float before[2][MOST];
+    memcpy(before[0], r->z, sizeof(before[0]));
+    memcpy(before[1], r->u, sizeof(before[1]));
+    float got = ops->norm(r->a, r->b, 1e-5f, r->y, n);
+    near("norm", n, (double)got, s, 0);
+    struct pg_norm_back b = {r->a, r->b, r->c, r->z, got, r->z, r->u};
+    ops->norm_back(&b, n);
+    for (int i = 0; i < n; i++) {
+        double a = (double)r->a[i], g = (double)r->b[i], d = (double)r->c[i];
+        near("norm y", n, (double)r->y[i], a * s * g, 0);
+        near("norm dx", n, (double)r->z[i],
+             (double)before[0][i] + s * d * g - s * s * s * a * along / n, 10);
+        near("norm dgain", n, (double)r->u[i], (double)before[1][i] + d * a * s, 1);
+    }
+}
+
+static void check_softmax(const struct pg_row_ops *ops, struct rows *r)
+{
+    int n = r->n;
+    double sum = 0, mean = 0, p[MOST];
+    for (int i = 0; i < n; i++) {
+        sum += exp((double)r->a[i] * 0.7);
+    }
+    for (int i = 0; i < n; i++) {
+        p[i] = exp((double)r->a[i] * 0.7) / sum;
+        mean += p[i] * (double)r->c[i];
+    }
+    memcpy(r->y, r->a, sizeof(r->a));
+    memcpy(r->z, r->a, sizeof(r->a));
+    memcpy(r->u, r->c, sizeof(r->c));
+    float lse = ops->softmax(r->y, 0.7f, 2, n);
+    ops->softmax_again(r->z, 0.7f, lse, n);
+    ops->softmax_back(r->z, r->u, (float)mean, 0.7f, n);
+    near("softmax", n, (double)lse, log(sum), 1);
+    for (int i = 0; i < n; i++) {
+        near("softmax y", n, (double)r->y[i], 2 * p[i], 0);
+        near("softmax again", n, (double)r->z[i], p[i], 0);
+        near("softmax back", n, (double)r->u[i], 0.7 * p[i] * ((double)r->c[i] - mean), 1);
+    }
+}
+
+static void check_silu(const struct pg_row_ops *ops, struct rows *r)
+{
+    int n = r->n;
+    double sum = 0;
+    float act[MOST];
+    ops->silu(r->a, r->b, act, n);
+    struct pg_silu_back b = {r->a, r->b, r->c, 0.25f, r->y, r->z, r->u};
+    float got = ops->silu_back(&b, n);
+    for (int i = 0; i < n; i++) {
+        double g = (double)r->a[i], up = (double)r->b[i], d = (double)r->c[i];
+        double s = 1 / (1 + exp(-g));
+        sum += d * g * s * up;
+        near("silu", n, (double)act[i], g * s * up, 0);
+        near("silu act", n, (double)r->y[i], g * s * up, 0);
+        near("silu dgate", n, (double)r->z[i], 0.25 * d * up * (s + g * s * (1 - s)), 1);
+        near("silu dup", n, (double)r->u[i], 0.25 * d * g * s, 0);
+    }
+    near("silu sum", n, (double)got, sum, 10);
+}
+
+static void check_plain(const struct pg_row_ops *ops, struct rows *r)
+{
+    int n = r->n;
+    double sum = 0;
+    float before[MOST];
+    memcpy(before, r->y, sizeof(before));
+    ops->add(r->a, r->y, n);
+    ops->axpy(0.3f, r->a, r->z, n);
+    ops->scale(0.3f, r->a, r->u, n);
+    for (int i = 0; i < n; i++) {
+        double a = (double)r->a[i];
+        sum += a * (double)r->b[i];
+        near("add", n, (double)r->y[i], a + (double)before[i], 0);
+        near("axpy", n, (double)r->z[i], (double)0.3f * a + (double)before[i], 1);
+        near("scale", n, (double)r->u[i], (double)0.3f * a, 0);
+    }
+    near("dot", n, (double)ops->dot(r->a, r->b, n), sum, 100);
+}
+
+/* What lies behind the end of a row stays as it is. */
+static void check_level(const struct pg_row_ops *ops)
+{
+    void (*const checks[])(const struct pg_row_ops *, struct rows *) = {check_plain, check_norm,
+                                                                        check_softmax, check_silu};
+    for (int n = 1; n < MOST; n++) {
+        for (size_t i = 0; i < PG_COUNT(checks); i++) {
+            struct rows r = {0};
+            fill_rows(&r, n, (uint64_t)n);
+            r.y[n] = r.z[n] = r.u[n] = 77;
+            checks[i](ops, &r);
+            if (checks[i] != check_softmax) {
+                assert_true(r.y[n] == 77 && r.z[n] == 77 && r.u[n] == 77);
+            }
+        }
+    }
+}
+
+static void rows_are_right(void **state)
+{
+    (void)state;
+    assert_non_null(pg_row_ops(0));
+    for (int below = 0; pg_row_ops(below); below++) {
+        check_level(pg_row_ops(below));
+    }
+}
+
+/* Far out: nothing overflows into a NaN, and a NaN is not lost. */
+static void rows_at_the_edges(void **state)
+{
+    const struct pg_row_ops *ops = pg_row_ops(0);
+    float x[5] = {-1e30f, 0, 1e30f, -200, 3}, up[5] = {1, 1, 1, 1, 1}, y[5];
+    (void)state;
+    ops->silu(x, up, y, 5);
+    assert_true(fabsf(y[0]) < 1e-7f && y[1] == 0 && y[2] == 1e30f && fabsf(y[3]) < 1e-30f);
+    ops->softmax(x, 1, 1, 5);
+    assert_true(x[2] == 1 && x[0] == 0 && x[4] == 0);
+    x[3] = NAN;
+    ops->softmax(x, 1, 1, 5);
+    assert_true(isnan(x[0]) && isnan(x[4]));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_as_torch),
+        cmocka_unit_test(same_as_engine),    cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(gradients_add_up),  cmocka_unit_test(bad_batches),
+        cmocka_unit_test(bad_options),       cmocka_unit_test(rows_are_right),
+        cmocka_unit_test(rows_at_the_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
