@@ -54,21 +54,22 @@ static uint64_t data_bytes(const struct cli_args *args)
     const bool is_text = args->task == PG_EVAL_PPL || args->task == PG_EVAL_AGREE;
     if (stat(args->data_file, &st) || !S_ISREG(st.st_mode))
         return 0; /* pg_eval will say so */
-    return (uint64_t)st.st_size * (is_text ? 4 : 8) + (1u << 20);
+    return (uint64_t)st.st_size * (is_text ? 4 : 16) + (1u << 16);
 }
 
 static int share_budget(struct pg_options *opt, uint64_t data, struct pg_err *err)
 {
     struct pg_plan plan;
-    if (!opt->memory_bytes)
+    const uint64_t whole = opt->memory_bytes;
+    char given[16], least[16];
+    if (!whole)
         return 0;
-    opt->memory_bytes -= data < opt->memory_bytes ? data : opt->memory_bytes - 1;
+    opt->memory_bytes = whole > data ? whole - data : 1;
     const int rc = pg_plan_make(&plan, opt, err);
-    char size[16];
     if (rc == PG_EBUDGET)
-        return cli_fail(err, rc, "%s of memory are too little: the minimum is %s with the data",
-                        cli_size_text(opt->memory_bytes + data, size),
-                        cli_size_text(plan.minimum + data, (char[16]){0}));
+        return cli_fail(err, rc, "%s are too little for mode %s: the minimum is %s with the data",
+                        cli_size_text(whole, given), pg_mode_name(plan.mode),
+                        cli_size_text(plan.minimum + data, least));
     return rc;
 }
 

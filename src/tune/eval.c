@@ -71,7 +71,7 @@ int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_eval_repo
     case PG_EVAL_AGREE:
         return pg_eval_agree(&v, err);
     default:
-        return pg_fail(err, PG_ENOTSUP, "task %s", pg_eval_task_name(v.opt.task));
+        return pg_eval_write(&v, err);
     }
 }
 

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: MIT
+ * Greedy answers to many prompts at a time, and their marks.
+ *
+ * Each lane is a session with one question or document. A step takes the next token of every lane
+ * that writes and fills the batch with prompts of the others. Marks are kept by item and summed in
+ * their order, so that what runs side by side changes no bit of the result.
+ *
+ * A prompt that is longer than the context, less what may be written, loses tokens: of a question
+ * the beginning of the passage, of a document its end.
+ */
+#include "tune/eval.h"
+#include "tune/eval_items.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ASK_BEFORE "\n\nQuestion: "
+#define ASK_AFTER  "\nAnswer:"
+#define SUM_UP     "\n\nSummary:"
+
+enum { N_MARKS = 3, ANSWER_TOKENS = 32, SUMMARY_TOKENS = 128 };
+
+struct marks {
+    double of[N_MARKS]; /* exact match and F1; or ROUGE-1, -2 and -L */
+};
+
+struct writer {
+    pg_session *session;
+    int32_t *token; /* [n_ctx] of the prompt */
+    int item;       /* -1: idle */
+    int n_prompt, done, n_written;
+    int32_t next; /* written, to be evaluated; -1 while the prompt is read */
+    struct pg_detok detok;
+    char *text;
+    size_t n_text, cap;
+};
+
+struct writing {
+    struct pg_evaluation *v;
+    struct pg_items items;
+    struct marks *marks; /* [items.n] */
+    struct writer *lane;
+    struct pg_row *row; /* [n_lanes] of a step */
+    int n_lanes, next, n_done;
+    int room;   /* tokens of a prompt at most */
+    int n_tail; /* tokens of SUM_UP */
+    uint64_t n_cut, n_tokens;
+};
+
+/* ------------------------------------------------------------------ prompts ----------------- */
+
+/* For free(). */
+static char *prompt_text(const struct pg_item *item)
+{
+    const char *part[] = {item->passage, item->question ? ASK_BEFORE : SUM_UP,
+                          item->question ? item->question : "", item->question ? ASK_AFTER : ""};
+    size_t n = 1, at = 0;
+    for (size_t i = 0; i < PG_COUNT(part); i++) {
+        n += strlen(part[i]);
+    }
+    char *s = malloc(n);
+    for (size_t i = 0; s && i < PG_COUNT(part); i++) {
+        size_t length = strlen(part[i]);
+        memcpy(s + at, part[i], length);
+        at += length;
+    }
+    if (s) {
+        s[at] = '\0';
+    }
+    return s;
+}
+
+/* Ids of a text in an array for free(). */
+static int make_tokens(const pg_vocab *vocab, const char *text, int32_t **ids, size_t *n,
+                       struct pg_err *err)
+{
+    size_t n_text = strlen(text), cap = n_text / 2 + 16;
+    for (;;) {
+        int rc = PG_EARG;
+        *ids = pg_calloc(cap, sizeof(**ids));
+        if (!*ids) {
+            return pg_fail(err, PG_ENOMEM, "out of memory: a prompt of %zu bytes", n_text);
+        }
+        rc = pg_tokenize(vocab, text, n_text, PG_TOKENIZE_BOS, *ids, cap, n, err);
+        if (!rc) {
+            return 0;
+        }
+        free(*ids);
+        if (rc != PG_EARG || *n <= cap) {
+            return rc;
+        }
+        cap = *n;
+    }
+}
+
+/* The tokens into the lane, without those in the middle that are too many. */
+static void fit_prompt(struct writing *w, struct writer *l, const int32_t *ids, size_t n)
+{
+    int32_t bos = pg_vocab_bos(w->v->engine->vocab);
+    size_t room = (size_t)w->room, opened = n > 0 && bos >= 0 && ids[0] == bos;
+    size_t extra = n > room ? n - room : 0, head = n;
+    if (extra) {
+        bool question = w->items.item[l->item].question != NULL;
+        head = question || w->n_tail >= w->room ? opened : room - (size_t)w->n_tail;
+        w->n_cut++;
+    }
+    memcpy(l->token, ids, PG_MIN(head, n) * sizeof(*ids));
+    if (extra) {
+        memcpy(l->token + head, ids + head + extra, (room - head) * sizeof(*ids));
+    }
+    l->n_prompt = (int)(n - extra);
+}
+
+static int take_item(struct writing *w, struct writer *l, struct pg_err *err)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    l->item = w->next++;
+    l->done = l->n_written = 0;
+    l->n_text = 0;
+    l->next = -1;
+    l->detok = (struct pg_detok){.vocab = w->v->engine->vocab, .not_first = true};
+    pg_session_truncate(l->session, 0);
+    char *text = prompt_text(&w->items.item[l->item]);
+    if (!text) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    int rc = make_tokens(w->v->engine->vocab, text, &ids, &n, err);
+    free(text);
+    if (!rc) {
+        fit_prompt(w, l, ids, n);
+        free(ids);
+    }
+    return rc;
+}
+
+/* How many tokens the end of a summary's prompt has. */
+static int measure_tail(struct writing *w, struct pg_err *err)
+{
+    const char *text[] = {"a" SUM_UP, "a"};
+    size_t n[2];
+    for (int i = 0; i < 2; i++) {
+        int32_t *ids;
+        PG_TRY(make_tokens(w->v->engine->vocab, text[i], &ids, &n[i], err));
+        free(ids);
+    }
+    w->n_tail = n[0] > n[1] ? (int)(n[0] - n[1]) : 0;
+    return 0;
+}
+
+/* ------------------------------------------------------------------ answers ----------------- */
+
+/* The first line that has more than white space; whether its end has come. */
+static bool find_line(const struct writer *l, size_t *from, size_t *end)
+{
+    for (*from = 0; *from < l->n_text && memchr(" \t\r\n", l->text[*from], 4); (*from)++) {
+    }
+    const char *stop = memchr(l->text + *from, '\n', l->n_text - *from);
+    *end = stop ? (size_t)(stop - l->text) : l->n_text;
+    return stop != NULL;
+}
+
+/* The best of the right answers counts, for each mark by itself. */
+static int mark_answer(struct marks *m, const struct pg_item *item, const char *text,
+                       struct pg_err *err)
+{
+    for (int i = 0; i < item->n_answers; i++) {
+        const char *right = item->answer[i];
+        struct marks one = {{0}};
+        if (item->question) {
+            one.of[0] = pg_exact_match(text, right);
+            one.of[1] = pg_answer_f1(text, right);
+        } else {
+            one.of[0] = pg_rouge_n(text, right, 1).f1;
+            one.of[1] = pg_rouge_n(text, right, 2).f1;
+            one.of[2] = pg_rouge_l(text, right).f1;
+        }
+        for (int k = 0; k < N_MARKS; k++) {
+            if (isnan(one.of[k])) {
+                return pg_fail(err, PG_ENOMEM, "out of memory: marks of a long text");
+            }
+            m->of[k] = PG_MAX(m->of[k], one.of[k]);
+        }
+    }
+    return 0;
+}
+
+/* Appends the text of a token, or with -1 what is held of one. */
+static int append(struct writer *l, int32_t token, struct pg_err *err)
+{
+    if (l->cap - l->n_text < PG_PIECE_MAX + 1) {
+        size_t more = l->cap + l->cap / 2 + PG_PIECE_MAX + 1;
+        char *larger = realloc(l->text, more);
+        if (!larger) {
+            return pg_fail(err, PG_ENOMEM, "out of memory: an answer of %zu bytes", l->n_text);
+        }
+        l->text = larger;
+        l->cap = more;
+    }
+    l->n_text += pg_detokenize(&l->detok, token, l->text + l->n_text);
+    return 0;
+}
+
+static int finish_item(struct writing *w, struct writer *l, struct pg_err *err)
+{
+    size_t from, end;
+    PG_TRY(append(l, -1, err));
+    find_line(l, &from, &end);
+    l->text[end] = '\0';
+    PG_TRY(mark_answer(&w->marks[l->item], &w->items.item[l->item], l->text + from, err));
+    w->n_tokens += (uint64_t)l->n_written;
+    w->n_done++;
+    l->item = -1;
+    return 0;
+}
+
+/* The likeliest token. The answer ends with it, or it is what the lane evaluates next. */
+static int write_token(struct writing *w, struct writer *l, struct pg_err *err)
+{
+    const struct pg_sampling greedy = {PG_SAMPLING_INIT, .temp = 0};
+    size_t from, end;
+    PG_TRY(pg_session_sample(l->session, &greedy, &l->next, err));
+    if (pg_vocab_is_end(w->v->engine->vocab, l->next)) {
+        return finish_item(w, l, err);
+    }
+    if (l->next < pg_vocab_n(w->v->engine->vocab)) { /* a model may have more rows than pieces */
+        PG_TRY(append(l, l->next, err));
+    }
+    l->n_written++;
+    bool ended = l->n_text > 0 && find_line(l, &from, &end);
+    return ended || l->n_written == w->v->opt.n_predict ? finish_item(w, l, err) : 0;
+}
+
+/* ------------------------------------------------------------------ steps ------------------- */
+
+/* Lanes that write come first, so that prompts do not keep them waiting. */
+static int fill_step(struct writing *w, struct pg_err *err)
+{
+    int n_rows = 0, left = w->v->engine->opt.n_batch;
+    for (int i = 0; i < w->n_lanes; i++) {
+        struct writer *l = &w->lane[i];
+        if (l->item < 0 && w->next < w->items.n) {
+            PG_TRY(take_item(w, l, err));
+        }
+        if (l->item >= 0 && l->next >= 0) {
+            w->row[n_rows++] = (struct pg_row){l->session, &l->next, 1};
+            left--;
+        }
+    }
+    for (int i = 0; i < w->n_lanes && left > 0; i++) {
+        struct writer *l = &w->lane[i];
+        if (l->item >= 0 && l->next < 0) {
+            int n = PG_MIN(left, l->n_prompt - l->done);
+            w->row[n_rows++] = (struct pg_row){l->session, l->token + l->done, n};
+            l->done += n;
+            left -= n;
+        }
+    }
+    return n_rows;
+}
+
+static int write_all(struct writing *w, struct pg_err *err)
+{
+    const struct pg_eval_options *o = &w->v->opt;
+    int n_rows;
+    while ((n_rows = fill_step(w, err)) > 0) {
+        PG_TRY(pg_step(w->v->engine, w->row, n_rows, err));
+        for (int i = 0; i < w->n_lanes; i++) {
+            struct writer *l = &w->lane[i];
+            if (l->item >= 0 && l->done == l->n_prompt) {
+                PG_TRY(write_token(w, l, err));
+            }
+        }
+        if (o->progress &&
+            o->progress(o->user, "answers", (uint64_t)w->n_done, (uint64_t)w->items.n)) {
+            return pg_fail(err, PG_ECANCELLED, "cancelled after %d of %d answers", w->n_done,
+                           w->items.n);
+        }
+    }
+    return n_rows;
+}
+
+/* ------------------------------------------------------------------ the task ---------------- */
+
+static int open_lanes(struct writing *w, struct pg_err *err)
+{
+    struct pg_engine *e = w->v->engine;
+    uint64_t room = e->session_bytes_left / pg_session_bytes(e, e->opt.n_ctx);
+    int n = (int)PG_MIN(PG_MIN(room, (uint64_t)e->opt.n_batch), (uint64_t)w->items.n);
+    n = PG_MAX(n, 1);
+    w->lane = pg_calloc((size_t)n, sizeof(*w->lane));
+    w->row = pg_calloc((size_t)n, sizeof(*w->row));
+    w->marks = pg_calloc((size_t)w->items.n, sizeof(*w->marks));
+    if (!w->lane || !w->row || !w->marks) {
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    for (int i = 0; i < n; i++) {
+        struct writer *l = &w->lane[w->n_lanes++];
+        l->item = -1;
+        l->token = pg_calloc((size_t)e->opt.n_ctx, sizeof(*l->token));
+        if (!l->token) {
+            return pg_fail(err, PG_ENOMEM, "out of memory");
+        }
+        PG_TRY(pg_session_open(&l->session, e, NULL, err));
+    }
+    return 0;
+}
+
+static int open_writing(struct writing *w, struct pg_err *err)
+{
+    struct pg_eval_options *o = &w->v->opt;
+    bool questions = o->task == PG_EVAL_QA;
+    int n_ctx = w->v->engine->opt.n_ctx;
+    o->n_predict = o->n_predict ? o->n_predict : questions ? ANSWER_TOKENS : SUMMARY_TOKENS;
+    w->room = n_ctx - o->n_predict;
+    if (w->room < 2) {
+        return pg_fail(err, PG_ECONTEXT,
+                       "a context of %d tokens has no room for a prompt beside %d tokens of an "
+                       "answer",
+                       n_ctx, o->n_predict);
+    }
+    PG_TRY(pg_items_open(&w->items, o->data, questions, o->n_max, err));
+    PG_TRY(measure_tail(w, err));
+    return open_lanes(w, err);
+}
+
+static void report(const struct writing *w)
+{
+    struct pg_eval_report *r = w->v->report;
+    struct marks sum = {{0}};
+    for (int i = 0; i < w->items.n; i++) {
+        for (int k = 0; k < N_MARKS; k++) {
+            sum.of[k] += w->marks[i].of[k];
+        }
+    }
+    double part = 100.0 / w->items.n;
+    r->n_docs = (uint64_t)w->items.n;
+    r->n_cut = w->n_cut;
+    r->n_skipped = w->items.n_skipped;
+    r->n_tokens = w->n_tokens;
+    if (w->v->opt.task == PG_EVAL_QA) {
+        r->exact_match = sum.of[0] * part;
+        r->f1 = sum.of[1] * part;
+    } else {
+        r->rouge1 = sum.of[0] * part;
+        r->rouge2 = sum.of[1] * part;
+        r->rougeL = sum.of[2] * part;
+    }
+}
+
+static void close_writing(struct writing *w)
+{
+    for (int i = 0; i < w->n_lanes; i++) {
+        pg_session_close(w->lane[i].session);
+        free(w->lane[i].token);
+        free(w->lane[i].text);
+    }
+    free(w->lane);
+    free(w->row);
+    free(w->marks);
+    pg_items_close(&w->items);
+}
+
+int pg_eval_write(struct pg_evaluation *v, struct pg_err *err)
+{
+    struct writing w = {.v = v};
+    int rc = open_writing(&w, err);
+    rc = rc ? rc : write_all(&w, err);
+    if (!rc) {
+        report(&w);
+    }
+    close_writing(&w);
+    return rc;
+}
