@@ -104,7 +104,7 @@ static int check_matter(const struct pg_gguf *g, const struct matter *m, struct 
         PG_TRY(pg_gguf_get_f32(g, m->key, PG_GGUF_REQUIRED, -(double)FLT_MAX, (double)FLT_MAX, &f,
                                err));
         return f == m->f ? 0
-                         : pg_fail(err, PG_EARG, "%s: %.9g found, %.9g wanted", m->key, (double)f,
+                         : pg_fail(err, PG_EARG, "%s: %.7g found, %.7g wanted", m->key, (double)f,
                                    (double)m->f);
     case TEXT:
         PG_TRY(pg_gguf_get_str(g, m->key, PG_GGUF_REQUIRED, &s, err));
@@ -207,7 +207,12 @@ static int check_keys(const struct pg_gguf *g, const struct pg_trainer *t, int64
     for (int i = 0; i < n; i++) {
         PG_TRY(check_matter(g, &matters[i], err));
     }
-    return pg_gguf_get_int(g, "pregate.train.step", PG_GGUF_REQUIRED, 0, t->opt.n_steps, step, err);
+    PG_TRY(pg_gguf_get_int(g, "pregate.train.step", PG_GGUF_REQUIRED, 0, INT32_MAX, step, err));
+    return *step <= t->opt.n_steps
+               ? 0
+               : pg_fail(err, PG_EARG,
+                         "pregate.train.step: %d found, at most the %d steps asked for wanted",
+                         (int)*step, t->opt.n_steps);
 }
 
 static int read_block(const struct pg_gguf *g, int fd, const struct block *b, struct pg_err *err)

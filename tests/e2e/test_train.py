@@ -1,0 +1,358 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""`pregate train` from outside: it learns, the same bits come out of any way that leads through the same
+steps, and no moment is a bad one to end it.
+
+usage: test_train.py PROGRAM SOURCE_DIR [--kills=N]    N random moments of kill -9 (4)
+Needs nothing but Python's own library. The model is a tiny one with random weights; the text, a few stories.
+"""
+import csv
+import glob
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import xml.etree.ElementTree
+
+import tiny_model
+
+PROGRAM = SOURCE = None
+KILLS = 4
+STEPS = 40
+
+
+class Train(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        trained = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
+        cls.model = os.path.join(cls.folder.name, "tiny.gguf")
+        tiny_model.make(cls.model, trained)
+        cls.single = os.path.join(cls.folder.name, "single.gguf")
+        tiny_model.make(cls.single, trained, single=True)
+        cls.other = os.path.join(cls.folder.name, "other.gguf")
+        tiny_model.make(cls.other, trained, seed=2)
+        cls.wide = os.path.join(cls.folder.name, "wide.gguf")
+        tiny_model.make(cls.wide, trained, n_ff=32)
+        with open(os.path.join(SOURCE, "models", "data", "tinystories.heldout.txt"), encoding="utf-8") as f:
+            stories = f.read(16384)
+        cls.data = os.path.join(cls.folder.name, "stories.txt")
+        with open(cls.data, "w", encoding="utf-8") as f:
+            f.write(stories)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(dir=self.folder.name)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def command(self, out, *more, model=None, data=None):
+        return [PROGRAM, "train", model or self.model, "--data", data or self.data, "-b", "4x32", "-t", "1",
+                "--lr", "5e-3", "--steps", str(STEPS), "-o", out, *map(str, more)]
+
+    def train(self, out, *more, code=0, **how):
+        done = subprocess.run(self.command(out, *more, **how), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=120, check=False)
+        self.assertEqual(done.returncode, code, done.stderr.decode())
+        return done
+
+    def bad(self, code, words, *more, out=None, **how):
+        out = out or self.path("bad.gguf")
+        message = self.train(out, *more, code=code, **how).stderr.decode()
+        for word in words:
+            self.assertIn(word, message)
+        if not how.get("keeps"):
+            self.assertFalse(os.path.exists(self.path("bad.gguf")))
+
+    def bytes_of(self, path):
+        with open(path, "rb") as f:
+            return f.read()
+
+    def interrupt(self, out, *more):
+        """A run that gets Ctrl-C after its first words about a step; what it printed, and the steps it did."""
+        with subprocess.Popen(self.command(out, *more), stderr=subprocess.PIPE, text=True) as p:
+            lines = []
+            for line in p.stderr:
+                lines.append(line)
+                if line.startswith("step "):
+                    p.send_signal(signal.SIGINT)
+                    break
+            lines.append(p.stderr.read())
+        said = "".join(lines)
+        self.assertEqual(p.returncode, 130, said)
+        step = int(re.search(r"interrupted after step (\d+) of", said).group(1))
+        self.assertTrue(0 < step < STEPS, said)
+        self.assertIn("--resume", said)
+        return step
+
+    # ------------------------------------------------------------ it learns
+
+    def test_learns(self):
+        out = self.path("a.gguf")
+        result = self.train(out, "--json")
+        j = json.loads(result.stdout)
+        self.assertEqual((j["steps"], j["tokens"]), (STEPS, STEPS * 128))
+        self.assertEqual(j["files"], {"model": out, "csv": out + ".csv", "svg": out + ".svg"})
+        with open(out + ".csv", encoding="ascii", newline="") as f:
+            rows = list(csv.DictReader(f))
+        self.assertEqual([int(r["step"]) for r in rows], list(range(1, STEPS + 1)))
+        losses = [float(r["loss"]) for r in rows]
+        self.assertLess(sum(losses[-5:]) / 5, sum(losses[:5]) / 5 - 0.8)
+        self.assertAlmostEqual(j["loss"], losses[-1], 4)
+        self.assertTrue(all(float(r["lr"]) == 5e-3 and float(r["grad_norm"]) > 0 for r in rows))
+        svg = xml.etree.ElementTree.parse(out + ".svg").getroot()
+        self.assertEqual(svg.tag, "{http://www.w3.org/2000/svg}svg")
+        self.assertIn("learning rate", "".join(svg.itertext()))
+        # It says how large the work is, and that nothing is left over.
+        self.assertRegex(result.stderr.decode(), r"(\d+) parameters, \1 of them trained; \d+ documents of \d+ "
+                                                 r"tokens; 1 x 4 x 32 tokens a step, 40 steps; [\d.]+ MiB, 1 thread")
+        self.assertEqual(sorted(os.listdir(self.dir)), ["a.gguf", "a.gguf.csv", "a.gguf.svg"])
+
+    def test_layout(self):
+        """Keys and tensors of the model, matrices of the type asked for, what is frozen untouched."""
+        model = tiny_model.read(self.model)
+        for name, kind, number in (("F32", tiny_model.F32, 0), ("bf16", tiny_model.BF16, 32)):
+            out = self.path(name + ".gguf")
+            self.train(out, "--steps", 3, "--type", name, "--freeze", "token_embd*,*.attn_*")
+            got = tiny_model.read(out)
+            keys = dict(model.keys)
+            keys["general.file_type"] = tiny_model.u32(number)
+            self.assertEqual(list(got.keys.items()), list(keys.items()))
+            self.assertEqual([(n, t.ne) for n, t in got.tensors.items()],
+                             [(n, t.ne) for n, t in model.tensors.items()])
+            for tensor, t in got.tensors.items():
+                small = len(t.ne) == 1 or "ffn_gate_inp" in tensor
+                self.assertEqual(t.type, tiny_model.F32 if small else kind, tensor)
+                frozen = "token_embd" in tensor or ".attn_" in tensor
+                if t.type == tiny_model.F32:
+                    self.assertEqual(t.data == model.tensors[tensor].data, frozen, tensor)
+
+    def test_one_tensor_an_expert(self):
+        merged, single = self.path("m.gguf"), self.path("s.gguf")
+        self.train(merged, "--steps", 3)
+        self.train(single, "--steps", 3, model=self.single)
+        self.assertEqual(self.bytes_of(merged), self.bytes_of(single))
+
+    # ------------------------------------------------------------ the same bits
+
+    WAYS = [[], ["--gate", "pregate", "--sticky", "0.1", "--schedule", "cosine", "--warmup", "3", "--accumulate",
+                 "2", "--freeze", "*.attn_q*", "--seed", "7"]]
+
+    def test_resume(self):
+        for way in self.WAYS:
+            straight, parts = self.path("straight.gguf"), self.path("parts.gguf")
+            self.train(straight, *way)
+            step = self.interrupt(parts, *way)
+            with open(parts + ".csv", encoding="ascii") as f:
+                self.assertEqual(len(f.readlines()), step + 1)
+            os.remove(parts + ".csv")
+            # Other threads, too.
+            done = self.train(parts, *way, "--resume", "-t", "2")
+            self.assertIn(f"going on after step {step}", done.stderr.decode())
+            self.assertEqual(self.bytes_of(straight), self.bytes_of(parts))
+            with open(straight + ".csv", encoding="ascii") as a, open(parts + ".csv", encoding="ascii") as b:
+                self.assertEqual([line.rsplit(",", 1)[0] for line in a], [line.rsplit(",", 1)[0] for line in b])
+            if way:
+                self.assertEqual(self.bytes_of(self.path("straight.pregate.gguf")),
+                                 self.bytes_of(self.path("parts.pregate.gguf")))
+            self.assertFalse(os.path.exists(parts + ".checkpoint"))
+
+    def test_resume_refuses(self):
+        out = self.path("a.gguf")
+        self.interrupt(out)
+        saved = self.bytes_of(out + ".checkpoint")
+        for change, words in ((["--lr", "1e-2"], ["pregate.train.lr", "0.005", "0.01"]),
+                              (["--seed", "2"], ["pregate.train.seed", "'1'", "'2'"]),
+                              (["--freeze", "token_embd*"], ["pregate.train.freeze", "token_embd*"]),
+                              (["-b", "4x16"], ["pregate.train.seq_len", "32 found, 16 wanted"]),
+                              (["--from", "scratch"], ["pregate.train.start"]),
+                              (["--from", self.other], ["pregate.train.start"]),
+                              (["--steps", "1"], ["pregate.train.step", "at most the 1 steps"])):
+            self.bad(1, [out + ".checkpoint", "found", *words], "--resume", *change, out=out)
+        other = self.path("other.txt")
+        with open(other, "w", encoding="ascii") as f:
+            f.write("another text\n")
+        self.bad(1, ["pregate.train.data"], "--resume", out=out, data=other)
+        self.assertEqual(saved, self.bytes_of(out + ".checkpoint"))
+        with open(out + ".checkpoint", "r+b") as f:
+            f.seek(len(saved) - 5000)
+            f.write(bytes([saved[-5000] ^ 1]))
+        self.bad(1, ["pregate.train.sum"], "--resume", out=out)
+        with open(out + ".checkpoint", "wb") as f:
+            f.write(saved)
+        self.train(out, "--resume", "--steps", STEPS + 2)  # more steps than were asked for before
+
+    def test_nothing_to_resume(self):
+        a, b = self.path("a.gguf"), self.path("b.gguf")
+        self.train(a, "--steps", 2)
+        said = self.train(b, "--steps", 2, "--resume").stderr.decode()
+        self.assertIn("training starts from the beginning", said)
+        self.assertEqual(self.bytes_of(a), self.bytes_of(b))
+
+    def test_starts(self):
+        """From scratch by a seed; pre-gates folded are those that `pregate sidecar` writes."""
+        outs = [self.path(f"{i}.gguf") for i in range(7)]
+        self.train(outs[0], "--steps", 1, "--from", "scratch")
+        self.train(outs[1], "--steps", 1, "--from", "scratch", model=self.other)
+        self.assertEqual(self.bytes_of(outs[0]), self.bytes_of(outs[1]))
+        self.train(outs[2], "--steps", 1, "--from", "scratch", "--seed", 2)
+        self.assertNotEqual(self.bytes_of(outs[0]), self.bytes_of(outs[2]))
+        self.train(outs[3], "--steps", 1, model=self.other)
+        self.train(outs[4], "--steps", 1, "--from", self.other)
+        self.assertEqual(self.bytes_of(outs[3]), self.bytes_of(outs[4]))
+        sidecar = self.path("folded.gguf")
+        subprocess.run([PROGRAM, "sidecar", self.model, "--level", "2", "-o", sidecar], check=True,
+                       stderr=subprocess.DEVNULL)
+        gates = ["--steps", 1, "--gate", "pregate", "--level", 2]
+        self.train(outs[5], *gates)
+        self.train(outs[6], *gates, "--from", sidecar)
+        self.assertEqual(self.bytes_of(outs[5]), self.bytes_of(outs[6]))
+        self.assertEqual(self.bytes_of(self.path("5.pregate.gguf")), self.bytes_of(self.path("6.pregate.gguf")))
+        self.bad(1, ["pregate.level"], "--gate", "pregate", "--from", sidecar)
+        self.bad(1, ["--gate pregate"], "--from", sidecar)
+        self.bad(1, ["pregate.base.hash"], *gates, "--from", sidecar, model=self.other)
+
+    def test_pregated_runs(self):
+        out = self.path("gated.gguf")
+        self.train(out, "--steps", 3, "--gate", "pregate")
+        npy = self.path("logits.npy")
+        run = [PROGRAM, "logits", out, "--tokens", "1,5,9", "--mode", "pregate", "-o", npy]
+        subprocess.run(run, check=True, stderr=subprocess.DEVNULL)
+        gates = tiny_model.read(self.path("gated.pregate.gguf"))
+        self.assertEqual(gates.keys["pregate.trained_for"], tiny_model.text("decide"))
+        self.assertEqual(list(gates.tensors), ["blk.0.ffn_pregate_inp.weight", "blk.1.ffn_pregate_inp.weight"])
+        # Routers that decide nothing stay; the first block's learns.
+        before, after = tiny_model.read(self.model).tensors, tiny_model.read(out).tensors
+        for il in range(3):
+            name = f"blk.{il}.ffn_gate_inp.weight"
+            self.assertEqual(before[name].data == after[name].data, il > 0)
+
+    # ------------------------------------------------------------ trouble
+
+    def test_not_finite(self):
+        out = self.path("a.gguf")
+        said = self.train(out, "--lr", "1e30", "--checkpoint-every", 1, code=1).stderr.decode()
+        step = int(re.search(r"pregate: step (\d+): the .* is not finite", said).group(1))
+        self.assertGreater(step, 1)
+        self.assertFalse(os.path.exists(out))
+        with open(out + ".csv", encoding="ascii") as f:
+            self.assertEqual(len(f.readlines()), step)
+        # The checkpoint is that of the step before, and whole: going on from it fails in the same step.
+        keys = tiny_model.read(out + ".checkpoint").keys
+        self.assertEqual(keys["pregate.train.step"], tiny_model.u32(step - 1))
+        again = self.train(out, "--lr", "1e30", "--checkpoint-every", 1, "--resume", code=1)
+        self.assertIn(f"pregate: step {step}: the", again.stderr.decode())
+
+    def test_kill(self):
+        """kill -9 at random moments: what is there is whole, and the way ends where it would have."""
+        rng = random.Random(1)
+        gates = ["--gate", "pregate", "--checkpoint-every", "2"]
+        want = self.path("want.gguf")
+        begin = time.monotonic()
+        self.train(want, *gates)
+        length = time.monotonic() - begin
+        out, sidecar = self.path("out.gguf"), self.path("out.pregate.gguf")
+        old = None
+        for _ in range(KILLS):
+            with subprocess.Popen(self.command(out, *gates, "--resume"), stderr=subprocess.DEVNULL) as p:
+                try:
+                    p.wait(rng.uniform(0, length))
+                except subprocess.TimeoutExpired:
+                    p.kill()
+            if os.path.exists(out):
+                old = self.bytes_of(want)
+                self.assertEqual(self.bytes_of(out), old)
+            else:
+                self.assertIsNone(old)
+            if os.path.exists(sidecar):
+                self.assertTrue(os.path.exists(out))
+                self.assertEqual(self.bytes_of(sidecar), self.bytes_of(self.path("want.pregate.gguf")))
+            if os.path.exists(out + ".checkpoint"):
+                tiny_model.read(out + ".checkpoint")
+            for temp in glob.glob(self.path("*.tmp")) + glob.glob(self.path("*.part")):
+                os.remove(temp)
+        self.train(out, *gates, "--resume")
+        self.assertEqual(self.bytes_of(out), self.bytes_of(want))
+        self.assertEqual(self.bytes_of(sidecar), self.bytes_of(self.path("want.pregate.gguf")))
+        self.assertFalse(os.path.exists(out + ".checkpoint"))
+
+    def test_errors(self):
+        empty = self.path("empty.txt")
+        open(empty, "w", encoding="ascii").close()
+        self.bad(1, ["empty.txt", "no text"], data=empty)
+        self.bad(1, ["nowhere.txt", "No such file"], data=self.path("nowhere.txt"))
+        self.bad(1, ["freeze", "'blk.7.*'"], "--freeze", "token_embd*,blk.7.*")
+        self.bad(1, ["freeze", "nothing is left to train"], "--freeze", "*")
+        self.bad(1, ["tokens of a sequence", "128 found", "2 to 64"], "-b", "4x128")
+        self.bad(2, ["--batch", "16x256"], "-b", "4by32")
+        self.bad(2, ["--batch"], "-b", "0x32")
+        self.bad(2, ["--batch"], "-b", "4x32x2")
+        self.bad(1, ["level 3", "1 to 2"], "--gate", "pregate", "--level", 3)
+        self.bad(1, ["Q4_K", "F16, BF16 or F32"], "--type", "Q4_K")
+        self.bad(1, ["another shape"], "--from", self.wide)
+        self.bad(1, ["nowhere.gguf", "scratch"], "--from", self.path("nowhere.gguf"))
+        self.bad(2, ["--data"], "--data")
+        for out, *more in ((self.model,), (self.other, "--from", self.other), (self.data,)):
+            before = self.bytes_of(out)
+            self.bad(1, ["is an input"], *more, out=out)
+            self.assertEqual(before, self.bytes_of(out))
+        done = subprocess.run([PROGRAM, "train", self.model, "-o", self.path("x")], stderr=subprocess.PIPE,
+                              check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"--data", done.stderr)
+        done = subprocess.run([PROGRAM, "train", self.model, "--data", self.data], stderr=subprocess.PIPE,
+                              check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"-o OUT.gguf", done.stderr)
+
+    def test_no_room(self):
+        """A result that cannot be written leaves the checkpoint, out of which it can be made later."""
+        out = self.path("dir/a.gguf")
+        os.mkdir(self.path("dir"))
+        self.train(self.path("want.gguf"), "--steps", 2)
+        os.mkdir(out)
+        self.bad(1, ["a.gguf", "not a regular file"], "--steps", 2, "--csv", self.path("c.csv"), "--svg",
+                 self.path("s.svg"), out=out)
+        os.rmdir(out)
+        self.train(out, "--steps", 2, "--resume")
+        self.assertEqual(self.bytes_of(out), self.bytes_of(self.path("want.gguf")))
+
+    def test_data_lists(self):
+        """Files after --data up to the next option, and --data again, are one text."""
+        parts = [self.path(f"{i}.txt") for i in range(3)]
+        stories = [f"once there were {i} dogs who ran to the river\n" for i in range(3)]
+        whole = self.path("whole.txt")
+        for path, story in zip([*parts, whole], [*stories, "<|endoftext|>\n".join(stories)]):
+            with open(path, "w", encoding="ascii") as f:
+                f.write(story)
+        a, b = self.path("a.gguf"), self.path("b.gguf")
+        self.train(a, "--steps", 2, data=whole)
+        subprocess.run([PROGRAM, "train", "--data", parts[0], parts[1], "-b", "4\u00d732", "-t", "1", "--data", parts[2],
+                        "--lr", "5e-3", "--steps", "2", "-o", b, "-m", self.model], check=True,
+                       stderr=subprocess.DEVNULL)
+        self.assertEqual(self.bytes_of(a), self.bytes_of(b))
+
+
+def main():
+    global PROGRAM, SOURCE, KILLS
+    args = [a for a in sys.argv[1:] if not a.startswith("--kills=")]
+    for a in sys.argv[1:]:
+        if a.startswith("--kills="):
+            KILLS = int(a.split("=")[1])
+    PROGRAM, SOURCE = os.path.abspath(args[0]), args[1]
+    unittest.main(argv=sys.argv[:1] + args[2:], verbosity=2)
+
+
+if __name__ == "__main__":
+    main()
