@@ -19,7 +19,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <time.h>
 
 enum { MAX_REPEATS = 99, ROWS = 256, PRODUCTS = 2000 };
 
@@ -137,38 +137,70 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
-static double seconds_since(uint64_t begin)
+/* Wall time, and processor time of all threads: on a machine that does other things as well the
+ * second says more. */
+struct seconds {
+    double wall, cpu;
+};
+
+static struct seconds now(void)
 {
-    return (double)(pg_now_ns() - begin) * 1e-9;
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (struct seconds){(double)pg_now_ns() * 1e-9,
+                            (double)t.tv_sec + 1e-9 * (double)t.tv_nsec};
+}
+
+struct times {
+    double wall[MAX_REPEATS], cpu[MAX_REPEATS];
+    int n;
+};
+
+static void note(struct times *t, struct seconds begin)
+{
+    struct seconds end = now();
+    t->wall[t->n] = end.wall - begin.wall;
+    t->cpu[t->n++] = end.cpu - begin.cpu;
+}
+
+static void print(const char *what, struct times *t, double n_tok, double flop)
+{
+    double wall = median(t->wall, t->n), cpu = median(t->cpu, t->n);
+    printf("%-18s %8.1f ms (%.1f to %.1f)  %8.0f tok/s  %6.1f GFLOP/s; %8.1f ms of processor time, "
+           "%.1f GFLOP/s\n",
+           what, wall * 1e3, t->wall[0] * 1e3, t->wall[t->n - 1] * 1e3, n_tok / wall,
+           flop / wall * 1e-9, cpu * 1e3, flop / cpu * 1e-9);
 }
 
 static int measure(struct bench *b, int repeats, struct pg_err *err)
 {
-    double forward[MAX_REPEATS], both[MAX_REPEATS], roof[MAX_REPEATS];
+    struct times forward = {.n = 0}, both = {.n = 0}, roof = {.n = 0};
     int n_threads = pg_pool_n_threads(b->pool), n_tok = b->opt.n_seq * b->opt.seq_len;
     double product = 2.0 * ROWS * b->model.h.n_embd * PG_MAX(b->model.h.n_ff_exp, b->model.h.n_ff);
+    double flop = forward_flop(b) * n_tok;
     struct pg_net_loss loss;
     PG_TRY(pg_net_run(b->net, b->w, &b->batch, 1, b->g, &loss, err)); /* pages touched */
     for (int i = 0; i < repeats; i++) {
-        uint64_t begin = pg_now_ns();
+        struct seconds begin = now();
         PG_TRY(pg_net_run(b->net, b->w, &b->batch, 1, NULL, &loss, err));
-        forward[i] = seconds_since(begin);
-        begin = pg_now_ns();
+        note(&forward, begin);
+        begin = now();
         PG_TRY(pg_net_run(b->net, b->w, &b->batch, 1, b->g, &loss, err));
-        both[i] = seconds_since(begin);
-        begin = pg_now_ns();
+        note(&both, begin);
+        begin = now();
         pg_pool_run(b->pool, roof_task, b, n_threads);
-        roof[i] = n_threads * PRODUCTS * product / seconds_since(begin);
+        note(&roof, begin);
     }
-    double f = median(forward, repeats), t = median(both, repeats), r = median(roof, repeats);
-    double flop = forward_flop(b) * n_tok;
     printf("%d threads, %d x %d tokens, loss %.4f, balance %.3f\n", n_threads, b->opt.n_seq,
            b->opt.seq_len, loss.nll, loss.balance);
-    printf("forward            %8.1f ms  %8.0f tok/s  %6.1f GFLOP/s\n", f * 1e3, n_tok / f,
-           flop / f * 1e-9);
-    printf("forward, backward  %8.1f ms  %8.0f tok/s  %6.1f GFLOP/s  (%.2f to %.2f ms)\n", t * 1e3,
-           n_tok / t, 3 * flop / t * 1e-9, both[0] * 1e3, both[repeats - 1] * 1e3);
-    printf("products alone     %39.1f GFLOP/s  ratio %.2f\n", r * 1e-9, 3 * flop / t / r);
+    print("forward", &forward, n_tok, flop);
+    print("forward, backward", &both, n_tok, 3 * flop);
+    print("products alone", &roof, 0, n_threads * PRODUCTS * product);
+    printf("of the roof        %.2f; of processor time %.2f\n",
+           3 * flop / median(both.wall, repeats) /
+               (n_threads * PRODUCTS * product / median(roof.wall, repeats)),
+           3 * flop / median(both.cpu, repeats) /
+               (n_threads * PRODUCTS * product / median(roof.cpu, repeats)));
     return 0;
 }
 

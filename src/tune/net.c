@@ -189,7 +189,7 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
     n->max_ff = PG_MAX(h->n_ff, h->n_ff_shexp);
     n->out_rows = PG_MIN(PG_MAX(out_rows, PG_NET_OUT_ROWS), n->n_tok);
     lay_out_sums(n);
-    size_t attention = 2 * (size_t)PG_NET_QUERIES * (size_t)o->seq_len;
+    size_t attention = 2 * (size_t)PG_NET_QUERIES * ((size_t)o->seq_len + PG_ROW_STEP);
     size_t experts = PG_NET_ROWS * (2 * (size_t)h->n_embd + 3 * (size_t)h->n_ff_exp);
     n->room_len = PG_MAX(attention, experts);
 }
@@ -288,7 +288,7 @@ struct outers {
     const struct pg_net_outer *o;
     int n;
 };
-enum { OUTER_ROWS = 64 };
+enum { OUTER_ROWS = 64, OUTER_DEPTH = 512 };
 
 static int outer_tasks(const struct pg_net_outer *o)
 {
@@ -303,16 +303,18 @@ static void outer(void *arg, int task, int thread)
         task -= outer_tasks(o);
     }
     int first = task * OUTER_ROWS;
-    pg_gemm_tn(&(struct pg_gemm){.m = PG_MIN(OUTER_ROWS, o->n_out - first),
-                                 .n = o->n_in,
-                                 .k = o->n_rows,
-                                 .a = o->dy + first,
-                                 .lda = o->n_out,
-                                 .b = o->x,
-                                 .ldb = o->n_in,
-                                 .beta = 1,
-                                 .c = o->g + (size_t)first * (size_t)o->n_in,
-                                 .ldc = o->n_in});
+    for (int row = 0; row < o->n_rows; row += OUTER_DEPTH) { /* what a cache holds at a time */
+        pg_gemm_tn(&(struct pg_gemm){.m = PG_MIN(OUTER_ROWS, o->n_out - first),
+                                     .n = o->n_in,
+                                     .k = PG_MIN(OUTER_DEPTH, o->n_rows - row),
+                                     .a = o->dy + (size_t)row * (size_t)o->n_out + first,
+                                     .lda = o->n_out,
+                                     .b = o->x + (size_t)row * (size_t)o->n_in,
+                                     .ldb = o->n_in,
+                                     .beta = 1,
+                                     .c = o->g + (size_t)first * (size_t)o->n_in,
+                                     .ldc = o->n_in});
+    }
 }
 
 void pg_net_outers(struct pg_net *n, const struct pg_net_outer *o, int n_outers)

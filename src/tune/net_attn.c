@@ -201,6 +201,7 @@ static void project_back(void *arg, int task, int thread)
 /* Some queries of one head, and the keys that any of them sees. */
 struct block {
     int i0, n_q, j0, n_k; /* rows of the sequence */
+    int ld;               /* values from one query's scores to the next's */
     const int32_t *start; /* of the sequence */
     size_t q_at, k_at;    /* values from the start of q and of k to theirs */
     int head, t0;         /* the sequence's first token */
@@ -215,6 +216,7 @@ static struct block block_of(const struct pg_net *n, int seq, int head, int i0)
     b.start = n->batch->start + b.t0;
     b.j0 = b.start[i0];
     b.n_k = i0 + b.n_q - b.j0;
+    b.ld = (b.n_k + PG_ROW_STEP - 1) / PG_ROW_STEP * PG_ROW_STEP;
     b.q_at = (size_t)(b.t0 + i0) * (size_t)n->n_q + (size_t)(head * dim);
     b.k_at = (size_t)(b.t0 + b.j0) * (size_t)n->n_kv + (size_t)(kv_head * dim);
     return b;
@@ -232,7 +234,7 @@ static void scores(const struct pg_net *n, const struct block *b, const pg_real 
                                  .b = keys + b->k_at,
                                  .ldb = n->n_kv,
                                  .c = c,
-                                 .ldc = b->n_k});
+                                 .ldc = b->ld});
 }
 
 /* y [n_q, dim] = p [n_q, n_k] v, y of queries' place, v of keys'. */
@@ -243,7 +245,7 @@ static void mix(const struct pg_net *n, const struct block *b, const pg_real *p,
                                  .n = n->h->head_dim,
                                  .k = b->n_k,
                                  .a = p,
-                                 .lda = b->n_k,
+                                 .lda = b->ld,
                                  .b = v + b->k_at,
                                  .ldb = n->n_kv,
                                  .c = y + b->q_at,
@@ -258,7 +260,7 @@ static void mix_back(const struct pg_net *n, const struct block *b, const pg_rea
                                  .n = n->h->head_dim,
                                  .k = b->n_q,
                                  .a = p,
-                                 .lda = b->n_k,
+                                 .lda = b->ld,
                                  .b = x + b->q_at,
                                  .ldb = n->n_q,
                                  .beta = 1,
@@ -266,15 +268,10 @@ static void mix_back(const struct pg_net *n, const struct block *b, const pg_rea
                                  .ldc = n->n_kv});
 }
 
-/* What query i of the block sees of a row of scores: values [*from, *from + result); the rest
- * becomes 0. */
-static int seen(const struct block *b, int i, pg_real *row, int *from)
+/* What query i of the block sees. */
+static struct pg_window window(const struct block *b, int i)
 {
-    int last = b->i0 + i - b->j0;
-    *from = b->start[b->i0 + i] - b->j0;
-    memset(row, 0, (size_t)*from * sizeof(pg_real));
-    memset(row + last + 1, 0, (size_t)(b->n_k - last - 1) * sizeof(pg_real));
-    return last + 1 - *from;
+    return (struct pg_window){b->start[b->i0 + i] - b->j0, b->i0 + i + 1 - b->j0, b->ld};
 }
 
 static pg_real score_scale(const struct pg_net *n)
@@ -285,33 +282,35 @@ static pg_real score_scale(const struct pg_net *n)
 static void attend_block(struct pg_net *n, struct pg_net_layer *l, const struct block *b,
                          pg_real *p)
 {
-    pg_real scale = score_scale(n);
+    pg_real times[PG_NET_QUERIES], scale = score_scale(n);
     scores(n, b, l->q, l->k, p);
     for (int i = 0; i < b->n_q; i++) {
-        pg_real *row = pg_net_row(p, i, b->n_k);
-        int from, n_seen = seen(b, i, row, &from);
-        pg_net_row(l->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head] =
-            n->ops->softmax(row + from, scale, 1, n_seen);
+        struct pg_window w = window(b, i);
+        struct pg_attend a = n->ops->attend(pg_net_row(p, i, b->ld), &w, scale);
+        pg_net_row(l->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head] = a.lse;
+        times[i] = a.times;
     }
     mix(n, b, p, l->v, l->att);
+    for (int i = 0; i < b->n_q; i++) {
+        pg_real *att = pg_net_row(l->att + b->q_at, i, n->n_q);
+        n->ops->scale(times[i], att, att, n->h->head_dim);
+    }
 }
 
 static void attend_block_back(struct pg_net *n, struct pg_net_layer *l, const struct block *b,
                               pg_real *p)
 {
-    int dim = n->h->head_dim;
-    pg_real scale = score_scale(n), *dp = p + (size_t)b->n_q * (size_t)b->n_k;
+    pg_real *dp = p + (size_t)b->n_q * (size_t)b->ld;
     scores(n, b, l->q, l->k, p);
     scores(n, b, n->datt, l->v, dp);
     for (int i = 0; i < b->n_q; i++) {
-        pg_real *row = pg_net_row(p, i, b->n_k), *drow = pg_net_row(dp, i, b->n_k);
+        struct pg_window w = window(b, i);
         size_t at = b->q_at + (size_t)i * (size_t)n->n_q;
-        pg_real mean = n->ops->dot(n->datt + at, l->att + at, dim);
-        int from, n_seen = seen(b, i, row, &from);
-        seen(b, i, drow, &from);
-        n->ops->softmax_again(row + from, scale,
-                              pg_net_row(l->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head], n_seen);
-        n->ops->softmax_back(row + from, drow + from, mean, scale, n_seen);
+        struct pg_attend_back how = {
+            .scale = score_scale(n),
+            .lse = pg_net_row(l->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head],
+            .mean = n->ops->dot(n->datt + at, l->att + at, n->h->head_dim)};
+        n->ops->attend_back(pg_net_row(p, i, b->ld), pg_net_row(dp, i, b->ld), &w, &how);
     }
     mix_back(n, b, p, n->datt, n->dv);
     mix(n, b, dp, l->k, n->dq);

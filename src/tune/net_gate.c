@@ -268,7 +268,7 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
         }
         return;
     }
-    n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), 1, n_expert);
+    n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
 }
 
 void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)

@@ -29,6 +29,19 @@ struct pg_silu_back {
     pg_real *act, *dgate, *dup;
 };
 
+/* Of a row of n values, a multiple of PG_ROW_STEP, only [from, to) count; the others, whatever they
+ * were, become 0. */
+enum { PG_ROW_STEP = 64 / sizeof(pg_real) };
+struct pg_window {
+    int from, to, n;
+};
+struct pg_attend {
+    pg_real lse, times; /* logarithm of the sum of exp(scale x); 1 / sum of what x became */
+};
+struct pg_attend_back {
+    pg_real scale, lse, mean;
+};
+
 struct pg_row_ops {
     pg_real (*dot)(const pg_real *a, const pg_real *b, int n);
     void (*add)(const pg_real *x, pg_real *y, int n);              /* y += x */
@@ -39,10 +52,14 @@ struct pg_row_ops {
     void (*norm_back)(const struct pg_norm_back *b, int n);
     /* x = times softmax(scale x), scale > 0; returns the logarithm of the sum of exp(scale x). */
     pg_real (*softmax)(pg_real *x, pg_real scale, pg_real times, int n);
-    /* x = exp(scale x - lse): the softmax again, from what it returned. */
-    void (*softmax_again)(pg_real *x, pg_real scale, pg_real lse, int n);
-    /* dp = p (dp - mean) scale; `mean` is the sum of p dp. */
-    void (*softmax_back)(const pg_real *p, pg_real *dp, pg_real mean, pg_real scale, int n);
+    /* dp = p (dp - mean), `mean` the sum of p dp. */
+    void (*softmax_back)(const pg_real *p, pg_real *dp, pg_real mean, int n);
+    /* One query's scores become exp(scale x - max), without the division by their sum. */
+    struct pg_attend (*attend)(pg_real *x, const struct pg_window *w, pg_real scale);
+    /* Scores become probabilities p = exp(scale x - lse), and dp becomes p (dp - mean) scale, the
+     * derivative of the scores; `mean` is the sum of p dp. */
+    void (*attend_back)(pg_real *x, pg_real *dp, const struct pg_window *w,
+                        const struct pg_attend_back *b);
     void (*silu)(const pg_real *gate, const pg_real *up, pg_real *act, int n);
     /* Returns the sum of dact act. */
     pg_real (*silu_back)(const struct pg_silu_back *b, int n);

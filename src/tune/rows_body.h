@@ -88,20 +88,61 @@ static pg_real softmax(pg_real *x, pg_real scale, pg_real times, int n)
     return max + (pg_real)log((double)total);
 }
 
-static void softmax_again(pg_real *x, pg_real scale, pg_real lse, int n)
+static void softmax_back(const pg_real *p, pg_real *dp, pg_real mean, int n)
 {
-    vec vs = all(scale), vl = all(lse);
+    vec vm = all(mean);
     for (int i = 0; i < n; i += LANES) {
-        put(x + i, v_exp(take(x + i, n - i) * vs - vl), n - i);
+        put(dp + i, take(p + i, n - i) * (take(dp + i, n - i) - vm), n - i);
     }
 }
 
-static void softmax_back(const pg_real *p, pg_real *dp, pg_real mean, pg_real scale, int n)
+/* exp(scale x - most) of the window's part of the vector at i, 0 elsewhere. */
+static vec window_exp(const pg_real *x, int i, const struct pg_window *w, vec scale, vec most)
 {
-    vec vm = all(mean), vs = all(scale);
-    for (int i = 0; i < n; i += LANES) {
-        put(dp + i, take(p + i, n - i) * (take(dp + i, n - i) - vm) * vs, n - i);
+    return within(v_exp(load(x + i) * scale - most), w->from - i, w->to - i, 0);
+}
+
+static void clear(pg_real *x, int from, int to)
+{
+    for (int i = from; i < to; i += LANES) {
+        put(x + i, (vec){0}, LANES);
     }
+}
+
+static struct pg_attend attend(pg_real *x, const struct pg_window *w, pg_real scale)
+{
+    int begin = w->from / LANES * LANES, end = (w->to + LANES - 1) / LANES * LANES;
+    vec most = all(x[w->from]), sum = {0}, vs = all(scale);
+    for (int i = begin; i < end; i += LANES) {
+        most = larger(most, within(load(x + i), w->from - i, w->to - i, x[w->from]));
+    }
+    pg_real max = largest(most) * scale;
+    vec vmax = all(max);
+    clear(x, 0, begin);
+    for (int i = begin; i < end; i += LANES) {
+        vec e = window_exp(x, i, w, vs, vmax);
+        put(x + i, e, LANES);
+        sum += e;
+    }
+    clear(x, end, w->n);
+    pg_real total = tree(sum);
+    return (struct pg_attend){max + (pg_real)log((double)total), 1 / total};
+}
+
+static void attend_back(pg_real *x, pg_real *dp, const struct pg_window *w,
+                        const struct pg_attend_back *b)
+{
+    int begin = w->from / LANES * LANES, end = (w->to + LANES - 1) / LANES * LANES;
+    vec scale = all(b->scale), lse = all(b->lse), mean = all(b->mean);
+    clear(x, 0, begin);
+    clear(dp, 0, begin);
+    for (int i = begin; i < end; i += LANES) {
+        vec p = window_exp(x, i, w, scale, lse);
+        put(x + i, p, LANES);
+        put(dp + i, within(p * (load(dp + i) - mean) * scale, w->from - i, w->to - i, 0), LANES);
+    }
+    clear(x, end, w->n);
+    clear(dp, end, w->n);
 }
 
 static void silu(const pg_real *gate, const pg_real *up, pg_real *act, int n)
@@ -138,8 +179,9 @@ const struct pg_row_ops ROWS_TABLE = {
     .norm = norm,
     .norm_back = norm_back,
     .softmax = softmax,
-    .softmax_again = softmax_again,
     .softmax_back = softmax_back,
+    .attend = attend,
+    .attend_back = attend_back,
     .silu = silu,
     .silu_back = silu_back,
 };

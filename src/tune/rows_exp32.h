@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * exp of sixteen floats: the engine's own, see cpu/kernels.h.
+ * What vectors of sixteen floats need beside the compiler's operators; exp is the engine's own, see
+ * cpu/kernels.h.
  */
 #ifndef PG_TUNE_ROWS_EXP32_H
 #define PG_TUNE_ROWS_EXP32_H
@@ -14,10 +15,40 @@ static inline vec either(ivec mask, vec a, vec b)
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
 }
 
+/* Lanes [from, to) of v, in the others `other`. */
+static inline vec within(vec v, int from, int to, pg_real other)
+{
+    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return either((lane >= from) & (lane < to), v, all(other));
+}
+
 /* A NaN stays, in b. */
 static inline vec larger(vec a, vec b)
 {
     return either(a > b, a, b);
+}
+
+#define TURN(v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)                                    \
+    __builtin_shufflevector(v, v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)
+#define HALVES(v)   TURN(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+#define QUARTERS(v) TURN(v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define PAIRS(v)    TURN(v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define ONES(v)     TURN(v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+
+static inline pg_real tree(vec v)
+{
+    v = v + HALVES(v);
+    v = v + QUARTERS(v);
+    v = v + PAIRS(v);
+    return (v + ONES(v))[0];
+}
+
+static inline pg_real largest(vec v)
+{
+    v = larger(v, HALVES(v));
+    v = larger(v, QUARTERS(v));
+    v = larger(v, PAIRS(v));
+    return larger(v, ONES(v))[0];
 }
 
 static inline vec v_exp(vec x)

@@ -53,26 +53,4 @@ static inline void put(pg_real *p, vec v, int n)
     }
 }
 
-static inline pg_real tree(vec v)
-{
-    pg_real s[LANES];
-    memcpy(s, &v, sizeof(s));
-    for (int step = LANES / 2; step > 0; step /= 2) {
-        for (int i = 0; i < step; i++) {
-            s[i] += s[i + step];
-        }
-    }
-    return s[0];
-}
-
-static inline pg_real largest(vec v)
-{
-    pg_real s[LANES];
-    memcpy(s, &v, sizeof(s));
-    for (int i = 1; i < LANES; i++) {
-        s[0] = s[i] > s[0] ? s[i] : s[0];
-    }
-    return s[0];
-}
-
 #endif
