@@ -34,7 +34,7 @@ static void say(const struct pg_trainer *t, enum pg_log_level level, const char 
 
 static void or_default(float *v, float normal)
 {
-    *v = *v == 0 ? normal : PG_MAX(*v, 0.0f);
+    *v = *v == 0 ? normal : *v < 0 ? 0 : *v; /* NaN stays, to be refused */
 }
 
 static int or_int(int v, int normal)

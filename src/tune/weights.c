@@ -23,14 +23,11 @@ static int open_directory(struct pg_source *s, const char *path, struct pg_err *
     PG_TRY(pg_gguf_open(&s->gguf, path, err));
     n = pg_gguf_n_parts(s->gguf);
     s->fd = pg_calloc((size_t)n, sizeof(s->fd[0]));
-    s->raw = malloc(PIECE * sizeof(float));
-    if (!s->fd || !s->raw) {
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; s->fd && i < n; i++) {
         s->fd[i] = -1;
     }
-    return 0;
+    s->raw = malloc(PIECE * sizeof(float));
+    return s->fd && s->raw ? 0 : pg_fail(err, PG_ENOMEM, "out of memory");
 }
 
 int pg_source_open(struct pg_source *s, const char *path, struct pg_err *err)
