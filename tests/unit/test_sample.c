@@ -345,7 +345,7 @@ static void test_seeds(void **state)
 static void test_penalties(void **state)
 {
     static const struct pg_sampling how[] = {
-        {PG_SAMPLING_INIT, .repeat_penalty = 1.1f},
+        {PG_SAMPLING_INIT, .repeat_penalty = 1.5f},
         {PG_SAMPLING_INIT, .repeat_penalty = 2},
         {PG_SAMPLING_INIT, .repeat_penalty = 100, .penalty_last_n = 12},
         {PG_SAMPLING_INIT, .repeat_penalty = 0.25f},
