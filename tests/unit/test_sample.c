@@ -345,14 +345,14 @@ static void test_seeds(void **state)
 static void test_penalties(void **state)
 {
     static const struct pg_sampling how[] = {
-        {PG_SAMPLING_INIT, .repeat_penalty = 1.5f},
+        {PG_SAMPLING_INIT, .repeat_penalty = 1.1f},
         {PG_SAMPLING_INIT, .repeat_penalty = 2},
         {PG_SAMPLING_INIT, .repeat_penalty = 100, .penalty_last_n = 12},
         {PG_SAMPLING_INIT, .repeat_penalty = 0.25f},
         {PG_SAMPLING_INIT, .presence_penalty = 3},
         {PG_SAMPLING_INIT, .presence_penalty = -8, .penalty_last_n = 5},
         {PG_SAMPLING_INIT, .frequency_penalty = 1.5f},
-        {PG_SAMPLING_INIT, .frequency_penalty = -2},
+        {PG_SAMPLING_INIT, .frequency_penalty = -4},
         {PG_SAMPLING_INIT, .frequency_penalty = 2, .presence_penalty = 1, .repeat_penalty = 1.2f},
         {PG_SAMPLING_INIT, .frequency_penalty = 10000, .penalty_last_n = 2000000000},
     };
