@@ -431,6 +431,7 @@ struct pg_tune_options {
     const char *out;       /* the sidecar */
     bool decide;           /* trained to decide, else to hint */
     int level;             /* 0 = 1 */
+    int n_hidden;          /* values of the layer beside the matrix; 0 = 64, below 0 = none */
     uint64_t memory_bytes; /* of the whole process, collected states included; 0 as the engine */
     uint64_t n_tokens;     /* of text to run; 0 = 200,000 or all there are */
     float holdout;         /* part of the documents that is only measured on; 0 = 0.1 */
@@ -453,8 +454,8 @@ struct pg_agree_block {
     double precision[16]; /* by rank of the pre-gate: part that is in the router's set */
 };
 struct pg_tune_report {
-    uint64_t n_tokens, n_tokens_held;
-    int n_blocks;                                /* blocks with a pre-gate before them */
+    uint64_t n_tokens, n_tokens_held;            /* learnt from, measured on */
+    int n_blocks, n_used;                        /* blocks with a pre-gate before them */
     const struct pg_agree_block *before, *after; /* [n_blocks] held-out text: the router folded; the
                                                   * pre-gate written. Until pg_tune_report_free */
 };

@@ -40,6 +40,8 @@ struct cli_args {
     uint64_t memory, seed;
     bool seed_given;
     int mode, evict, hints, kv, io_path, cpu, gate, schedule;
+    int trained_for, n_hidden, n_tokens; /* of tune */
+    double holdout;
     int n_steps, n_accumulate, n_warmup, sticky_cache, checkpoint_every;
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
     double cache_bias, temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
@@ -73,6 +75,7 @@ int cli_logits(const struct cli_args *args);
 int cli_synth(const struct cli_args *args);
 int cli_sidecar(const struct cli_args *args);
 int cli_replay(const struct cli_args *args);
+int cli_tune(const struct cli_args *args);
 int cli_train(const struct cli_args *args);
 int cli_eval(const struct cli_args *args);
 

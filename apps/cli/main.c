@@ -54,6 +54,14 @@ static const struct cli_command commands[] = {
  "what `lookahead` warns; trained pre-gates start from it.",
  "  pregate sidecar model.gguf -o model.pregate.gguf\n"
  "  pregate run model.gguf --pregate model.pregate.gguf --mode hint -p Hello\n", cli_sidecar},
+{"tune", "MODEL", "distil pre-gates out of runs of a model",
+ "Runs text through the model, which stays as it is and may be larger than memory, and fits pre-gates\n"
+ "to what its routers say one block (--level) later. A part of the documents is held out; what is\n"
+ "printed is measured on it, before (the router run early) and after. Without -o the sidecar is\n"
+ "pregate-MODEL beside MODEL, where `hint` mode finds it. Ctrl-C keeps a checkpoint for --resume.",
+ "  pregate tune model.gguf --data text.txt\n"
+ "  pregate tune model.gguf --data a.txt b.txt --memory 2G --tokens 50000 -o gates.gguf\n"
+ "  pregate tune model.gguf --data text.txt --for decide --level 2\n", cli_tune},
 {"eval", "MODEL", "measure how good a model's answers are",
  "Perplexity of a text, agreement of pre-gates with the routers, exact match and F1 of answers, or\n"
  "ROUGE of summaries; in the mode and under the budget that are asked for. Several texts run side by\n"

@@ -61,6 +61,12 @@ static const char *choice_hints(int i)
     return i < 3 ? names[i] : NULL;
 }
 
+static const char *choice_for(int i)
+{
+    static const char *const names[] = {"hint", "decide"};
+    return i < 2 ? names[i] : NULL;
+}
+
 static const char *choice_kv(int i)
 {
     static const char *const names[] = {"f16", "f32"};
@@ -164,6 +170,13 @@ static const struct option options[] = {
 {"freeze", 0, "LIST", TRAIN, TEXT, AT(freeze), 0, 0, NULL, "tensors that stay as they are, commas between, * for any: token_embd*,*.attn_*"},
 {"type", 0, "TYPE", TRAIN, TEXT, AT(type), 0, 0, NULL, "of the matrices in the result: F16, BF16 or F32 (F16)"},
 {"checkpoint-every", 0, "N", TRAIN, INTEGER, AT(checkpoint_every), 1, BIG, NULL, "steps from one checkpoint to the next (100)"},
+{"for", 0, "WHAT", TUNE, CHOICE, AT(trained_for), 0, 0, choice_for, "what the pre-gates are for: to warn, or to decide (hint)"},
+{"level", 0, "L", TUNE, INTEGER, AT(level), 1, 64, NULL, "blocks from the state that is read to the block named (1)"},
+{"hidden", 0, "N", TUNE, INTEGER, AT(n_hidden), 0, 4096, NULL, "values of the layer beside the matrix; 0 = the matrix alone (64)"},
+{"tokens", 0, "N", TUNE, INTEGER, AT(n_tokens), 1, BIG, NULL, "of the text to run at most (200000)"},
+{"holdout", 0, "PART", TUNE, REAL, AT(holdout), 0.001, 0.9, NULL, "of the documents that is only measured on (0.1)"},
+{"ctx", 'c', "N", TUNE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of a piece of text (512, or the model's context)"},
+{"memory", 0, "SIZE", TUNE, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process, kept states included: 8G, 512MiB, 60% (what the machine leaves)"},
 {"resume", 0, NULL, TRAIN | TUNE, FLAG, AT(resume), 0, 0, NULL, "go on from the last checkpoint, to the same bits"},
 {"csv", 0, "FILE", TRAIN, TEXT, AT(csv), 0, 0, NULL, "metrics of each step (beside the result: OUT.gguf.csv)"},
 {"svg", 0, "FILE", TRAIN, TEXT, AT(svg), 0, 0, NULL, "the curve of the loss (beside the result: OUT.gguf.svg)"},
@@ -186,7 +199,7 @@ static const struct option options[] = {
 /* results */
 {"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR | TRAIN | TUNE, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
 {"format", 'o', "FORMAT", REPLAY, TEXT, AT(format), 0, 0, NULL, "md or json (md)"},
-{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN | EVAL, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
+{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN | TUNE | EVAL, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
 {"trace", 0, "FILE", RUN, TEXT, AT(trace), 0, 0, NULL, "write what happened when, for ui.perfetto.dev"},
 {"verbose", 'v', NULL, ALL, FLAG, AT(verbose), 0, 0, NULL, "say more on standard error"},
 {"help", 'h', NULL, ALL, FLAG, AT(help), 0, 0, NULL, "this text"},
@@ -267,7 +280,9 @@ static void defaults(struct cli_args *a, const char *command)
                            .lr_end = 0.1,
                            .weight_decay = 0.01,
                            .clip = 1,
-                           .balance = 0.01};
+                           .balance = 0.01,
+                           .n_hidden = 64,
+                           .holdout = 0.1};
     if (!strcmp(command, "bench"))
         a->n_predict = 64;
     if (!strcmp(command, "logits") || !strcmp(command, "eval"))

@@ -100,6 +100,7 @@ struct pg_sidecar {
 };
 /* The file appears whole or not at all. */
 int pg_sidecar_save(const struct pg_sidecar *s, const char *out, struct pg_err *err);
+bool pg_same_file(const char *a, const char *b); /* both are there and are one */
 /* Block of the model that is MoE block `moe`. */
 int pg_block_of_moe(const struct pg_model *m, int moe);
 /* The untrained pre-gate of MoE block `moe`: router moe + level, gains folded in. Needs loaded

@@ -425,7 +425,7 @@ static int write_folded(const struct pg_model *m, const char *out, int level, st
     return rc;
 }
 
-static bool same_file(const char *a, const char *b)
+bool pg_same_file(const char *a, const char *b)
 {
     struct stat x, y;
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
@@ -437,7 +437,7 @@ int pg_sidecar_write(const char *model, const char *out, int level, struct pg_er
     struct pg_options opt = {PG_OPTIONS_INIT, .model = model, .mode = PG_MODE_ONDEMAND, .n_ctx = 1,
                              .n_threads = 1};
     level = level ? level : 1;
-    if (same_file(model, out)) {
+    if (pg_same_file(model, out)) {
         return pg_fail(err, PG_EARG, "%s is the model itself; the sidecar needs a file of its own",
                        out);
     }

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT
+ * pregate tune: pre-gates distilled out of runs of a model that stays as it is.
+ */
+#include "cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* pregate-<name of the model> beside it, where the engine looks for it; for free(). */
+static char *default_output(const char *model)
+{
+    const char *slash = strrchr(model, '/'), *base = slash ? slash + 1 : model;
+    char *out;
+    return asprintf(&out, "%.*spregate-%s", (int)(base - model), model, base) < 0 ? NULL : out;
+}
+
+static double mean(const struct pg_agree_block *b, int n,
+                   double (*of)(const struct pg_agree_block *))
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += of(&b[i]);
+    return n ? sum / n : 0;
+}
+
+static double recall_of(const struct pg_agree_block *b)
+{
+    return b->recall;
+}
+
+static double mass_of(const struct pg_agree_block *b)
+{
+    return b->mass;
+}
+
+static double first_of(const struct pg_agree_block *b)
+{
+    return b->precision[0];
+}
+
+static void print_table(const struct pg_tune_report *r)
+{
+    const struct pg_agree_block *a = r->before, *b = r->after;
+    const int n = r->n_blocks;
+    puts("| block | recall before | after | mass before | after | first right before | after |\n"
+         "|---|---|---|---|---|---|---|");
+    for (int i = 0; i < n; i++)
+        printf("| %d | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f |\n", b[i].block, a[i].recall,
+               b[i].recall, a[i].mass, b[i].mass, a[i].precision[0], b[i].precision[0]);
+    printf("| mean | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f |\n", mean(a, n, recall_of),
+           mean(b, n, recall_of), mean(a, n, mass_of), mean(b, n, mass_of), mean(a, n, first_of),
+           mean(b, n, first_of));
+}
+
+static json_t *json_block(const struct pg_agree_block *b, int n_used)
+{
+    json_t *precision = json_array();
+    for (int i = 0; i < n_used && i < 16; i++)
+        json_array_append_new(precision, cli_json_real(b->precision[i]));
+    json_t *j = json_object();
+    json_object_set_new(j, "block", json_integer(b->block));
+    json_object_set_new(j, "recall", cli_json_real(b->recall));
+    json_object_set_new(j, "mass", cli_json_real(b->mass));
+    json_object_set_new(j, "precision", precision);
+    return j;
+}
+
+static json_t *json_blocks(const struct pg_agree_block *b, int n, int n_used)
+{
+    json_t *j = json_array();
+    for (int i = 0; i < n; i++)
+        json_array_append_new(j, json_block(&b[i], n_used));
+    return j;
+}
+
+static int print_json(const struct pg_tune_report *r, const char *out, double seconds)
+{
+    json_t *j = json_object();
+    json_object_set_new(j, "sidecar", json_string(out));
+    json_object_set_new(j, "tokens", json_integer((json_int_t)r->n_tokens));
+    json_object_set_new(j, "tokens_held_out", json_integer((json_int_t)r->n_tokens_held));
+    json_object_set_new(j, "seconds", cli_json_real(seconds));
+    json_object_set_new(j, "peak_rss_bytes", json_integer((json_int_t)pg_peak_rss()));
+    json_object_set_new(j, "before", json_blocks(r->before, r->n_blocks, r->n_used));
+    json_object_set_new(j, "after", json_blocks(r->after, r->n_blocks, r->n_used));
+    return cli_json_print(j);
+}
+
+static int run(const struct cli_args *args, const char *out)
+{
+    struct cli_progress progress = {.verbose = true};
+    struct pg_tune_options opt = {
+        PG_TUNE_OPTIONS_INIT,
+        .model = args->subject,
+        .data = args->data.path,
+        .n_data = args->data.n,
+        .out = out,
+        .decide = args->trained_for,
+        .level = args->level,
+        .n_hidden = args->n_hidden ? args->n_hidden : -1,
+        .memory_bytes = args->memory,
+        .n_tokens = args->n_tokens,
+        .holdout = (float)args->holdout,
+        .seed = args->seed,
+        .resume = args->resume,
+        .n_threads = args->n_threads,
+        .n_ctx = args->n_ctx,
+        .log = cli_progress_log,
+        .progress = cli_progress_step,
+        .user = &progress,
+    };
+    struct pg_tune_report report;
+    struct pg_err err = {0};
+    const uint64_t begin = cli_now_ns();
+    const int rc = pg_tune(&opt, &report, &err);
+    const double seconds = (double)(cli_now_ns() - begin) * 1e-9;
+    cli_progress_clear();
+    if (rc)
+        return cli_failed(&err);
+    const int code =
+        args->json ? print_json(&report, out, seconds) : (print_table(&report), CLI_OK);
+    fprintf(stderr, "%s: %d pre-gates of level %d, to %s; %.1f s, peak %.1f MiB\n", out,
+            report.n_blocks, args->level, args->trained_for ? "decide" : "hint", seconds,
+            (double)pg_peak_rss() / (1 << 20));
+    pg_tune_report_free(&report);
+    return code;
+}
+
+int cli_tune(const struct cli_args *args)
+{
+    if (args->data.n == 0)
+        return cli_usage("tune: which text? give --data FILE...");
+    char *made = args->output ? NULL : default_output(args->subject);
+    if (!args->output && !made)
+        return cli_usage("tune: out of memory");
+    const int code = run(args, args->output ? args->output : made);
+    free(made);
+    return code;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT
+ * Pre-gates fitted to what routers say: rounds of passes of minibatches, one task a gate.
+ */
+#include "tune/distil_fit.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    AT_ONCE = 8, /* minibatches between two looks at the user */
+    MAX_RANK = 16,
+};
+
+/* AdamW. The rate falls in a straight line to the last part of it. */
+static const float rate = 1e-3f, last_rate = 0.05f, decay = 0.01f;
+static const float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
+
+void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_arena *a)
+{
+    *f = (struct pg_fit){.opt = *opt, .n_gate = opt->n_moe - opt->level};
+    f->n_values = pg_fit_parts(opt).end;
+    f->gate = pg_arena_take(a, (size_t)f->n_gate * sizeof(*f->gate));
+    f->scratch = pg_arena_take(a, (size_t)opt->n_threads * sizeof(*f->scratch));
+    f->order = pg_arena_take(a, opt->max_tokens * sizeof(int32_t));
+    for (int i = 0; i < f->n_gate; i++) {
+        struct pg_fit_gate g = {
+            .w = pg_arena_take(a, f->n_values * sizeof(float)),
+            .m = pg_arena_take(a, f->n_values * sizeof(float)),
+            .v = pg_arena_take(a, f->n_values * sizeof(float)),
+            .best = pg_arena_take(a, f->n_values * sizeof(float)),
+        };
+        if (a->base) {
+            f->gate[i] = g;
+        }
+    }
+    for (int i = 0; i < opt->n_threads; i++) {
+        struct pg_fit_scratch s = pg_fit_scratch_carve(&f->opt, a);
+        if (a->base) {
+            f->scratch[i] = s;
+        }
+    }
+}
+
+static void adamw(const struct pg_fit *f, struct pg_fit_gate *p, const float *g, float lr)
+{
+    float first = 1 - powf(beta1, (float)p->n_steps), second = 1 - powf(beta2, (float)p->n_steps);
+    size_t n_matrices = pg_fit_parts(&f->opt).b;
+    for (size_t i = 0; i < f->n_values; i++) {
+        p->m[i] = beta1 * p->m[i] + (1 - beta1) * g[i];
+        p->v[i] = beta2 * p->v[i] + (1 - beta2) * g[i] * g[i];
+        float step = (p->m[i] / first) / (sqrtf(p->v[i] / second) + epsilon);
+        p->w[i] -= lr * (step + (i < n_matrices ? decay * p->w[i] : 0));
+    }
+}
+
+/* ------------------------------------------------------------------ passes ------------------ */
+
+struct work {
+    struct pg_fit *f;
+    const struct pg_states *s;
+    int from, to; /* minibatches */
+    float lr;
+};
+
+static int n_minibatches(size_t n_tokens)
+{
+    return (int)((n_tokens + PG_MINIBATCH - 1) / PG_MINIBATCH);
+}
+
+static struct pg_fit_batch batch_of(const struct work *work, const int32_t *order, int i)
+{
+    size_t from = (size_t)i * PG_MINIBATCH;
+    int n = (int)PG_MIN(PG_MINIBATCH, work->s->n - from);
+    return (struct pg_fit_batch){work->s, order, from, n};
+}
+
+static void learn(void *arg, int gate, int thread)
+{
+    const struct work *work = arg;
+    struct pg_fit *f = work->f;
+    struct pg_fit_scratch *s = &f->scratch[thread];
+    struct pg_fit_gate *p = &f->gate[gate];
+    for (int i = work->from; i < work->to && !p->stopped; i++) {
+        struct pg_fit_batch b = batch_of(work, f->order, i);
+        pg_fit_gradient(f, gate, p->w, &b, s);
+        p->n_steps++;
+        adamw(f, p, s->g, work->lr);
+    }
+}
+
+static void judge(void *arg, int gate, int thread)
+{
+    const struct work *work = arg;
+    struct pg_fit *f = work->f;
+    struct pg_fit_gate *p = &f->gate[gate];
+    double sum = 0;
+    for (int i = 0; i < n_minibatches(work->s->n) && !p->stopped; i++) {
+        struct pg_fit_batch b = batch_of(work, NULL, i);
+        sum += pg_fit_loss(f, gate, p->w, &b, &f->scratch[thread]);
+    }
+    p->loss = p->stopped ? p->loss : sum / (double)work->s->n;
+}
+
+/* After a pass: the best weights are kept; a gate that got no better for long has stopped. */
+static void keep_best(struct pg_fit *f, const struct pg_states *held)
+{
+    struct work work = {.f = f, .s = held};
+    int n_passes = f->opt.n_rounds * f->opt.n_passes;
+    uint32_t patience = (uint32_t)PG_MAX(4, n_passes / 3);
+    pg_pool_run(f->opt.pool, judge, &work, f->n_gate);
+    for (int i = 0; i < f->n_gate; i++) {
+        struct pg_fit_gate *p = &f->gate[i];
+        if (p->stopped) {
+            continue;
+        }
+        if (p->loss < p->best_loss) {
+            p->best_loss = p->loss;
+            p->n_since = 0;
+            memcpy(p->best, p->w, f->n_values * sizeof(float));
+        } else {
+            p->stopped = ++p->n_since >= patience;
+        }
+    }
+}
+
+/* Of a minibatch of the round: falls over all passes of all rounds. */
+static float rate_at(const struct pg_fit *f, int n_batches)
+{
+    double n_passes = (double)f->opt.n_rounds * f->opt.n_passes;
+    double done = (double)f->round * f->opt.n_passes + f->pass;
+    done = (done + (double)f->minibatch / n_batches) / n_passes;
+    return rate * (float)(1 - (1 - (double)last_rate) * done);
+}
+
+static int run_pass(struct pg_fit *f, const struct pg_states *train, struct pg_err *err)
+{
+    int n_batches = n_minibatches(train->n);
+    uint64_t stream = (uint64_t)f->round * (uint64_t)f->opt.n_passes + (uint64_t)f->pass;
+    pg_shuffle(f->order, (int)train->n, f->opt.seed, PG_STREAM_PASS + stream);
+    while (f->minibatch < n_batches) {
+        int to = PG_MIN(n_batches, f->minibatch + AT_ONCE);
+        uint64_t done = (uint64_t)f->pass * (uint64_t)n_batches + (uint64_t)to;
+        struct work work = {f, train, f->minibatch, to, rate_at(f, n_batches)};
+        pg_pool_run(f->opt.pool, learn, &work, f->n_gate);
+        f->minibatch = to;
+        if (f->opt.progress && f->opt.progress(f->opt.user, "fitting", done,
+                                               (uint64_t)f->opt.n_passes * (uint64_t)n_batches)) {
+            return pg_fail(err, PG_ECANCELLED, "cancelled in round %d while fitting", f->round + 1);
+        }
+    }
+    return 0;
+}
+
+int pg_fit_round(struct pg_fit *f, const struct pg_states *train, const struct pg_states *held,
+                 struct pg_err *err)
+{
+    for (; f->pass < f->opt.n_passes; f->pass++) {
+        PG_TRY(run_pass(f, train, err));
+        keep_best(f, held);
+        f->minibatch = 0;
+    }
+    f->pass = 0;
+    f->round++;
+    return 0;
+}
+
+bool pg_fit_done(const struct pg_fit *f)
+{
+    return f->round == f->opt.n_rounds;
+}
+
+/* ------------------------------------------------------------------ agreement --------------- */
+
+/* What the experts that a pre-gate names have of the router's, summed over tokens. */
+struct sums {
+    uint64_t found, at_rank[MAX_RANK];
+    double mass;
+};
+
+/* Of one token, with the router's probabilities and what both have chosen. */
+static void compare(const struct pg_gate_rule *rule, const struct pg_fit_scratch *s,
+                    const float *router, struct sums *out)
+{
+    double own = 0, covered = 0;
+    for (int i = 0; i < rule->n_used; i++) {
+        bool right = false;
+        for (int j = 0; j < rule->n_used; j++) {
+            right |= s->id[0][j] == s->id[1][i];
+        }
+        own += (double)router[s->id[0][i]];
+        covered += (double)router[s->id[1][i]];
+        out->found += right;
+        if (i < MAX_RANK) {
+            out->at_rank[i] += right;
+        }
+    }
+    out->mass += own > 0 ? covered / own : 1;
+}
+
+static void report(const struct pg_fit *f, int gate, size_t n, const struct sums *sums)
+{
+    struct pg_agree_block *b = &f->gate[gate].agree;
+    *b = (struct pg_agree_block){.block = gate + f->opt.level, .n_tokens = n};
+    b->recall = (double)sums->found / ((double)n * f->opt.rule.n_used);
+    b->mass = sums->mass / (double)n;
+    for (int r = 0; r < PG_MIN(f->opt.rule.n_used, MAX_RANK); r++) {
+        b->precision[r] = (double)sums->at_rank[r] / (double)n;
+    }
+}
+
+static void agree(void *arg, int gate, int thread)
+{
+    const struct work *work = arg;
+    const struct pg_fit *f = work->f;
+    const struct pg_gate_rule *rule = &f->opt.rule;
+    const struct pg_fit_scratch *s = &f->scratch[thread];
+    size_t n_expert = (size_t)rule->n_expert, n = work->s->n;
+    struct sums sums = {0};
+    for (size_t t = 0; t < n; t++) {
+        if (t % PG_MINIBATCH == 0) {
+            struct pg_fit_batch b = batch_of(work, NULL, (int)(t / PG_MINIBATCH));
+            pg_fit_logits(f, gate, f->gate[gate].best, &b, s);
+        }
+        float *router = s->dz, *own = s->z + t % PG_MINIBATCH * n_expert;
+        memcpy(router, pg_states_logits(work->s, gate + f->opt.level, t), n_expert * sizeof(float));
+        if (pg_gate_rule_apply(rule, f->opt.k, router, s->id[0], s->weight) &&
+            pg_gate_rule_apply(rule, f->opt.k, own, s->id[1], s->weight)) {
+            compare(rule, s, router, &sums);
+        }
+    }
+    report(f, gate, n, &sums);
+}
+
+void pg_fit_agree(struct pg_fit *f, const struct pg_states *s)
+{
+    struct work work = {.f = f, .s = s};
+    pg_pool_run(f->opt.pool, agree, &work, f->n_gate);
+}
+
+void pg_fit_begin(struct pg_fit *f, const struct pg_states *held)
+{
+    struct work work = {.f = f, .s = held};
+    pg_pool_run(f->opt.pool, judge, &work, f->n_gate);
+    pg_fit_agree(f, held);
+    for (int i = 0; i < f->n_gate; i++) {
+        struct pg_fit_gate *p = &f->gate[i];
+        p->first_loss = p->best_loss = p->loss;
+        p->before = p->agree;
+    }
+}
