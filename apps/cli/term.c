@@ -103,8 +103,9 @@ static void progress_draw(const struct cli_progress *p, uint64_t done, uint64_t 
         bar[i] = (double)i < part * WIDTH ? '#' : '.';
     bar[WIDTH] = '\0';
     const double speed = seconds > 0 ? (double)done / seconds : 0;
-    /* Only bytes come in millions; of the rest, only tokens have a rate that says something. */
-    const bool is_bytes = total > 4u << 20, is_tokens = !strcmp(p->what, "prompt");
+    /* Only tokens and bytes have a rate that says something, and only bytes come in millions. */
+    const bool is_tokens = !strcmp(p->what, "prompt") || !strcmp(p->what, "tokens");
+    const bool is_bytes = !is_tokens && total > 4u << 20;
     if (is_bytes)
         cli_size_text((uint64_t)speed, rate);
     else

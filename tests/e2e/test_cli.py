@@ -25,7 +25,7 @@ MIB = 1 << 20
 ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
     expert_requests hits warned_in_time warned_late missed stall_seconds compute_seconds
     floor_seconds overlap_efficiency""".split()
-COMMANDS = "run bench inspect plan tokenize logits synth sidecar replay train".split()
+COMMANDS = "run bench inspect plan tokenize logits synth sidecar eval replay train".split()
 
 
 def call(*args, stdin=b"", stdout=subprocess.PIPE):

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""`pregate eval` from outside: its JSON, its table, its budget, and what it refuses.
+
+usage: test_eval.py PROGRAM SOURCE_DIR [--sanitize=WHAT]
+Needs nothing but Python's own library.
+"""
+import hashlib
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PROGRAM = SOURCE = None
+SANITIZED = False
+
+
+class Eval(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.model = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
+        cls.text = os.path.join(SOURCE, "models", "data", "tinystories.heldout.txt")
+        cls.sidecar = os.path.join(cls.folder.name, "gates.gguf")
+        cls.call(cls, "sidecar", cls.model, "-o", cls.sidecar)
+        with open(cls.text, encoding="utf-8") as f:
+            cls.docs = f.read().split("<|endoftext|>\n")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def call(self, *args):
+        return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, timeout=120,
+                              check=False, stdin=subprocess.DEVNULL)
+
+    def run_json(self, *args):
+        result = self.call("eval", self.model, "--json", *args)
+        self.assertEqual(result.returncode, 0, result.stderr.decode())
+        self.assertEqual(result.stderr, b"")
+        return json.loads(result.stdout)
+
+    def bad(self, code, words, *args):
+        result = self.call("eval", *args)
+        message = result.stderr.decode()
+        self.assertEqual((result.returncode, result.stdout), (code, b""), (args, message))
+        self.assertEqual(message[:9], "pregate: ", args)
+        for word in words:
+            self.assertIn(word, message)
+
+    def put(self, name, text):
+        path = os.path.join(self.folder.name, name)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        return path
+
+    # ------------------------------------------------------------ perplexity
+
+    def likelihood(self, story):
+        """Of a story's first 256 tokens: their number, and the sum that the logits give."""
+        ids = self.call("tokenize", self.model, "-p", story.strip()).stdout.split()
+        ids = [1] + [int(i) for i in ids][:255]
+        npy = self.call("logits", self.model, "--tokens", ",".join(map(str, ids))).stdout
+        data = npy[10 + struct.unpack("<H", npy[8:10])[0]:]
+        n_vocab = len(data) // 4 // len(ids)
+        total = 0
+        for at, target in enumerate(ids[1:]):
+            row = struct.unpack(f"<{n_vocab}f", data[4 * n_vocab * at:4 * n_vocab * (at + 1)])
+            total += math.log(math.fsum(math.exp(x - row[target]) for x in row))
+        return len(ids) - 1, total
+
+    def test_first_stories(self):
+        """What `pregate logits` says of the same tokens, summed here."""
+        found = self.run_json("--data", self.text, "--max", "3")
+        n_tokens, total = map(sum, zip(*map(self.likelihood, self.docs[:3])))
+        self.assertEqual((found["task"], found["docs"], found["tokens"]), ("ppl", 3, n_tokens))
+        self.assertAlmostEqual(found["nll_per_token"], total / n_tokens, delta=1e-6)
+        self.assertAlmostEqual(found["ppl"], math.exp(found["nll_per_token"]), delta=1e-6)
+        with open(self.text, "rb") as f:
+            digest = hashlib.sha256(f.read()).hexdigest()
+        self.assertEqual(found["data"], {"file": self.text, "sha256": digest})
+        for key in ("mode", "seconds", "tps", "bytes_read_per_token", "hit_rate", "stall_seconds",
+                    "memory_bytes", "peak_rss_bytes", "stats", "plan", "model", "cut"):
+            self.assertIn(key, found)
+
+    def test_budget_is_kept_and_changes_nothing(self):
+        words = ("--data", self.put("two.txt", "<|endoftext|>\n".join(self.docs[:2])), "-c", "64")
+        free = self.run_json(*words, "--mode", "resident")
+        small = self.run_json(*words, "--mode", "ondemand", "--memory", "60M" if SANITIZED else "9M",
+                              "-b", "16", "-t", "1", "--kv", "f32")
+        self.assertEqual(small["nll_per_token"], free["nll_per_token"])
+        if not SANITIZED:
+            self.assertGreater(small["bytes_read_per_token"], 0)
+            self.assertLessEqual(small["peak_rss_bytes"], small["memory_bytes"])
+            self.assertEqual(small["memory_bytes"], 9 << 20)
+
+    def test_windows(self):
+        one = self.put("one.txt", self.docs[1])
+        cut = self.run_json("--data", one, "-c", "64")
+        whole = self.run_json("--data", one, "-c", "64", "--windows")
+        self.assertEqual((cut["tokens"], cut["cut"], whole["cut"]), (63, 1, 1))
+        ids = self.call("tokenize", self.model, "-p", self.docs[1].strip()).stdout.split()
+        self.assertEqual(whole["tokens"], len(ids))
+
+    def test_table(self):
+        result = self.call("eval", self.model, "--data", self.text, "--max", "2")
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        for word in ("perplexity", "nll per token", "tokens", "documents", "memory"):
+            self.assertIn("\n" + word if word != "perplexity" else word, result.stdout.decode())
+
+    # ------------------------------------------------------------ the other tasks
+
+    def test_agree(self):
+        words = ("--task", "agree", "--data", self.text, "--max", "3")
+        early = self.run_json(*words)
+        hint = self.run_json(*words, "--pregate", self.sidecar)
+        self.assertEqual((early["mode"], hint["mode"]), ("lookahead", "hint"))
+        self.assertEqual(early["blocks"], hint["blocks"])
+        self.assertEqual([b["block"] for b in early["blocks"]], [1, 2, 3, 4, 5])
+        for b in early["blocks"]:
+            self.assertAlmostEqual(sum(b["precision"]) / 2, b["recall"], delta=1e-8)
+        mean = sum(b["recall"] for b in early["blocks"]) / 5
+        self.assertAlmostEqual(early["mean"]["recall"], mean, delta=1e-8)
+        far = self.run_json(*words, "--lookahead", "3")
+        self.assertEqual([b["block"] for b in far["blocks"]], [3, 4, 5])
+
+    def test_qa(self):
+        qas = [{"question": "who?", "answers": [{"text": "a cat"}]},
+               {"question": "why?", "answers": [], "is_impossible": True}]
+        path = self.put("squad.json", json.dumps(
+            {"data": [{"paragraphs": [{"context": "there was a cat.", "qas": qas}]}]}))
+        found = self.run_json("--task", "qa", "--data", path)
+        self.assertEqual((found["docs"], found["skipped"], found["cut"]), (1, 1, 0))
+        self.assertTrue(0 <= found["exact_match"] <= found["f1"] <= 100)
+        self.assertTrue(1 <= found["tokens"] <= 32)
+
+    def test_summarize(self):
+        path = self.put("sum.jsonl", '{"source": ["a cat.", "a dog."], "target": ["cat and dog"]}\n')
+        found = self.run_json("--task", "summarize", "--data", path, "-n", "9")
+        self.assertTrue(0 <= found["rouge2"] <= found["rouge1"] <= 100)
+        self.assertTrue(1 <= found["tokens"] <= 9)
+
+    # ------------------------------------------------------------ refusals
+
+    def test_refusals(self):
+        self.bad(2, ["--data"], self.model)
+        self.bad(2, ["prl", "did you mean ppl?"], self.model, "--data", self.text, "--task", "prl")
+        self.bad(1, ["none.txt"], self.model, "--data", "none.txt")
+        self.bad(1, ["empty", "no text"], self.model, "--data", self.put("empty", ""))
+        self.bad(1, ["README.md", "JSON"], self.model, "--task", "qa", "--data",
+                 os.path.join(SOURCE, "README.md"))
+        self.bad(1, ["line[2]", "no target"], self.model, "--task", "summarize", "--data",
+                 self.put("half", '{"source": "a", "target": "b"}\n{"source": "a"}\n'))
+        self.bad(1, ["sidecar"], self.model, "--data", self.text, "--mode", "pregate")
+        self.bad(1, ["lookahead", "ondemand"], self.model, "--data", self.text, "--task", "agree",
+                 "--mode", "ondemand")
+        self.bad(1, ["minimum"], self.model, "--data", self.text, "--memory", "3M")
+
+
+if __name__ == "__main__":
+    PROGRAM, SOURCE = sys.argv[1:3]
+    SANITIZED = any(a.startswith("--sanitize=") and a[11:] for a in sys.argv[3:])
+    unittest.main(argv=[sys.argv[0]], verbosity=1)
