@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void say(const struct pg_trainer *t, enum pg_log_level level, const char *fmt, ...)
     PG_PRINTF(3, 4);
@@ -355,6 +356,9 @@ static int begin_step(struct pg_trainer *t, struct pg_err *err)
             say(t, PG_LOG_WARN, "%s is not there: training starts from the beginning",
                 t->path.checkpoint);
         }
+    } else if (access(t->path.checkpoint, F_OK) == 0) {
+        say(t, PG_LOG_WARN, "%s of an earlier run will be replaced; --resume would go on from it",
+            t->path.checkpoint);
     }
     const uint64_t rows = (uint64_t)t->step * (uint64_t)t->opt.n_accumulate;
     pg_batches_seek(&t->batches, rows * (uint64_t)t->opt.n_seq);

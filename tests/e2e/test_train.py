@@ -192,6 +192,9 @@ class Train(unittest.TestCase):
         with open(out + ".checkpoint", "wb") as f:
             f.write(saved)
         self.train(out, "--resume", "--steps", STEPS + 2)  # more steps than were asked for before
+        with open(out + ".checkpoint", "wb") as f:
+            f.write(saved)
+        self.assertIn("--resume would go on from it", self.train(out, "--steps", 1).stderr.decode())
 
     def test_nothing_to_resume(self):
         a, b = self.path("a.gguf"), self.path("b.gguf")

@@ -343,7 +343,7 @@ static void test_freeze(void **state)
         bool frozen[5] = {0};
         assert_int_equal(pg_freeze(&list, bad[i], frozen, &err), PG_EARG);
     }
-    bool frozen[5];
+    bool frozen[5] = {0};
     pg_freeze(&list, "token_embd*,nothing", frozen, &err);
     assert_non_null(strstr(err.text, "'nothing'"));
 }
