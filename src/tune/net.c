@@ -58,6 +58,10 @@ static void carve_layer(struct pg_net *n, struct pg_arena *a, int il)
         l.sh_up = reals(n, a, t, h->n_ff_shexp);
         l.s = reals(n, a, t, 1);
     }
+    if (n->opt.pregate_hidden && pg_net_has_pregate(n, il)) {
+        l.early = reals(n, a, t, n->opt.pregate_hidden);
+        l.early_act = reals(n, a, t, n->opt.pregate_hidden);
+    }
     if (a->base) {
         n->layer[il] = l;
     }
@@ -96,6 +100,8 @@ static void carve_passes(struct pg_net *n, struct pg_arena *a)
     for (int i = 0; i < 3; i++) {
         n->ff[i] = reals(n, a, t, n->max_ff);
     }
+    n->dearly = reals(n, a, t, n->opt.pregate_hidden);
+    n->ones = reals(n, a, (size_t)n->opt.pregate_hidden, 1);
     n->dx = reals(n, a, t, h->n_embd);
     n->dh = reals(n, a, t, h->n_embd);
     n->dq = reals(n, a, t, n->n_q);
@@ -150,6 +156,10 @@ static int check_options(const struct pg_net_options *o, struct pg_err *err)
                        "1 to %d are possible",
                        o->level, o->model->n_moe, o->model->n_moe - 1);
     }
+    if (o->pregate_hidden < 0 || o->pregate_hidden > 1 << 16) {
+        return pg_fail(err, PG_EARG, "a pre-gate's hidden layer of %d: 0 to %d is possible",
+                       o->pregate_hidden, 1 << 16);
+    }
     if (o->sticky_cache < 0) {
         return pg_fail(err, PG_EARG, "a cache of %d experts asked for, 0 at least is wanted",
                        o->sticky_cache);
@@ -168,7 +178,9 @@ static void lay_out_sums(struct pg_net *n)
     s->v_bias = s->k_bias + n_kv;
     s->q_norm = s->v_bias + n_kv;
     s->k_norm = s->q_norm + n_q;
-    s->n = s->k_norm + n_kv;
+    s->early_bias = s->k_norm + n_kv;
+    s->early_down_bias = s->early_bias + (size_t)n->h->n_expert;
+    s->n = s->early_down_bias + (size_t)n->opt.pregate_hidden;
 }
 
 /* Sizes that follow from the options. */
@@ -217,6 +229,9 @@ static int open_net(struct pg_net *n, struct pg_err *err)
     }
     a.used = 0;
     carve(n, &a);
+    for (int i = 0; i < n->opt.pregate_hidden; i++) {
+        n->ones[i] = 1;
+    }
     return pg_net_list(n, err);
 }
 

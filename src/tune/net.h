@@ -58,6 +58,10 @@ struct pg_net_options {
     const struct pg_model *model;
     enum pg_gate_kind gate;
     int level; /* with PG_GATE_PREGATE: 1 … n_moe - 1 */
+    /* What pre-gates have beside their matrix (struct pg_pregate): a bias; a hidden layer of this
+     * width, 0: none. */
+    bool pregate_bias;
+    int pregate_hidden;
     int n_seq, seq_len;
     float balance_weight, sticky_weight;
     int sticky_cache; /* experts a block */

@@ -326,12 +326,31 @@ static void norm_rows_back(void *arg, int task, int thread)
     }
 }
 
+/* Gradients of a pre-gate's hidden layer. Returns how many. */
+static int outers_early(struct pg_net *n, int il, int to, struct pg_net_outer *o)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    int n_hidden = n->opt.pregate_hidden;
+    if (n_hidden == 0) {
+        return 0;
+    }
+    o[0] = (struct pg_net_outer){pg_net_g(n, il, PG_PART_PREGATE_UP),
+                                 n->route[to].dlogits,
+                                 l->early_act,
+                                 n->h->n_expert,
+                                 n_hidden,
+                                 n->n_tok};
+    o[1] = (struct pg_net_outer){
+        pg_net_g(n, il, PG_PART_PREGATE_DOWN), n->dearly, l->h2, n_hidden, n->h->n_embd, n->n_tok};
+    return 2;
+}
+
 /* Gradients of the gates' maps, and of the layer that every token passes. */
 static void outers(struct pg_net *n, int il)
 {
     const struct pg_net_layer *l = &n->layer[il];
     struct pg_net_gate gate[2] = {{-1, PG_PART_ROUTER}, {-1, PG_PART_PREGATE}};
-    struct pg_net_outer o[5];
+    struct pg_net_outer o[7];
     struct ffn f;
     int n_o = 0, n_embd = n->h->n_embd, moe = n->model->layer[il].moe;
     if (moe >= 0) {
@@ -346,6 +365,9 @@ static void outers(struct pg_net *n, int il)
                                              n_embd,
                                              n->n_tok};
         }
+    }
+    if (gate[1].to >= 0) {
+        n_o += outers_early(n, il, gate[1].to, o + n_o);
     }
     if (ffn_of(n, il, &f)) {
         o[n_o++] = (struct pg_net_outer){
@@ -371,6 +393,14 @@ void pg_net_ffn_back(struct pg_net *n, int il)
     outers(n, il);
     pg_net_over_spans(n, norm_rows_back, il);
     pg_net_sum_parts(n, n->sums.norm, n->h->n_embd, pg_net_g(n, il, PG_PART_FFN_NORM));
+    if (pg_net_has(n, il, PG_PART_PREGATE_BIAS)) {
+        pg_net_sum_parts(n, n->sums.early_bias, n->h->n_expert,
+                         pg_net_g(n, il, PG_PART_PREGATE_BIAS));
+    }
+    if (pg_net_has(n, il, PG_PART_PREGATE_DOWN_BIAS)) {
+        pg_net_sum_parts(n, n->sums.early_down_bias, n->opt.pregate_hidden,
+                         pg_net_g(n, il, PG_PART_PREGATE_DOWN_BIAS));
+    }
     if (pg_net_has(n, il, PG_PART_SH_INP)) {
         pg_net_sum_parts(n, n->sums.sh_inp, n->h->n_embd, pg_net_g(n, il, PG_PART_SH_INP));
     }

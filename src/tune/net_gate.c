@@ -80,6 +80,44 @@ static void decide_row(const struct pg_net *n, struct pg_net_route *r, int t)
     }
 }
 
+/* logits += bias + up silu(down h + down_bias), what the block's pre-gate has of it. */
+static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_real *logits)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
+    for (int t = 0; n->opt.pregate_bias && t < s->n; t++) {
+        n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_BIAS), pg_net_row(logits, t, n_expert),
+                    n_expert);
+    }
+    if (n_hidden == 0) {
+        return;
+    }
+    pg_gemm_nt(&(struct pg_gemm){.m = s->n,
+                                 .n = n_hidden,
+                                 .k = n_embd,
+                                 .a = pg_net_row(l->h2, s->t0, n_embd),
+                                 .lda = n_embd,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_DOWN),
+                                 .ldb = n_embd,
+                                 .c = pg_net_row(l->early, s->t0, n_hidden),
+                                 .ldc = n_hidden});
+    for (int t = s->t0; t < s->t0 + s->n; t++) {
+        pg_real *z = pg_net_row(l->early, t, n_hidden);
+        n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_DOWN_BIAS), z, n_hidden);
+        n->ops->silu(z, n->ones, pg_net_row(l->early_act, t, n_hidden), n_hidden);
+    }
+    pg_gemm_nt(&(struct pg_gemm){.m = s->n,
+                                 .n = n_expert,
+                                 .k = n_hidden,
+                                 .a = pg_net_row(l->early_act, s->t0, n_hidden),
+                                 .lda = n_hidden,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_UP),
+                                 .ldb = n_hidden,
+                                 .beta = 1,
+                                 .c = logits,
+                                 .ldc = n_expert});
+}
+
 void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct pg_net_gate gate[2];
@@ -99,6 +137,9 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .ldb = n_embd,
                                      .c = pg_net_row(r->p, s->t0, n_expert),
                                      .ldc = n_expert});
+        if (gate[i].part == PG_PART_PREGATE) {
+            add_early(n, s, il, pg_net_row(r->p, s->t0, n_expert));
+        }
         for (int t = s->t0; t < s->t0 + s->n; t++) {
             decide_row(n, r, t);
         }
@@ -271,6 +312,49 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
     n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
 }
 
+/* What add_early adds, back: dh, dearly, and the biases' sums. */
+static void add_early_back(struct pg_net *n, const struct pg_net_span *s, int il,
+                           const pg_real *dlogits)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
+    for (int t = 0; t < s->n; t++) {
+        n->ops->add(dlogits + (size_t)t * (size_t)n_expert, s->part + n->sums.early_bias, n_expert);
+    }
+    if (n_hidden == 0) {
+        return;
+    }
+    pg_gemm_nn(&(struct pg_gemm){.m = s->n,
+                                 .n = n_hidden,
+                                 .k = n_expert,
+                                 .a = dlogits,
+                                 .lda = n_expert,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_UP),
+                                 .ldb = n_hidden,
+                                 .c = pg_net_row(n->dearly, s->t0, n_hidden),
+                                 .ldc = n_hidden});
+    for (int t = s->t0; t < s->t0 + s->n; t++) {
+        const pg_real *z = pg_net_row(l->early, t, n_hidden);
+        const pg_real *act = pg_net_row(l->early_act, t, n_hidden);
+        pg_real *d = pg_net_row(n->dearly, t, n_hidden);
+        for (int i = 0; i < n_hidden; i++) { /* silu' = sigmoid (1 + z - silu) */
+            pg_real sigmoid = z[i] == 0 ? (pg_real)0.5 : act[i] / z[i];
+            d[i] *= sigmoid * (1 + z[i] - act[i]);
+        }
+        n->ops->add(d, s->part + n->sums.early_down_bias, n_hidden);
+    }
+    pg_gemm_nn(&(struct pg_gemm){.m = s->n,
+                                 .n = n_embd,
+                                 .k = n_hidden,
+                                 .a = pg_net_row(n->dearly, s->t0, n_hidden),
+                                 .lda = n_hidden,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_DOWN),
+                                 .ldb = n_embd,
+                                 .beta = 1,
+                                 .c = pg_net_row(n->dh, s->t0, n_embd),
+                                 .ldc = n_embd});
+}
+
 void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct pg_net_gate gate[2];
@@ -293,5 +377,8 @@ void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .beta = 1,
                                      .c = pg_net_row(n->dh, s->t0, n_embd),
                                      .ldc = n_embd});
+        if (gate[i].part == PG_PART_PREGATE) {
+            add_early_back(n, s, il, pg_net_row(n->route[gate[i].to].dlogits, s->t0, n_expert));
+        }
     }
 }

@@ -50,6 +50,10 @@ enum pg_net_part {
     PG_PART_SH_UP,
     PG_PART_SH_DOWN,
     PG_PART_PREGATE,
+    PG_PART_PREGATE_BIAS,
+    PG_PART_PREGATE_DOWN,
+    PG_PART_PREGATE_DOWN_BIAS,
+    PG_PART_PREGATE_UP,
     PG_N_PARTS
 };
 #define PG_NO_PART SIZE_MAX
@@ -68,6 +72,7 @@ struct pg_net_layer {
     pg_real *x1, *s1, *h2;        /* after attention, likewise */
     pg_real *gate, *up;           /* [T * U, F] experts, by expert; or [T, n_ff] dense */
     pg_real *sh_gate, *sh_up, *s; /* [T, n_ff_shexp]; [T] sigmoid of the shared gate */
+    pg_real *early, *early_act;   /* [T, pregate_hidden] of its pre-gate: z, silu(z); or NULL */
 };
 
 /* Rows of one expert that are computed together. */
@@ -91,7 +96,7 @@ struct pg_net_route {
 
 /* Places in a span's row of `part`. */
 struct pg_net_sums {
-    size_t norm, q_bias, k_bias, v_bias, q_norm, k_norm, sh_inp, n;
+    size_t norm, q_bias, k_bias, v_bias, q_norm, k_norm, sh_inp, early_bias, early_down_bias, n;
 };
 
 struct pg_net {
@@ -121,6 +126,8 @@ struct pg_net {
     pg_real *dweight;             /* [T * U] by row */
     pg_real *ff[3];               /* [T, max_ff] back: act, dgate, dup of dense or shared */
     pg_real *dsh;                 /* [T] of the shared gate's logit */
+    pg_real *dearly;              /* [T, pregate_hidden] of a pre-gate's z */
+    pg_real *ones;                /* [pregate_hidden] */
     pg_real *dx, *dh, *dq, *dk, *dv, *datt;
     pg_real *logits; /* [out_rows, n_vocab] */
     double *nll;     /* [T] */
@@ -169,6 +176,12 @@ static inline bool pg_net_has(const struct pg_net *n, int il, enum pg_net_part p
 static inline pg_real *pg_net_x_out(const struct pg_net *n, int il)
 {
     return il + 1 < n->h->n_layer ? n->layer[il + 1].x0 : n->x_end;
+}
+/* Whether the block's state decides for a later one. */
+static inline bool pg_net_has_pregate(const struct pg_net *n, int il)
+{
+    int moe = n->model->layer[il].moe;
+    return n->opt.gate == PG_GATE_PREGATE && moe >= 0 && moe + n->opt.level < n->model->n_moe;
 }
 static inline pg_real *pg_net_row(pg_real *x, int t, int len)
 {

@@ -39,10 +39,35 @@ static const struct part {
     [PG_PART_SH_GATE] = {PART(ffn_gate_shexp, true)},
     [PG_PART_SH_UP] = {PART(ffn_up_shexp, true)},
     [PG_PART_SH_DOWN] = {PART(ffn_down_shexp, true)},
-    /* No tensor of the model; as large as its router. */
-    [PG_PART_PREGATE] = {"ffn_pregate_inp.weight", offsetof(struct pg_layer, ffn_gate_inp), true,
-                         false},
+    /* No tensors of the model: their shapes are below. */
+    [PG_PART_PREGATE] = {"ffn_pregate_inp.weight", 0, true, false},
+    [PG_PART_PREGATE_BIAS] = {"ffn_pregate_inp.bias", 0, false, false},
+    [PG_PART_PREGATE_DOWN] = {"ffn_pregate_down.weight", 0, true, false},
+    [PG_PART_PREGATE_DOWN_BIAS] = {"ffn_pregate_down.bias", 0, false, false},
+    [PG_PART_PREGATE_UP] = {"ffn_pregate_up.weight", 0, true, false},
 };
+
+struct shape {
+    int n_out, n_in; /* n_in 0: there is none */
+};
+
+static struct shape shape_of(const struct pg_net *n, int il, enum pg_net_part part)
+{
+    int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
+    const struct shape pregate[] = {
+        {n_expert, n_embd},
+        {1, n->opt.pregate_bias ? n_expert : 0},
+        {n_hidden, n_hidden ? n_embd : 0},
+        {1, n_hidden},
+        {n_expert, n_hidden},
+    };
+    if (part >= PG_PART_PREGATE) {
+        return pg_net_has_pregate(n, il) ? pregate[part - PG_PART_PREGATE] : (struct shape){0, 0};
+    }
+    const char *layer = (const char *)&n->model->layer[il];
+    const struct pg_weight *w = (const struct pg_weight *)(const void *)(layer + parts[part].field);
+    return (struct shape){w->n_out, w->n_in};
+}
 
 /* Appends one; p->n_mat, n_out, n_in and is_matrix are set. Returns where its values begin. */
 static size_t append(struct pg_net *n, const struct pg_param *like, int il, const char *suffix)
@@ -60,27 +85,15 @@ static size_t append(struct pg_net *n, const struct pg_param *like, int il, cons
     return p->at;
 }
 
-static bool wanted(const struct pg_net *n, const struct pg_layer *l, enum pg_net_part part,
-                   const struct pg_weight *w)
-{
-    if (part == PG_PART_PREGATE) {
-        return n->opt.gate == PG_GATE_PREGATE && l->moe >= 0 &&
-               l->moe + n->opt.level < n->model->n_moe;
-    }
-    return w->n_in != 0;
-}
-
 static void list_block(struct pg_net *n, int il)
 {
-    const struct pg_layer *l = &n->model->layer[il];
     for (int i = 0; i < PG_N_PARTS; i++) {
-        const struct pg_weight *w =
-            (const struct pg_weight *)(const void *)((const char *)l + parts[i].field);
+        struct shape shape = shape_of(n, il, (enum pg_net_part)i);
         n->at[il].part[i] = PG_NO_PART;
-        if (wanted(n, l, (enum pg_net_part)i, w)) {
+        if (shape.n_in) {
             struct pg_param like = {.n_mat = parts[i].is_expert ? n->h->n_expert : 1,
-                                    .n_out = w->n_out,
-                                    .n_in = w->n_in,
+                                    .n_out = shape.n_out,
+                                    .n_in = shape.n_in,
                                     .is_matrix = parts[i].is_matrix};
             n->at[il].part[i] = append(n, &like, il, parts[i].suffix);
         }

@@ -106,6 +106,14 @@ static void net_fold_pregate(const struct net_case *c, const struct pg_param *p)
 }
 
 /* opt: gate, level, shape of the batch and losses; n_threads of a pool that is made. */
+/* What no file has. */
+static void net_draw(const struct net_case *c, const struct pg_param *p, uint64_t seed)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        c->w[p->at + i] = (pg_real)(0.6 * net_uniform(&seed));
+    }
+}
+
 static void net_case_open(struct net_case *c, const char *file, const struct pg_net_options *opt,
                           int n_threads)
 {
@@ -132,9 +140,12 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
     for (int pass = 0; pass < 2; pass++) {
         for (int i = 0; i < c->params->n; i++) {
             const struct pg_param *p = &c->params->p[i];
-            bool pregate = strstr(p->name, "ffn_pregate_inp") != NULL;
+            bool pregate = strstr(p->name, "ffn_pregate_") != NULL;
+            bool matrix = strstr(p->name, "ffn_pregate_inp.weight") != NULL;
             if (pass == 0 && !pregate) {
                 net_read_param(c, p);
+            } else if (pass == 1 && pregate && !matrix) {
+                net_draw(c, p, (uint64_t)i);
             } else if (pass == 1 && pregate) {
                 net_fold_pregate(c, p);
             }

@@ -11,23 +11,26 @@ struct net_test {
     int level; /* 0: routers decide */
     bool sigmoid, other_rule;
     int n_seq, seq_len, longest;
+    int hidden; /* of pre-gates, which then have a bias, too */
 };
 
 static const struct net_test tests64[] = {
-    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12},
-    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12},
-    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30},
-    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12},
-    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12},
-    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12},
-    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12},
-    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12},
-    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12},
-    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12},
-    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12},
-    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12},
+    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0},
+    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0},
+    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0},
+    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0},
+    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0},
+    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0},
+    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0},
+    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5},
+    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19},
+    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0},
+    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0},
+    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0},
 };
 
 static int32_t *routes_of(const struct net_case *c)
@@ -149,6 +152,8 @@ static void check_model(const struct net_test *t, uint64_t seed)
     struct pg_net_options opt = {
         .gate = t->level ? PG_GATE_PREGATE : PG_GATE_ROUTER,
         .level = t->level,
+        .pregate_bias = t->hidden > 0,
+        .pregate_hidden = t->hidden,
         .n_seq = t->n_seq,
         .seq_len = t->seq_len,
         .balance_weight = 0.3f,
