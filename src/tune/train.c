@@ -187,11 +187,6 @@ static int check_same_shape(const struct pg_model *have, const struct pg_model *
     return 0;
 }
 
-static bool is_pregate(const struct pg_param *p)
-{
-    return strstr(p->name, ".ffn_pregate_inp.") != NULL;
-}
-
 /* Factors of RoPE are part of the shape: they are never trained, and never new. */
 static bool is_constant(const struct pg_param *p)
 {
@@ -206,7 +201,7 @@ static int fill_weights(struct pg_trainer *t, struct pg_source *from, struct pg_
         float *w = t->s.w + p->at;
         if (o->from_scratch && !is_constant(p)) {
             pg_draw_param(p, t->source.model.h.n_layer, o->seed, i, w);
-        } else if (!is_pregate(p)) {
+        } else if (!pg_is_pregate(p)) {
             PG_TRY(pg_source_param(from, p, w, err));
         }
         if (o->progress &&
@@ -229,7 +224,7 @@ static int fill_pregates(struct pg_trainer *t, struct pg_source *from, struct pg
         return 0;
     }
     PG_TRY(pg_source_hash(from, hash, err));
-    const struct pg_sidecar_source sidecar = {o->from_sidecar, &t->source.model, hash, o->level};
+    const struct pg_sidecar_source sidecar = {o->from_sidecar, hash, o->level};
     return pg_read_pregates(&sidecar, t->params, t->s.w, err);
 }
 
@@ -305,6 +300,8 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .model = &t->source.model,
         .gate = t->opt.gate,
         .level = t->opt.level,
+        .pregate_bias = t->form.bias,
+        .pregate_hidden = t->form.n_hidden,
         .n_seq = t->opt.n_seq,
         .seq_len = t->opt.seq_len,
         .balance_weight = t->opt.balance,
@@ -399,6 +396,9 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
     PG_TRY(check_ranges(&t->opt, m, err));
     PG_TRY(check_rates(&t->opt, err));
     PG_TRY(check_gates(&t->opt, m, err));
+    if (t->opt.from_sidecar) {
+        PG_TRY(pg_pregates_form(t->opt.from_sidecar, &t->form, err));
+    }
     PG_TRY(pg_vocab_from_gguf(&t->vocab, t->source.gguf, err));
     PG_TRY(begin_data(t, &t->opt, err));
     PG_TRY(begin_net(t, err));

@@ -38,8 +38,9 @@ struct pg_train_paths {
 struct pg_trainer {
     struct pg_train_options opt; /* defaults filled in; its strings are copies */
     struct pg_train_paths path;
-    enum pg_type type;       /* of matrices in OUT.gguf */
-    struct pg_source source; /* MODEL */
+    enum pg_type type;           /* of matrices in OUT.gguf */
+    struct pg_source source;     /* MODEL */
+    struct pg_pregate_form form; /* of the pre-gates, as those that training starts from */
     pg_vocab *vocab;
     struct pg_docs docs;
     struct pg_batches batches;

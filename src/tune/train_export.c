@@ -222,6 +222,14 @@ static void hash_result(const struct pg_trainer *t, char out[17])
     pg_model_hash(m, out);
 }
 
+/* A part of the pre-gate of `block`; data NULL: it has none. */
+static struct pg_weight part_of(const struct pg_trainer *t, int block, const char *part)
+{
+    const struct pg_param *p = pg_params_find(t->params, pg_pregate_name(block, part).s);
+    return p ? (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, t->s.w + p->at}
+             : (struct pg_weight){0};
+}
+
 static int write_sidecar(const struct pg_trainer *t, struct pg_err *err)
 {
     const struct pg_model *m = &t->source.model;
@@ -231,10 +239,14 @@ static int write_sidecar(const struct pg_trainer *t, struct pg_err *err)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     }
     for (int moe = 0; moe + t->opt.level < m->n_moe; moe++) {
-        struct pg_tensor_name name = pg_pregate_name(pg_block_of_moe(m, moe));
-        const struct pg_param *p = pg_params_find(t->params, name.s);
-        PG_ASSERT(p);
-        gates[moe].inp = (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, t->s.w + p->at};
+        int il = pg_block_of_moe(m, moe);
+        gates[moe] = (struct pg_pregate){
+            .inp = part_of(t, il, "inp.weight"),
+            .bias = part_of(t, il, "inp.bias"),
+            .down = part_of(t, il, "down.weight"),
+            .down_bias = part_of(t, il, "down.bias"),
+            .up = part_of(t, il, "up.weight"),
+        };
     }
     hash_result(t, hash);
     const struct pg_sidecar s = {

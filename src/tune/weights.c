@@ -246,10 +246,15 @@ void pg_draw_param(const struct pg_param *p, int n_layer, uint64_t seed, int ind
 
 /* ------------------------------------------------------------------ pre-gates --------------- */
 
-struct pg_tensor_name pg_pregate_name(int block)
+bool pg_is_pregate(const struct pg_param *p)
+{
+    return strstr(p->name, ".ffn_pregate_") != NULL;
+}
+
+struct pg_tensor_name pg_pregate_name(int block, const char *part)
 {
     struct pg_tensor_name name;
-    snprintf(name.s, sizeof(name.s), "blk.%d.ffn_pregate_inp.weight", block);
+    snprintf(name.s, sizeof(name.s), "blk.%d.ffn_pregate_%s", block, part);
     return name;
 }
 
@@ -293,26 +298,41 @@ static int check_text(const struct pg_gguf *g, const char *key, const char *want
 static int read_sidecar(struct pg_source *s, const struct pg_sidecar_source *from,
                         const struct pg_params *params, float *w, struct pg_err *err)
 {
-    const struct pg_model *m = from->model;
     int64_t level;
-    int n = m->n_moe - from->level;
+    int n = 0;
     PG_TRY(check_text(s->gguf, "general.type", "pregate", err));
     PG_TRY(check_text(s->gguf, "pregate.base.hash", from->hash, err));
     PG_TRY(pg_gguf_get_int(s->gguf, "pregate.level", PG_GGUF_REQUIRED, from->level, from->level,
                            &level, err));
-    for (int moe = 0; moe < n; moe++) {
-        struct pg_tensor_name name = pg_pregate_name(pg_block_of_moe(m, moe));
-        const struct pg_param *p = pg_params_find(params, name.s);
-        PG_ASSERT(p);
-        PG_TRY(tensor_of(s, name.s, p, p->n, w + p->at, err));
+    for (int i = 0; i < params->n; i++) {
+        const struct pg_param *p = &params->p[i];
+        if (pg_is_pregate(p)) {
+            PG_TRY(tensor_of(s, p->name, p, p->n, w + p->at, err));
+            n++;
+        }
     }
     if (pg_gguf_n_tensors(s->gguf) != n) {
-        return pg_fail(err, PG_ENOTSUP,
-                       "%d tensors found, %d wanted: training goes on from pre-gates of one "
-                       "matrix each",
+        return pg_fail(err, PG_EFORMAT, "%d tensors found, %d wanted: the pre-gates differ in form",
                        pg_gguf_n_tensors(s->gguf), n);
     }
     return 0;
+}
+
+/* By its tensors' names and sizes; that all blocks are alike shows when they are read. */
+int pg_pregates_form(const char *path, struct pg_pregate_form *out, struct pg_err *err)
+{
+    struct pg_source s = {.path = path};
+    int rc = open_directory(&s, path, err);
+    *out = (struct pg_pregate_form){0};
+    for (int i = 0; !rc && i < pg_gguf_n_tensors(s.gguf); i++) {
+        const struct pg_gguf_tensor *t = pg_gguf_tensor_at(s.gguf, i);
+        out->bias |= strstr(t->name, ".ffn_pregate_inp.bias") != NULL;
+        if (strstr(t->name, ".ffn_pregate_down.weight")) {
+            out->n_hidden = (int)PG_MIN(t->ne[1], INT32_MAX);
+        }
+    }
+    pg_source_close(&s);
+    return rc ? pg_fail_in(err, rc, path) : 0;
 }
 
 int pg_read_pregates(const struct pg_sidecar_source *from, const struct pg_params *params, float *w,

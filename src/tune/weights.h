@@ -32,18 +32,24 @@ void pg_draw_param(const struct pg_param *p, int n_layer, uint64_t seed, int ind
 
 /* ---- pre-gates */
 
-/* What a pre-gate's matrix is called, of the block whose state it reads. */
+bool pg_is_pregate(const struct pg_param *p);
 struct pg_tensor_name {
     char s[64];
 };
-struct pg_tensor_name pg_pregate_name(int block);
+/* "blk.3.ffn_pregate_inp.weight", of the block whose state is read and "inp.weight". */
+struct pg_tensor_name pg_pregate_name(int block, const char *part);
+/* What the pre-gates of a sidecar have beside their matrix. */
+struct pg_pregate_form {
+    bool bias;
+    int n_hidden;
+};
+int pg_pregates_form(const char *path, struct pg_pregate_form *out, struct pg_err *err);
 /* Out of the routers in w, gains folded in. */
 void pg_fold_pregates(const struct pg_model *m, const struct pg_params *params, int level,
                       float *w);
 
 struct pg_sidecar_source {
     const char *path;
-    const struct pg_model *model;
     const char *hash; /* of the base model it must belong to */
     int level;
 };
