@@ -170,6 +170,11 @@ FORMS = {
     "hidden 128 + token + probabilities": form("emb", "p", hidden=128),
     "hidden 128 + token + before + last": form("emb", "before", "last", hidden=128),
     "hidden 64, set": form(hidden=64, loss="set"),
+    "linear, KL and set": form(loss="both"),
+    "hidden 16, KL and set": form(hidden=16, loss="both"),
+    "hidden 32, KL and set": form(hidden=32, loss="both"),
+    "hidden 64, KL and set": form(hidden=64, loss="both"),
+    "hidden 128, KL and set": form(hidden=128, loss="both"),
 }
 
 
@@ -182,7 +187,8 @@ def loss_of(kind, logits, p, ids):
         return -logits.log_softmax(-1).gather(-1, ids).mean((1, 2))
     if kind == "labels":
         return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(p).scatter(-1, ids, 1.0), reduction="none").mean((1, 2))
-    return (p * (p.clamp(min=1e-12).log() - logits.log_softmax(-1))).sum(-1).mean(1)
+    kl = (p * (p.clamp(min=1e-12).log() - logits.log_softmax(-1))).sum(-1).mean(1)
+    return kl + loss_of("set", logits, p, ids) if kind == "both" else kl
 
 
 def chunks(n, size=8192):
