@@ -82,56 +82,103 @@ static bool enough(const struct pg_docs *d, const struct pg_docs_options *o)
     return o->max_tokens && d->first[d->n] >= o->max_tokens;
 }
 
-static int add_text(struct pg_docs *d, const struct pg_docs_options *o, const char *text, size_t n,
-                    struct pg_err *err)
+/* A file as it is read: the document under way begins at `from`, and lines before `line` have been
+ * looked at. */
+struct reader {
+    FILE *file;
+    char *text;
+    size_t n, cap, from, line;
+};
+
+enum { READ_BYTES = 1 << 20, MOST_BYTES_A_TOKEN = 32 };
+
+/* The document ends before `end`, and the next one begins at `next`. */
+static int end_document(struct pg_docs *d, const struct pg_docs_options *o, struct reader *r,
+                        size_t end, size_t next, struct pg_err *err)
 {
-    const char *end = text + n, *from = text;
-    for (const char *line = text; line < end && !enough(d, o);) {
-        const char *stop = memchr(line, '\n', (size_t)(end - line));
-        const char *next = stop ? stop + 1 : end;
-        size_t length = (size_t)((stop ? stop : end) - line);
-        length -= length && line[length - 1] == '\r';
-        if (length == sizeof(separator) - 1 && memcmp(line, separator, length) == 0) {
-            PG_TRY(add_trimmed(d, o, from, (size_t)(line - from), err));
-            from = next;
-        }
-        line = next;
+    size_t from = r->from;
+    r->from = r->line = next;
+    return enough(d, o) ? 0 : add_trimmed(d, o, r->text + from, end - from, err);
+}
+
+/* Documents that have ended make room. */
+static void drop_done(struct reader *r)
+{
+    if (r->from) {
+        memmove(r->text, r->text + r->from, r->n - r->from);
+        r->n -= r->from;
+        r->line -= r->from;
+        r->from = 0;
     }
-    return enough(d, o) ? 0 : add_trimmed(d, o, from, (size_t)(end - from), err);
+}
+
+static bool is_separator(const char *line, size_t n)
+{
+    n -= n && line[n - 1] == '\r';
+    return n == sizeof(separator) - 1 && memcmp(line, separator, n) == 0;
+}
+
+/* Looks at the lines that are there; the last one may be unfinished until the end of the file. */
+static int take_lines(struct pg_docs *d, const struct pg_docs_options *o, struct reader *r,
+                      bool at_end, struct pg_err *err)
+{
+    while (r->line < r->n && !enough(d, o)) {
+        const char *from = r->text + r->line, *stop = memchr(from, '\n', r->n - r->line);
+        if (!stop && !at_end) {
+            return 0;
+        }
+        size_t end = stop ? (size_t)(stop - r->text) : r->n, next = end + (stop != NULL);
+        if (is_separator(from, end - r->line)) {
+            PG_TRY(end_document(d, o, r, r->line, next, err));
+        } else {
+            r->line = next;
+        }
+    }
+    return 0;
+}
+
+/* What is read at once is bounded by the largest document; where the number of tokens is, that is
+ * bounded, too, by cutting a document that would be more than all of them. */
+static int read_documents(struct pg_docs *d, const struct pg_docs_options *o, struct reader *r,
+                          struct pg_err *err)
+{
+    size_t most = o->max_tokens && o->max_tokens < SIZE_MAX / (2 * MOST_BYTES_A_TOKEN)
+                      ? o->max_tokens * MOST_BYTES_A_TOKEN + READ_BYTES
+                      : SIZE_MAX;
+    for (size_t got = 1; got && !enough(d, o);) {
+        drop_done(r);
+        if (grow((void **)&r->text, &r->cap, r->n, READ_BYTES, 1)) {
+            return pg_fail(err, PG_ENOMEM, "out of memory: a document of more than %zu bytes",
+                           r->n);
+        }
+        got = fread(r->text + r->n, 1, READ_BYTES, r->file);
+        if (ferror(r->file)) {
+            return pg_fail_os(err, PG_EIO, errno, "reading");
+        }
+        r->n += got;
+        PG_TRY(take_lines(d, o, r, got == 0, err));
+        if (r->n - r->from > most) {
+            PG_TRY(end_document(d, o, r, r->n, r->n, err));
+        }
+    }
+    return end_document(d, o, r, r->n, r->n, err);
 }
 
 static int add_file(struct pg_docs *d, const struct pg_docs_options *o, const char *path,
                     struct pg_err *err)
 {
-    size_t n = 0, cap = 0;
-    char *text = NULL;
-    int before = d->n, rc = 0;
-    FILE *f = fopen(path, "rb");
-    if (!f) {
+    int before = d->n;
+    struct reader r = {.file = fopen(path, "rb")};
+    if (!r.file) {
         return pg_fail_os(err, PG_EIO, errno, "%s", path);
     }
-    for (size_t got = 1; got && !rc;) {
-        rc = grow((void **)&text, &cap, n, 1 << 20, 1);
-        if (!rc) {
-            got = fread(text + n, 1, cap - n, f);
-            n += got;
-        }
-    }
-    if (rc) {
-        rc = pg_fail(err, PG_ENOMEM, "%s: out of memory after %zu bytes", path, n);
-    } else if (ferror(f)) {
-        rc = pg_fail_os(err, PG_EIO, errno, "%s", path);
-    }
-    fclose(f);
-    if (!rc) {
-        rc = add_text(d, o, text, n, err);
-        rc = rc ? pg_fail_in(err, rc, path) : 0;
-    }
-    free(text);
+    int rc = read_documents(d, o, &r, err);
     if (!rc && d->n == before) {
-        rc = pg_fail(err, PG_EFORMAT, "%s: no text found in %zu bytes", path, n);
+        rc = pg_fail(err, PG_EFORMAT, "no text found in it");
     }
-    return rc;
+    fclose(r.file);
+    free(r.text);
+    return rc ? pg_fail_in(err, rc, path) : 0;
 }
 
 int pg_docs_open(struct pg_docs *d, const struct pg_docs_options *opt, struct pg_err *err)
