@@ -495,7 +495,8 @@ struct pg_eval_report {
     double rouge1, rouge2, rougeL; /* summarize, F-measure, percent */
 };
 /* Over an open engine, in its mode; agree needs one of lookahead or hint. All sessions the engine
- * has room for are used. */
+ * has room for are used, and none may be open. What the data takes in memory, some times the size
+ * of its file, comes on top of the engine's budget. */
 PG_API int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_eval_report *out,
                    struct pg_err *err);
 PG_API void pg_eval_report_free(struct pg_eval_report *r);

@@ -35,13 +35,17 @@ static bool has_sidecar(const struct pg_options *base)
 }
 
 /* As many sessions as fill a batch with short texts, while their caches take a small part of the
- * budget. */
+ * budget, and what fits with one session fits with them. */
 static void choose_sessions(struct pg_options *opt)
 {
-    struct pg_plan plan;
+    struct pg_plan one, plan;
     struct pg_err err = {0};
+    opt->n_sessions = 1;
+    if (pg_plan_make(&one, opt, &err))
+        return; /* opening will say why */
     for (opt->n_sessions = 16; opt->n_sessions > 1; opt->n_sessions /= 2) {
-        if (!pg_plan_make(&plan, opt, &err) && plan.kv <= plan.budget / 8)
+        const bool fits = !pg_plan_make(&plan, opt, &err) && plan.mode == one.mode;
+        if (fits && plan.kv <= plan.budget / 8)
             return;
     }
 }
@@ -86,10 +90,14 @@ static int eval_open(struct evaluation *v, struct pg_err *err)
         return rc;
     choose_sessions(&opt);
     rc = pg_engine_open(&v->engine, &opt, err);
-    if (!rc)
-        pg_engine_plan(v->engine, &v->plan);
+    if (rc)
+        return rc;
+    pg_engine_plan(v->engine, &v->plan);
     v->budget = v->budget ? v->budget : v->plan.budget;
-    return rc;
+    if (opt.sidecar && v->plan.mode != PG_MODE_HINT && v->plan.mode != PG_MODE_PREGATE)
+        cli_error("mode %s does not use the pre-gates of %s; --mode pregate or --mode hint does",
+                  pg_mode_name(v->plan.mode), opt.sidecar);
+    return 0;
 }
 
 /* ---------------------------------------------------------------- reports ------------------- */

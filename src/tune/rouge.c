@@ -143,7 +143,7 @@ static struct pg_rouge rouge(double common, size_t n_summary, size_t n_reference
     return r;
 }
 
-static const struct pg_rouge unknown = {NAN, NAN, NAN};
+static const struct pg_rouge unknown = {(double)NAN, (double)NAN, (double)NAN};
 
 static struct pg_rouge rouge_of_grams(const struct pg_words w[2], int n)
 {

@@ -158,6 +158,10 @@ class Eval(unittest.TestCase):
         self.bad(1, ["sidecar"], self.model, "--data", self.text, "--mode", "pregate")
         self.bad(1, ["lookahead", "ondemand"], self.model, "--data", self.text, "--task", "agree",
                  "--mode", "ondemand")
+        unused = self.call("eval", self.model, "--data", self.text, "--max", "1", "--pregate",
+                           self.sidecar)
+        self.assertEqual(unused.returncode, 0)
+        self.assertIn(b"does not use the pre-gates", unused.stderr)
         self.bad(1, ["minimum"], self.model, "--data", self.text, "--memory", "3M")
 
 

@@ -22,16 +22,16 @@
 
 enum { N_CTX = 48, N_DOCS = 5, MAX_TOKENS = 512 };
 
-static const char *const docs[N_DOCS] = {
-    "once upon a time there was a little bird. the bird was very hungry, so it looked for a seed "
-    "under the old tree. it found a big red apple and asked the tree if it could have it. the tree "
-    "laughed and said yes, and they were friends from then on and always.",
-    "a",
-    "the dog ran.",
-    "tim and sue went to the park. they saw a big slide. tim was scared, but sue held his hand and "
-    "they went down together. it was so much fun that they did it again.",
-    "one day, a girl named lily found a key.",
-};
+#define BIRD                                                                                       \
+    "once upon a time there was a little bird. the bird was very hungry, so it looked for a seed " \
+    "under the old tree. it found a big red apple and asked the tree if it could have it. the "    \
+    "tree laughed and said yes, and they were friends from then on and always."
+#define SLIDE                                                                                      \
+    "tim and sue went to the park. they saw a big slide. tim was scared, but sue held his hand "   \
+    "and they went down together. it was so much fun that they did it again."
+
+static const char *const docs[N_DOCS] = {BIRD, "a", "the dog ran.", SLIDE,
+                                         "one day, a girl named lily found a key."};
 
 static char dir[64];
 
