@@ -191,8 +191,9 @@ static int measure(struct bench *b, int repeats, struct pg_err *err)
         pg_pool_run(b->pool, roof_task, b, n_threads);
         note(&roof, begin);
     }
-    printf("%d threads, %d x %d tokens, loss %.4f, balance %.3f\n", n_threads, b->opt.n_seq,
-           b->opt.seq_len, loss.nll, loss.balance);
+    printf("%d threads, %d x %d tokens, loss %.4f, balance %.3f, %.1f MiB\n", n_threads,
+           b->opt.n_seq, b->opt.seq_len, loss.nll, loss.balance,
+           (double)pg_net_bytes(&b->opt) / 0x1p20);
     print("forward", &forward, n_tok, flop);
     print("forward, backward", &both, n_tok, 3 * flop);
     print("products alone", &roof, 0, n_threads * PRODUCTS * product);

@@ -93,7 +93,7 @@ static void norm_and_rotate(struct pg_net *n, int il, const struct side *x, int 
     int norms = x->norm_len ? x->len / x->norm_len : 0;
     for (int i = 0; i < norms; i++) {
         pg_net_row(x->s, t, norms)[i] =
-            n->ops->norm(pg_net_row(x->raw, t, x->len) + i * x->norm_len, gain, n->h->rms_eps,
+            n->ops->norm(pg_net_row(x->raw, t, x->len) + i * x->norm_len, gain, n->eps,
                          v + i * x->norm_len, x->norm_len);
     }
     rotate(n, t, v, x->n_head, 1);
@@ -111,7 +111,7 @@ static void project(void *arg, int task, int thread)
     sides(n, p->il, x);
     for (int t = s.t0; t < s.t0 + s.n; t++) {
         l->s0[t] = n->ops->norm(pg_net_row(l->x0, t, n_embd), pg_net_w(n, p->il, PG_PART_ATTN_NORM),
-                                n->h->rms_eps, pg_net_row(l->h1, t, n_embd), n_embd);
+                                n->eps, pg_net_row(l->h1, t, n_embd), n_embd);
     }
     linear(n, p, &s, PG_PART_Q, PG_PART_Q_BIAS, x[0].norm_len ? l->q_raw : l->q);
     linear(n, p, &s, PG_PART_K, PG_PART_K_BIAS, x[1].norm_len ? l->k_raw : l->k);

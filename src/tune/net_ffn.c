@@ -263,7 +263,7 @@ static void begin(void *arg, int task, int thread)
     (void)thread;
     for (int t = s.t0; t < s.t0 + s.n; t++) {
         l->s1[t] = n->ops->norm(pg_net_row(l->x1, t, n_embd), pg_net_w(n, p->il, PG_PART_FFN_NORM),
-                                n->h->rms_eps, pg_net_row(l->h2, t, n_embd), n_embd);
+                                n->eps, pg_net_row(l->h2, t, n_embd), n_embd);
     }
     memcpy(pg_net_row(pg_net_x_out(n, p->il), s.t0, n_embd), pg_net_row(l->x1, s.t0, n_embd),
            (size_t)s.n * (size_t)n_embd * sizeof(pg_real));

@@ -108,6 +108,7 @@ struct pg_net {
     struct pg_net_at *at; /* [n_layer] */
     size_t at_embd, at_norm, at_output, at_freqs;
     bool rope_pairs;
+    pg_real eps; /* of the norms */
 
     int n_tok, n_spans, n_q, n_kv;
     int q_norm_len, k_norm_len; /* 0: none */

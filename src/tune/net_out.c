@@ -98,8 +98,8 @@ static void out_rows(void *arg, int task, int thread)
     (void)thread;
     for (int i = 0; i < n_rows; i++) {
         int t = t0 + i;
-        n->s_end[t] = n->ops->norm(pg_net_row(n->x_end, t, n_embd), n->w + n->at_norm,
-                                   n->h->rms_eps, pg_net_row(n->h_end, t, n_embd), n_embd);
+        n->s_end[t] = n->ops->norm(pg_net_row(n->x_end, t, n_embd), n->w + n->at_norm, n->eps,
+                                   pg_net_row(n->h_end, t, n_embd), n_embd);
     }
     pg_gemm_nt(&to_logits);
     for (int i = 0; i < n_rows; i++) {
