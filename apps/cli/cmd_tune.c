@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* pregate-<name of the model> beside it, where the engine looks for it; for free(). */
 static char *default_output(const char *model)
@@ -12,6 +13,19 @@ static char *default_output(const char *model)
     const char *slash = strrchr(model, '/'), *base = slash ? slash + 1 : model;
     char *out;
     return asprintf(&out, "%.*spregate-%s", (int)(base - model), model, base) < 0 ? NULL : out;
+}
+
+/* The name that the engine tries first would hide what was written under the second one. */
+static void warn_hidden(const char *model)
+{
+    const size_t n = strlen(model);
+    const size_t stem = n > 5 && !strcmp(model + n - 5, ".gguf") ? n - 5 : n;
+    char *other;
+    if (asprintf(&other, "%.*s.pregate.gguf", (int)stem, model) < 0)
+        return;
+    if (!access(other, F_OK))
+        cli_error("%s is there and found first; name the new one with --pregate", other);
+    free(other);
 }
 
 static double mean(const struct pg_agree_block *b, int n,
@@ -134,6 +148,8 @@ int cli_tune(const struct cli_args *args)
     if (!args->output && !made)
         return cli_usage("tune: out of memory");
     const int code = run(args, args->output ? args->output : made);
+    if (!code && made)
+        warn_hidden(args->subject);
     free(made);
     return code;
 }

@@ -473,7 +473,7 @@ static int report(const struct tune *t, struct pg_tune_report *out, struct pg_er
     }
     *out = (struct pg_tune_report){
         .n_tokens = t->text.n_train_tokens,
-        .n_tokens_held = t->held.n,
+        .n_tokens_held = t->fit.gate[0].agree.n_tokens,
         .n_blocks = (int)n,
         .n_used = t->fit_options.rule.n_used,
         .before = blocks,

@@ -51,7 +51,7 @@ static uint64_t *number_at(struct pg_distil_head *h, size_t i)
 
 /* What is kept of a gate besides its arrays. */
 struct gate_numbers {
-    double first_loss, best_loss, loss, recall, mass, precision[16];
+    double first_loss, best_loss, best_score, recall, mass, precision[16];
     uint64_t n_steps, n_since, stopped, n_tokens, block;
 };
 
@@ -93,7 +93,7 @@ static int put_gate(struct sink *s, const struct pg_fit *f, const struct pg_fit_
     struct gate_numbers n = {
         .first_loss = g->first_loss,
         .best_loss = g->best_loss,
-        .loss = g->loss,
+        .best_score = g->best_score,
         .recall = g->before.recall,
         .mass = g->before.mass,
         .n_steps = g->n_steps,
@@ -187,7 +187,7 @@ static int get_gate(struct source *s, const struct pg_fit *f, int i, struct pg_e
     }
     g->first_loss = n.first_loss;
     g->best_loss = n.best_loss;
-    g->loss = n.loss;
+    g->best_score = n.best_score;
     g->n_steps = (uint32_t)n.n_steps;
     g->n_since = (uint32_t)n.n_since;
     g->stopped = n.stopped;

@@ -11,8 +11,9 @@ enum {
     MAX_RANK = 16,
 };
 
-/* AdamW. The rate falls in a straight line to the last part of it. */
-static const float rate = 1e-3f, last_rate = 0.05f, decay = 0.01f;
+/* AdamW. Rates fall in a straight line to the last part of them; `rate` is that of all values but
+ * the matrices that are multiplied with the state. */
+static const float rate = 1e-3f, last_rate = 0.02f, decay = 0.01f;
 static const float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
 
 void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_arena *a)
@@ -41,15 +42,16 @@ void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_
     }
 }
 
-static void adamw(const struct pg_fit *f, struct pg_fit_gate *p, const float *g, float lr)
+/* Values [from, to), with a decay where they are of matrices. */
+static void adamw(struct pg_fit_gate *p, const float *g, size_t from, size_t to, float lr,
+                  float less)
 {
     float first = 1 - powf(beta1, (float)p->n_steps), second = 1 - powf(beta2, (float)p->n_steps);
-    size_t n_matrices = pg_fit_parts(&f->opt).b;
-    for (size_t i = 0; i < f->n_values; i++) {
+    for (size_t i = from; i < to; i++) {
         p->m[i] = beta1 * p->m[i] + (1 - beta1) * g[i];
         p->v[i] = beta2 * p->v[i] + (1 - beta2) * g[i] * g[i];
         float step = (p->m[i] / first) / (sqrtf(p->v[i] / second) + epsilon);
-        p->w[i] -= lr * (step + (i < n_matrices ? decay * p->w[i] : 0));
+        p->w[i] -= lr * (step + less * p->w[i]);
     }
 }
 
@@ -59,7 +61,7 @@ struct work {
     struct pg_fit *f;
     const struct pg_states *s;
     int from, to; /* minibatches */
-    float lr;
+    float part;   /* of the rates */
 };
 
 static int n_minibatches(size_t n_tokens)
@@ -80,26 +82,119 @@ static void learn(void *arg, int gate, int thread)
     struct pg_fit *f = work->f;
     struct pg_fit_scratch *s = &f->scratch[thread];
     struct pg_fit_gate *p = &f->gate[gate];
+    struct pg_fit_parts at = pg_fit_parts(&f->opt);
     for (int i = work->from; i < work->to && !p->stopped; i++) {
         struct pg_fit_batch b = batch_of(work, f->order, i);
         pg_fit_gradient(f, gate, p->w, &b, s);
         p->n_steps++;
-        adamw(f, p, s->g, work->lr);
+        adamw(p, s->g, at.w, at.u, p->rate * work->part, decay);
+        adamw(p, s->g, at.u, at.b, rate * work->part, decay);
+        adamw(p, s->g, at.b, at.end, rate * work->part, 0);
     }
 }
 
+/* ------------------------------------------------------------------ measuring --------------- */
+
+/* What the experts that a pre-gate names have of the router's, summed over tokens. */
+struct sums {
+    uint64_t found, at_rank[MAX_RANK];
+    double mass, loss;
+};
+
+/* Of one token, with the router's probabilities and what both have chosen. */
+static void compare(const struct pg_gate_rule *rule, const struct pg_fit_scratch *s,
+                    const float *router, struct sums *out)
+{
+    double own = 0, covered = 0;
+    for (int i = 0; i < rule->n_used; i++) {
+        bool right = false;
+        for (int j = 0; j < rule->n_used; j++) {
+            right |= s->id[0][j] == s->id[1][i];
+        }
+        own += (double)router[s->id[0][i]];
+        covered += (double)router[s->id[1][i]];
+        out->found += right;
+        if (i < MAX_RANK) {
+            out->at_rank[i] += right;
+        }
+    }
+    out->mass += own > 0 ? covered / own : 1;
+}
+
+/* The weights w over held-out tokens [from, to). */
+static struct sums measure(const struct work *work, int gate, const float *w, size_t from,
+                           size_t to, const struct pg_fit_scratch *s)
+{
+    const struct pg_fit *f = work->f;
+    const struct pg_gate_rule *rule = &f->opt.rule;
+    size_t n_expert = (size_t)rule->n_expert;
+    struct sums sums = {0};
+    for (size_t at = from; at < to; at += PG_MINIBATCH) {
+        struct pg_fit_batch b = {work->s, NULL, at, (int)PG_MIN(PG_MINIBATCH, to - at)};
+        sums.loss += pg_fit_loss(f, gate, w, &b, s);
+        for (int t = 0; t < b.n; t++) {
+            float *own = s->z + (size_t)t * n_expert;
+            memcpy(s->p, pg_states_logits(b.states, gate + f->opt.level, at + (size_t)t),
+                   n_expert * sizeof(float));
+            if (pg_gate_rule_apply(rule, f->opt.k, s->p, s->id[0], s->weight) &&
+                pg_gate_rule_apply(rule, f->opt.k, own, s->id[1], s->weight)) {
+                compare(rule, s, s->p, &sums);
+            }
+        }
+    }
+    return sums;
+}
+
+/* A pre-gate that hints is chosen by the experts it misses, one that decides by its loss. */
 static void judge(void *arg, int gate, int thread)
 {
     const struct work *work = arg;
-    struct pg_fit *f = work->f;
+    const struct pg_fit *f = work->f;
     struct pg_fit_gate *p = &f->gate[gate];
-    double sum = 0;
-    for (int i = 0; i < n_minibatches(work->s->n) && !p->stopped; i++) {
-        struct pg_fit_batch b = batch_of(work, NULL, i);
-        sum += pg_fit_loss(f, gate, p->w, &b, &f->scratch[thread]);
+    size_t n = (work->s->n + 1) / 2;
+    if (!p->stopped) {
+        struct sums sums = measure(work, gate, p->w, 0, n, &f->scratch[thread]);
+        p->loss = sums.loss / (double)n;
+        p->score =
+            f->opt.decides ? p->loss : 1 - (double)sums.found / ((double)n * f->opt.rule.n_used);
     }
-    p->loss = p->stopped ? p->loss : sum / (double)work->s->n;
 }
+
+static void agree(void *arg, int gate, int thread)
+{
+    const struct work *work = arg;
+    const struct pg_fit *f = work->f;
+    struct pg_fit_gate *p = &f->gate[gate];
+    size_t end = work->s->n, n = end - end / 2;
+    struct sums sums = measure(work, gate, p->best, end / 2, end, &f->scratch[thread]);
+    p->agree = (struct pg_agree_block){.block = gate + f->opt.level, .n_tokens = n};
+    p->agree.recall = (double)sums.found / ((double)n * f->opt.rule.n_used);
+    p->agree.mass = sums.mass / (double)n;
+    for (int r = 0; r < PG_MIN(f->opt.rule.n_used, MAX_RANK); r++) {
+        p->agree.precision[r] = (double)sums.at_rank[r] / (double)n;
+    }
+}
+
+void pg_fit_agree(struct pg_fit *f, const struct pg_states *held)
+{
+    struct work work = {.f = f, .s = held};
+    pg_pool_run(f->opt.pool, agree, &work, f->n_gate);
+}
+
+void pg_fit_begin(struct pg_fit *f, const struct pg_states *held)
+{
+    struct work work = {.f = f, .s = held};
+    pg_pool_run(f->opt.pool, judge, &work, f->n_gate);
+    pg_fit_agree(f, held);
+    for (int i = 0; i < f->n_gate; i++) {
+        struct pg_fit_gate *p = &f->gate[i];
+        p->best_score = p->score;
+        p->first_loss = p->best_loss = p->loss;
+        p->before = p->agree;
+    }
+}
+
+/* ------------------------------------------------------------------ rounds ------------------ */
 
 /* After a pass: the best weights are kept; a gate that got no better for long has stopped. */
 static void keep_best(struct pg_fit *f, const struct pg_states *held)
@@ -113,7 +208,8 @@ static void keep_best(struct pg_fit *f, const struct pg_states *held)
         if (p->stopped) {
             continue;
         }
-        if (p->loss < p->best_loss) {
+        if (p->score < p->best_score) {
+            p->best_score = p->score;
             p->best_loss = p->loss;
             p->n_since = 0;
             memcpy(p->best, p->w, f->n_values * sizeof(float));
@@ -123,13 +219,13 @@ static void keep_best(struct pg_fit *f, const struct pg_states *held)
     }
 }
 
-/* Of a minibatch of the round: falls over all passes of all rounds. */
-static float rate_at(const struct pg_fit *f, int n_batches)
+/* What is left of the rates: they fall over all passes of all rounds. */
+static float part_at(const struct pg_fit *f, int n_batches)
 {
     double n_passes = (double)f->opt.n_rounds * f->opt.n_passes;
     double done = (double)f->round * f->opt.n_passes + f->pass;
     done = (done + (double)f->minibatch / n_batches) / n_passes;
-    return rate * (float)(1 - (1 - (double)last_rate) * done);
+    return (float)(1 - (1 - (double)last_rate) * done);
 }
 
 static int run_pass(struct pg_fit *f, const struct pg_states *train, struct pg_err *err)
@@ -140,7 +236,7 @@ static int run_pass(struct pg_fit *f, const struct pg_states *train, struct pg_e
     while (f->minibatch < n_batches) {
         int to = PG_MIN(n_batches, f->minibatch + AT_ONCE);
         uint64_t done = (uint64_t)f->pass * (uint64_t)n_batches + (uint64_t)to;
-        struct work work = {f, train, f->minibatch, to, rate_at(f, n_batches)};
+        struct work work = {f, train, f->minibatch, to, part_at(f, n_batches)};
         pg_pool_run(f->opt.pool, learn, &work, f->n_gate);
         f->minibatch = to;
         if (f->opt.progress && f->opt.progress(f->opt.user, "fitting", done,
@@ -167,84 +263,4 @@ int pg_fit_round(struct pg_fit *f, const struct pg_states *train, const struct p
 bool pg_fit_done(const struct pg_fit *f)
 {
     return f->round == f->opt.n_rounds;
-}
-
-/* ------------------------------------------------------------------ agreement --------------- */
-
-/* What the experts that a pre-gate names have of the router's, summed over tokens. */
-struct sums {
-    uint64_t found, at_rank[MAX_RANK];
-    double mass;
-};
-
-/* Of one token, with the router's probabilities and what both have chosen. */
-static void compare(const struct pg_gate_rule *rule, const struct pg_fit_scratch *s,
-                    const float *router, struct sums *out)
-{
-    double own = 0, covered = 0;
-    for (int i = 0; i < rule->n_used; i++) {
-        bool right = false;
-        for (int j = 0; j < rule->n_used; j++) {
-            right |= s->id[0][j] == s->id[1][i];
-        }
-        own += (double)router[s->id[0][i]];
-        covered += (double)router[s->id[1][i]];
-        out->found += right;
-        if (i < MAX_RANK) {
-            out->at_rank[i] += right;
-        }
-    }
-    out->mass += own > 0 ? covered / own : 1;
-}
-
-static void report(const struct pg_fit *f, int gate, size_t n, const struct sums *sums)
-{
-    struct pg_agree_block *b = &f->gate[gate].agree;
-    *b = (struct pg_agree_block){.block = gate + f->opt.level, .n_tokens = n};
-    b->recall = (double)sums->found / ((double)n * f->opt.rule.n_used);
-    b->mass = sums->mass / (double)n;
-    for (int r = 0; r < PG_MIN(f->opt.rule.n_used, MAX_RANK); r++) {
-        b->precision[r] = (double)sums->at_rank[r] / (double)n;
-    }
-}
-
-static void agree(void *arg, int gate, int thread)
-{
-    const struct work *work = arg;
-    const struct pg_fit *f = work->f;
-    const struct pg_gate_rule *rule = &f->opt.rule;
-    const struct pg_fit_scratch *s = &f->scratch[thread];
-    size_t n_expert = (size_t)rule->n_expert, n = work->s->n;
-    struct sums sums = {0};
-    for (size_t t = 0; t < n; t++) {
-        if (t % PG_MINIBATCH == 0) {
-            struct pg_fit_batch b = batch_of(work, NULL, (int)(t / PG_MINIBATCH));
-            pg_fit_logits(f, gate, f->gate[gate].best, &b, s);
-        }
-        float *router = s->dz, *own = s->z + t % PG_MINIBATCH * n_expert;
-        memcpy(router, pg_states_logits(work->s, gate + f->opt.level, t), n_expert * sizeof(float));
-        if (pg_gate_rule_apply(rule, f->opt.k, router, s->id[0], s->weight) &&
-            pg_gate_rule_apply(rule, f->opt.k, own, s->id[1], s->weight)) {
-            compare(rule, s, router, &sums);
-        }
-    }
-    report(f, gate, n, &sums);
-}
-
-void pg_fit_agree(struct pg_fit *f, const struct pg_states *s)
-{
-    struct work work = {.f = f, .s = s};
-    pg_pool_run(f->opt.pool, agree, &work, f->n_gate);
-}
-
-void pg_fit_begin(struct pg_fit *f, const struct pg_states *held)
-{
-    struct work work = {.f = f, .s = held};
-    pg_pool_run(f->opt.pool, judge, &work, f->n_gate);
-    pg_fit_agree(f, held);
-    for (int i = 0; i < f->n_gate; i++) {
-        struct pg_fit_gate *p = &f->gate[i];
-        p->first_loss = p->best_loss = p->loss;
-        p->before = p->agree;
-    }
 }

@@ -56,10 +56,12 @@ struct pg_fit_options {
 struct pg_fit_gate {
     float *w, *m, *v;                   /* weights, and AdamW's two moments of the gradient */
     float *best;                        /* the weights with the least loss on held-out text */
-    double first_loss, best_loss, loss; /* a held-out token's: at the start, at best, last */
+    float rate;                         /* of the matrices that are multiplied with the state */
+    double score, best_score;           /* less is better: last, and of the best weights */
+    double loss, first_loss, best_loss; /* a token's: last, at the start, of the best weights */
     uint32_t n_steps, n_since;          /* in all; passes since the best */
     bool stopped;
-    /* On held-out text: of the weights it started from, and of the best when last asked. */
+    /* Of the weights it started from, and of the best when last asked. */
     struct pg_agree_block before, agree;
 };
 
@@ -76,9 +78,11 @@ struct pg_fit {
 /* Everything that a fit takes; with a measuring arena nothing is written outside *f. */
 void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_arena *a);
 /* Weights of the pre-gate of MoE block `gate` to start from: table [n_expert, n_embd], and a hidden
- * layer that says nothing yet, its weights drawn with this standard deviation. */
+ * layer that says nothing yet, its weights drawn with a standard deviation of hidden_scale, which
+ * is 1 over the norm of a state. */
 void pg_fit_start(struct pg_fit *f, int gate, const float *table, float hidden_scale);
-/* Loss and agreement on held-out states where the fit begins. */
+/* Where the fit begins. The first half of held-out states is what the best weights are chosen by,
+ * the second half is what agreement is measured on. */
 void pg_fit_begin(struct pg_fit *f, const struct pg_states *held);
 /* The passes of a round that are not done yet. PG_ECANCELLED leaves the fit where it is, and it
  * can be gone on with. */
@@ -86,7 +90,7 @@ int pg_fit_round(struct pg_fit *f, const struct pg_states *train, const struct p
                  struct pg_err *err);
 bool pg_fit_done(const struct pg_fit *f);
 /* How the experts that the best weights name agree with the router's; into each gate's `agree`. */
-void pg_fit_agree(struct pg_fit *f, const struct pg_states *s);
+void pg_fit_agree(struct pg_fit *f, const struct pg_states *held);
 /* The best weights; they live with the fit. */
 struct pg_pregate pg_fit_pregate(const struct pg_fit *f, int gate);
 

@@ -16,6 +16,10 @@
 #include <math.h>
 #include <string.h>
 
+/* How far a step of AdamW, which moves each value of a row by the rate, may move the row's product
+ * with a state at the beginning. Wider states have more values that move together. */
+#define REACH 0.2f
+
 static float *floats(struct pg_arena *a, size_t n)
 {
     return pg_arena_take(a, n * sizeof(float));
@@ -69,6 +73,7 @@ void pg_fit_start(struct pg_fit *f, int gate, const float *table, float hidden_s
         g->w[at.d + i] = hidden_scale * sqrtf(3) * uniform;
     }
     memcpy(g->best, g->w, f->n_values * sizeof(float));
+    g->rate = REACH * hidden_scale / sqrtf((float)f->opt.n_embd);
 }
 
 struct pg_pregate pg_fit_pregate(const struct pg_fit *f, int gate)

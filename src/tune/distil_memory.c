@@ -8,6 +8,8 @@
  */
 #include "tune/distil.h"
 
+#include <math.h>
+
 /* What the engine is given beyond its minimum: it is opened after others have used the heap. */
 #define SLACK ((uint64_t)512 << 10)
 
@@ -88,7 +90,7 @@ static double n_reads(const struct pg_engine *e, const struct pg_distil_text *te
     double piece = all / text->n_pieces;
     double batch =
         e->opt.n_sessions > 1 ? piece * e->opt.n_sessions : PG_MIN(piece, (double)e->plan.n_batch);
-    return all / batch * (e->plan.n_expert_total - e->plan.n_slots);
+    return ceil(all / batch) * (e->plan.n_expert_total - e->plan.n_slots);
 }
 
 /* Sessions and batch that read the least. */

@@ -266,7 +266,7 @@ static void test_finds_planted(void **state)
         assert_true(g->agree.recall > 0.95 && g->agree.mass > 0.99);
         assert_true(g->agree.precision[0] > 0.97 && g->agree.precision[2] == 0);
         assert_int_equal(g->agree.block, i + 1);
-        assert_int_equal(g->agree.n_tokens, 300);
+        assert_int_equal(g->agree.n_tokens, 150);
     }
     close_world(&w);
 }
