@@ -9,11 +9,12 @@ Needs nothing but Python's own library. The model is a tiny one with random weig
 import csv
 import glob
 import json
+import math
 import os
 import random
 import re
-import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -240,6 +241,32 @@ class Train(unittest.TestCase):
         for il in range(3):
             name = f"blk.{il}.ffn_gate_inp.weight"
             self.assertEqual(before[name].data == after[name].data, il > 0)
+
+    def test_from_wider_gates(self):
+        """Pre-gates with a bias and a hidden layer go on learning in that form; half a form is refused."""
+        sidecar, out = self.path("wide.gguf"), self.path("a.gguf")
+        subprocess.run([PROGRAM, "sidecar", self.model, "-o", sidecar], check=True, stderr=subprocess.DEVNULL)
+        keys, tensors = tiny_model.read(sidecar)
+        rng = random.Random(3)
+        for il in range(2):
+            for part, ne in (("inp.bias", [4]), ("down.weight", [32, 6]), ("down.bias", [6]), ("up.weight", [6, 4])):
+                n = math.prod(ne)
+                values = struct.pack(f"<{n}f", *(rng.gauss(0, 0.1) for _ in range(n)))
+                tensors[f"blk.{il}.ffn_pregate_{part}"] = tiny_model.Tensor(tiny_model.F32, ne, values)
+        tiny_model.write(sidecar, keys, tensors)
+        self.train(out, "--steps", 3, "--gate", "pregate", "--from", sidecar)
+        got = tiny_model.read(self.path("a.pregate.gguf")).tensors
+        self.assertEqual({n: t.ne for n, t in got.items()}, {n: t.ne for n, t in tensors.items()})
+        for name, t in got.items():
+            self.assertNotEqual(t.data, tensors[name].data, name)
+        subprocess.run([PROGRAM, "logits", out, "--tokens", "1,5,9", "--mode", "pregate", "-o", self.path("l.npy")],
+                       check=True, stderr=subprocess.DEVNULL)
+        for missing in ("blk.1.ffn_pregate_inp.bias", "blk.0.ffn_pregate_up.weight", "blk.1.ffn_pregate_inp.weight"):
+            tiny_model.write(sidecar, keys, {n: t for n, t in tensors.items() if n != missing})
+            self.bad(1, ["wide.gguf", missing], "--gate", "pregate", "--from", sidecar)
+        tensors["blk.0.ffn_pregate_odd.weight"] = tensors["blk.0.ffn_pregate_inp.bias"]
+        tiny_model.write(sidecar, keys, tensors)
+        self.bad(1, ["wide.gguf", "found"], "--gate", "pregate", "--from", sidecar)
 
     # ------------------------------------------------------------ trouble
 
