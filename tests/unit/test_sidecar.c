@@ -572,6 +572,61 @@ static void test_refused(void **state)
     }
 }
 
+/* Parts that are not of one form, or not of the shape that the others give them. */
+static void test_parts_refused(void **state)
+{
+    static float spoilt[N_EXPERT * N_HIDDEN];
+    struct pg_options plain = options(PG_MODE_ONDEMAND, NULL), opt = options(PG_MODE_HINT, bad);
+    pg_engine *base = open_with(&plain);
+    size_t n_wide = (size_t)N_EMBD * ((1 << 16) + 1);
+    float *wide = calloc(n_wide, sizeof(*wide));
+    struct pg_pregate gates[N_MOE];
+    struct pg_sidecar file = {&base->model, good_hash, 1, false, gates};
+    (void)state;
+    assert_non_null(wide);
+    spoilt[7] = NAN;
+    for (int i = 0; i < 7; i++) {
+        const char *words[2] = {0};
+        draw_gates(gates);
+        switch (i) {
+        case 0: /* one without the layer that the first has */
+            gates[2].down.data = gates[2].down_bias.data = gates[2].up.data = NULL;
+            words[0] = "22 tensors found, 5 pre-gates wanted (of 5 each)";
+            break;
+        case 1: /* the first without it */
+            gates[0].down.data = NULL;
+            words[0] = "24 tensors found, 5 pre-gates wanted (of 2 each)";
+            break;
+        case 2:
+            gates[3].down.n_out = N_HIDDEN - 1;
+            words[0] = "blk.3.ffn_pregate_down.weight";
+            words[1] = "6";
+            break;
+        case 3:
+            gates[1].up.n_in = N_EXPERT;
+            gates[1].up.n_out = N_HIDDEN;
+            words[0] = "blk.1.ffn_pregate_up.weight";
+            break;
+        case 4:
+            gates[4].down_bias.n_in = N_HIDDEN - 2;
+            words[0] = "blk.4.ffn_pregate_down.bias";
+            break;
+        case 5:
+            gates[4].up.data = spoilt;
+            words[0] = "blk.4.ffn_pregate_up.weight: value 7 is not finite";
+            break;
+        default:
+            gates[0].down = (struct pg_weight){PG_TYPE_F32, N_EMBD, (1 << 16) + 1, wide};
+            words[0] = "blk.0.ffn_pregate_down.weight";
+            words[1] = "65537 rows found";
+        }
+        assert_int_equal(pg_sidecar_save(&file, bad, NULL), 0);
+        refused(&opt, PG_EFORMAT, words, 2);
+    }
+    free(wide);
+    pg_engine_close(base);
+}
+
 static void test_level_contradicted(void **state)
 {
     struct pg_options opt = options(PG_MODE_HINT, good);
@@ -674,12 +729,19 @@ static void test_not_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_tables),  cmocka_unit_test(test_saved),
-        cmocka_unit_test(test_map),          cmocka_unit_test(test_same_warnings),
-        cmocka_unit_test(test_found_beside), cmocka_unit_test(test_not_found),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_level_contradicted),
-        cmocka_unit_test(test_other_model),  cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_split_set),    cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_same_tables),
+        cmocka_unit_test(test_saved),
+        cmocka_unit_test(test_map),
+        cmocka_unit_test(test_same_warnings),
+        cmocka_unit_test(test_found_beside),
+        cmocka_unit_test(test_not_found),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_parts_refused),
+        cmocka_unit_test(test_level_contradicted),
+        cmocka_unit_test(test_other_model),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_split_set),
+        cmocka_unit_test(test_not_written),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
