@@ -70,7 +70,7 @@ static double at_y(const struct scale *s, double v)
 static int curve_make(struct curve *c)
 {
     struct pg_train_report r = {.n_steps = 1};
-    double lo = INFINITY, hi = -INFINITY, lr = 0;
+    double lo = HUGE_VAL, hi = -HUGE_VAL, lr = 0;
     while (pg_trainer_report_at(c->t, c->n + 1, &r) == 0)
         c->n++;
     c->memory = c->n / 25 > 8 ? c->n / 25 : 8;
