@@ -46,7 +46,7 @@ enum { HEAD_BYTES = sizeof(magic) + 2 * 16 + PG_COUNT(numbers) * sizeof(uint64_t
 
 static uint64_t *number_at(struct pg_distil_head *h, size_t i)
 {
-    return (uint64_t *)((char *)h + numbers[i].at);
+    return (void *)((char *)h + numbers[i].at);
 }
 
 /* What is kept of a gate besides its arrays. */
