@@ -105,7 +105,6 @@ static void net_fold_pregate(const struct net_case *c, const struct pg_param *p)
     }
 }
 
-/* opt: gate, level, shape of the batch and losses; n_threads of a pool that is made. */
 /* What no file has. */
 static void net_draw(const struct net_case *c, const struct pg_param *p, uint64_t seed)
 {
@@ -114,6 +113,7 @@ static void net_draw(const struct net_case *c, const struct pg_param *p, uint64_
     }
 }
 
+/* opt: gate, level, shape of the batch and losses; n_threads of a pool that is made. */
 static void net_case_open(struct net_case *c, const char *file, const struct pg_net_options *opt,
                           int n_threads)
 {
