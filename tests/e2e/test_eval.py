@@ -146,6 +146,38 @@ class Eval(unittest.TestCase):
 
     # ------------------------------------------------------------ refusals
 
+    def test_pregated_model_is_as_good(self):
+        """The two models of the repository, on stories that neither has learned from."""
+        pregated = os.path.join(SOURCE, "models", "tinystories-moe-pregated.gguf")
+        usual = self.run_json("--data", self.text, "--max", 40)
+        result = self.call("eval", pregated, "--mode", "pregate", "--data", self.text, "--max", 40,
+                           "--json")
+        early = json.loads(result.stdout)
+        self.assertEqual(early["mode"], "pregate")
+        self.assertEqual(early["tokens"], usual["tokens"])
+        self.assertLess(early["ppl"], 1.01 * usual["ppl"])
+
+    def test_only_the_first_block_waits(self):
+        """Where pre-gates decide, no expert is read on demand but those of the first block.
+        (In the prompt's one step a block wants more than can be under way before it begins.)"""
+        pregated = os.path.join(SOURCE, "models", "tinystories-moe-pregated.gguf")
+        trace = os.path.join(self.folder.name, "trace.json")
+        plan = self.call("plan", pregated, "--mode", "pregate", "-c", 256, "--memory", "400M",
+                         "--no-measure", "--json")
+        plan = json.loads(plan.stdout)
+        run = self.call("run", pregated, "--mode", "pregate", "--memory", plan["minimum"] + 30 * plan["slot_bytes"],
+                        "-c", 256, "-n", 64, "-p", "once upon a time", "--temp", 0, "--ignore-eos", "--json",
+                        "--trace", trace)
+        self.assertEqual(run.returncode, 0, run.stderr.decode())
+        with open(trace, encoding="utf-8") as f:
+            events = [e for e in json.load(f)["traceEvents"] if e["ph"] == "X"]
+        steps = [e["ts"] for e in events if e["name"] == "attention" and e["args"]["block"] == 0]
+        self.assertEqual(len(steps), 64)  # the prompt, and all tokens but the last
+        of = {name: [e["args"]["block"] for e in events if e["name"] == name and e["ts"] > steps[1]]
+              for name in ("demand", "hint")}
+        self.assertEqual(set(of["demand"]), {0})
+        self.assertEqual(set(of["hint"]), {1, 2, 3, 4, 5})
+
     def test_refusals(self):
         self.bad(2, ["--data"], self.model)
         self.bad(2, ["prl", "did you mean ppl?"], self.model, "--data", self.text, "--task", "prl")
