@@ -77,7 +77,7 @@ class Tune(unittest.TestCase):
         result = self.tune(model, "--tokens", 3000, "--hidden", 8, "--json", "-t", 1)
         j = json.loads(result.stdout)
         self.assertEqual(j["sidecar"], self.path("pregate-model.gguf"))
-        self.assertGreaterEqual(j["tokens"] + j["tokens_held_out"], 2900)
+        self.assertGreaterEqual(j["tokens"] + 2 * j["tokens_held_out"], 2999) # the other half has judged
         self.assertLess(j["tokens_held_out"], j["tokens"])
         self.assertEqual([b["block"] for b in j["after"]], [1, 2, 3, 4, 5])
         for kind in ("recall", "mass"):
