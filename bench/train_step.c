@@ -37,9 +37,8 @@ struct bench {
 static double random_value(uint64_t stream, uint64_t n)
 {
     double sum = 0; /* four uniform numbers: nearly normal, deviation 1 */
-    for (uint64_t i = 0; i < 4; i++) {
+    for (uint64_t i = 0; i < 4; i++)
         sum += (double)(pg_random_at(1, stream, 4 * n + i) >> 11) * 0x1p-53 - 0.5;
-    }
     return sum * sqrt(3.0);
 }
 
@@ -96,9 +95,8 @@ static int open_bench(struct bench *b, const char *path, int n_threads, struct p
     b->g = pg_calloc(n, sizeof(float));
     b->token = pg_calloc(3 * n_tok, sizeof(int32_t));
     b->roof = pg_calloc(len * (size_t)n_threads, sizeof(float));
-    if (!b->w || !b->g || !b->token || !b->roof) {
+    if (!b->w || !b->g || !b->token || !b->roof)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     b->batch = (struct pg_net_batch){b->token, b->token + n_tok, b->token + 2 * n_tok};
     fill(b);
     return 0;
@@ -221,9 +219,8 @@ int main(int argc, char **argv)
     }
     int rc = open_bench(&b, argv[1], n_threads, &err);
     rc = rc ? rc : measure(&b, repeats, &err);
-    if (rc) {
+    if (rc)
         fprintf(stderr, "bench_train_step: %s\n", err.text);
-    }
     pg_net_close(b.net);
     pg_pool_close(b.pool);
     pg_model_close(&b.model);

@@ -46,9 +46,8 @@ static const struct tiny_tensor *tiny_at(int i, char name[64])
     const int n = (int)PG_COUNT(tiny_block), il = i / n;
     const struct tiny_tensor *t = il < TINY_LAYERS ? &tiny_block[i % n] : &tiny_ends[i % n];
     char prefix[16] = "";
-    if (il < TINY_LAYERS) {
+    if (il < TINY_LAYERS)
         snprintf(prefix, sizeof(prefix), "blk.%d.", il);
-    }
     snprintf(name, 64, "%s%s", prefix, t->suffix);
     return t;
 }
@@ -67,9 +66,8 @@ static int tiny_keys(struct pg_gguf_writer *w, struct pg_err *err)
     int rc = pg_gguf_open(&g, PG_MODELS "/tinystories-moe.gguf", err);
     for (int i = 0; !rc && i < pg_gguf_n_keys(g); i++) {
         const struct pg_gguf_key *k = pg_gguf_key_at(g, i);
-        if (strncmp(k->name, "qwen3moe.", 9) != 0 && strcmp(k->name, "general.alignment") != 0) {
+        if (strncmp(k->name, "qwen3moe.", 9) != 0 && strcmp(k->name, "general.alignment") != 0)
             rc = pg_gguf_writer_copy(w, k, err);
-        }
     }
     pg_gguf_close(g);
     for (size_t i = 0; !rc && i < PG_COUNT(sizes); i++) {
@@ -120,9 +118,8 @@ static int tiny_write(const char *model, const char *text, struct pg_err *err)
 {
     struct pg_gguf_writer *w;
     FILE *f = fopen(text, "w");
-    if (!f) {
+    if (!f)
         return PG_EIO;
-    }
     fputs("once there was a cat who sat in the sun.\n<|endoftext|>\na dog ran home.\n"
           "<|endoftext|>\nthe bird sang a song to the moon, and the moon was happy.\n",
           f);

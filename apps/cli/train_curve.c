@@ -104,12 +104,11 @@ static const char style[] =
 
 static void put_escaped(FILE *out, const char *text)
 {
-    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++)
         if (*p == '<' || *p == '>' || *p == '&' || *p == '"' || *p < 0x20)
             fprintf(out, "&#%u;", *p < 0x20 ? '?' : *p);
         else
             fputc(*p, out);
-    }
 }
 
 static void put_axes(const struct curve *c)

@@ -31,9 +31,8 @@ void pg_input_set(struct pg_input *in, const float *x, int n, int n_tok)
 void pg_rows(struct pg_compute *c, void (*fn)(void *arg, int row, int thread), void *arg, int n)
 {
     if (n < 4) {
-        for (int row = 0; row < n; row++) {
+        for (int row = 0; row < n; row++)
             fn(arg, row, 0);
-        }
         return;
     }
     pg_pool_run(c->pool, fn, arg, n);
@@ -91,9 +90,8 @@ static void product_task(void *arg, int task, int thread)
 static size_t task_bytes(struct pg_compute *c, const struct pg_product *p, int n)
 {
     size_t total = 0, each;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         total += pg_type_bytes(p[i].m.type, p[i].m.x->n) * (size_t)p[i].n_out;
-    }
     each = total / (size_t)(2 * pg_pool_n_threads(c->pool));
     return PG_MIN(PG_MAX(each, (size_t)64 << 10), (size_t)512 << 10);
 }

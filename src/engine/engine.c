@@ -8,9 +8,8 @@
 static int map_block(struct pg_block_memory *b, uint64_t bytes, const char *what,
                      struct pg_err *err)
 {
-    if (bytes == 0) {
+    if (bytes == 0)
         return 0;
-    }
     b->base = pg_pages_map(bytes);
     if (!b->base) {
         return pg_fail(err, PG_ENOMEM, "out of memory: %llu bytes for %s",
@@ -22,9 +21,8 @@ static int map_block(struct pg_block_memory *b, uint64_t bytes, const char *what
 
 static void unmap_block(struct pg_block_memory *b)
 {
-    if (b->base) {
+    if (b->base)
         pg_pages_unmap(b->base, b->bytes);
-    }
     *b = (struct pg_block_memory){0};
 }
 
@@ -40,12 +38,10 @@ static int open_io(struct pg_engine *e, struct pg_err *err)
 {
     int n = pg_gguf_n_parts(e->gguf);
     const char **paths = pg_calloc((size_t)n, sizeof(*paths));
-    if (!paths) {
+    if (!paths)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         paths[i] = pg_gguf_part_path(e->gguf, i);
-    }
     struct pg_io_options io = {.paths = paths, .n_paths = n, .path = e->opt.io_path};
     int rc = pg_io_open(&e->io, &io, err);
     free(paths);
@@ -58,9 +54,8 @@ static int load_dense(struct pg_engine *e, struct pg_err *err)
     PG_TRY(pg_model_load(&e->model, &load, err));
     for (int il = 0; il < e->model.h.n_layer; il++) {
         const struct pg_layer *w = &e->model.layer[il];
-        if (w->moe >= 0) {
+        if (w->moe >= 0)
             e->routers[w->moe] = w->ffn_gate_inp;
-        }
     }
     return 0;
 }
@@ -89,23 +84,19 @@ static int load_experts(struct pg_engine *e, struct pg_err *err)
     int n = e->model.h.n_expert, rc = 0;
     uint64_t each = e->model.expert_bytes / (uint64_t)e->model.n_moe;
     int32_t *ids = pg_calloc((size_t)n, sizeof(*ids));
-    if (!ids) {
+    if (!ids)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         ids[i] = i;
-    }
     for (int block = 0; block < e->model.n_moe && !rc; block++) {
         struct pg_lease lease;
         pg_store_acquire(e->store, block, ids, n);
-        while ((rc = pg_store_next(e->store, &lease, err)) == 1) {
+        while ((rc = pg_store_next(e->store, &lease, err)) == 1)
             pg_store_release(e->store, &lease);
-        }
         if (!rc && e->opt.progress &&
             e->opt.progress(e->opt.user, "loading experts", each * (uint64_t)(block + 1),
-                            e->model.expert_bytes)) {
+                            e->model.expert_bytes))
             rc = pg_fail(err, PG_ECANCELLED, "loading was cancelled");
-        }
     }
     free(ids);
     return rc;
@@ -141,9 +132,8 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
     if (e->model.n_moe) {
         e->routers = pg_calloc((size_t)e->model.n_moe, sizeof(*e->routers));
         e->pregates = pg_calloc((size_t)e->model.n_moe, sizeof(*e->pregates));
-        if (!e->routers || !e->pregates) {
+        if (!e->routers || !e->pregates)
             return pg_fail(err, PG_ENOMEM, "out of memory");
-        }
         PG_TRY(open_store(e, err));
     }
     PG_TRY(load_dense(e, err));
@@ -163,9 +153,8 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
 static void log_open(const struct pg_engine *e)
 {
     char text[256];
-    if (!e->opt.log) {
+    if (!e->opt.log)
         return;
-    }
     snprintf(text, sizeof(text), "%s: mode %s, %d of %d experts fit, batch %d, %s, %s, %d threads",
              e->model.name, pg_mode_name(e->plan.mode), e->plan.n_slots, e->plan.n_expert_total,
              e->plan.n_batch, pg_io_describe(e->io), e->compute.k.name, e->opt.n_threads);
@@ -181,9 +170,8 @@ int pg_engine_open(pg_engine **out, const struct pg_options *opt, struct pg_err 
 {
     struct pg_engine *e = pg_calloc(1, sizeof(*e));
     *out = NULL;
-    if (!e) {
+    if (!e)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     int rc = open_parts(e, opt, err);
     if (rc) {
         pg_engine_close(e);
@@ -197,9 +185,8 @@ int pg_engine_open(pg_engine **out, const struct pg_options *opt, struct pg_err 
 
 void pg_engine_close(pg_engine *e)
 {
-    if (!e) {
+    if (!e)
         return;
-    }
     PG_ASSERT(e->n_sessions == 0);
     pg_store_close(e->store);
     pg_io_close(e->io);
@@ -255,9 +242,8 @@ void pg_engine_stats(const pg_engine *e, struct pg_stats *out)
 {
     struct pg_store_stats s = {.hints_active = true}, s0 = e->at_open;
     *out = e->stats;
-    if (e->store) {
+    if (e->store)
         pg_store_stats(e->store, &s);
-    }
     out->expert_requests = s.requests - s0.requests;
     out->hits = s.hits - s0.hits;
     out->warned_in_time = s.warned_in_time;
@@ -279,8 +265,7 @@ void pg_engine_stats(const pg_engine *e, struct pg_stats *out)
 
 int pg_trace_write(const pg_engine *e, const char *path, struct pg_err *err)
 {
-    if (!e->trace) {
+    if (!e->trace)
         return pg_fail(err, PG_EARG, "the engine was opened without trace_events");
-    }
     return pg_trace_save(e->trace, path, err);
 }

@@ -49,9 +49,8 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
     e->pos = pg_arena_take(a, n * sizeof(int32_t));
     e->last_row = pg_arena_take(a, n * sizeof(int32_t));
     e->kv = pg_arena_take(a, n * sizeof(struct pg_kv *));
-    if (e->opt.n_sessions > 1) {
+    if (e->opt.n_sessions > 1)
         e->logits = pg_arena_take(a, PG_LOGIT_ROWS * (size_t)e->model.h.n_vocab * sizeof(float));
-    }
 }
 
 static uint64_t scratch_bytes(struct pg_engine *e, int n_batch)
@@ -91,12 +90,10 @@ static int most_in_step(const struct pg_engine *e)
 static int choose_batch(struct pg_engine *e, uint64_t room)
 {
     int n_batch = PG_MIN(MAX_BATCH, most_in_step(e));
-    if (e->opt.n_batch) {
+    if (e->opt.n_batch)
         return e->opt.n_batch;
-    }
-    while (n_batch > MIN_BATCH && scratch_bytes(e, n_batch) > room / 16) {
+    while (n_batch > MIN_BATCH && scratch_bytes(e, n_batch) > room / 16)
         n_batch /= 2;
-    }
     return n_batch;
 }
 
@@ -197,9 +194,8 @@ int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
 
 static int check_range(const char *what, int value, int lo, int hi, struct pg_err *err)
 {
-    if (value < lo || value > hi) {
+    if (value < lo || value > hi)
         return pg_fail(err, PG_EARG, "%s: %d found, %d to %d wanted", what, value, lo, hi);
-    }
     return 0;
 }
 
@@ -233,9 +229,8 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
     PG_TRY(check_range("lookahead", o->lookahead, 0, PG_MAX(1, e->model.n_moe - 1), err));
     PG_TRY(check_range("mode", (int)o->mode, 0, PG_MODE_COUNT - 1, err));
     PG_TRY(check_range("eviction policy", (int)o->evict, 0, PG_EVICT_COUNT - 1, err));
-    if (!(o->cache_bias >= 0 && o->cache_bias <= 1)) {
+    if (!(o->cache_bias >= 0 && o->cache_bias <= 1))
         return pg_fail(err, PG_EARG, "cache bias: %g found, 0 to 1 wanted", (double)o->cache_bias);
-    }
     o->n_batch = PG_MIN(o->n_batch, most_in_step(e));
     e->level = o->lookahead ? o->lookahead : 1;
     if (e->model.n_moe == 0 && o->mode != PG_MODE_AUTO) {
@@ -257,17 +252,14 @@ int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg
                        opt->size, sizeof(*opt));
     }
     memcpy(&e->opt, opt, opt->size);
-    if (!e->opt.model) {
+    if (!e->opt.model)
         return pg_fail(err, PG_EARG, "no model file given");
-    }
     PG_TRY(pg_gguf_open(&e->gguf, e->opt.model, err));
     int rc = pg_model_open(&e->model, e->gguf, err);
-    if (!rc) {
+    if (!rc)
         rc = pg_vocab_from_gguf(&e->vocab, e->gguf, err);
-    }
-    if (rc) {
+    if (rc)
         return pg_fail_in(err, rc, e->opt.model);
-    }
     if (pg_vocab_n(e->vocab) > e->model.h.n_vocab) {
         return pg_fail(err, PG_EFORMAT,
                        "%s: tokenizer.ggml.tokens has %d entries, token_embd.weight only %d rows",
@@ -281,13 +273,11 @@ int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg
 int pg_plan_make(struct pg_plan *out, const struct pg_options *opt, struct pg_err *err)
 {
     struct pg_engine *e = pg_calloc(1, sizeof(*e));
-    if (!e) {
+    if (!e)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     int rc = pg_engine_begin(e, opt, err);
-    if (!rc) {
+    if (!rc)
         rc = pg_engine_plan_memory(e, err);
-    }
     *out = e->plan;
     pg_engine_close(e);
     return rc;

@@ -37,12 +37,10 @@ static void sift(struct candidate *c, int n, int i)
 {
     for (;;) {
         int child = 2 * i + 1;
-        if (child + 1 < n && before(&c[child], &c[child + 1])) {
+        if (child + 1 < n && before(&c[child], &c[child + 1]))
             child++;
-        }
-        if (child >= n || !before(&c[i], &c[child])) {
+        if (child >= n || !before(&c[i], &c[child]))
             return;
-        }
         swap(&c[i], &c[child]);
         i = child;
     }
@@ -51,9 +49,8 @@ static void sift(struct candidate *c, int n, int i)
 /* The first k of n in order, sorted, by a heap of k: no memory, n log k. */
 static int sort_first(struct candidate *c, int n, int k)
 {
-    for (int i = k / 2 - 1; i >= 0; i--) {
+    for (int i = k / 2 - 1; i >= 0; i--)
         sift(c, k, i);
-    }
     for (int i = k; i < n; i++) {
         if (before(&c[i], &c[0])) {
             swap(&c[i], &c[0]);
@@ -73,12 +70,10 @@ static void penalise(const pg_session *s, const struct pg_sampling *how, struct 
     int last = how->penalty_last_n ? how->penalty_last_n : DEFAULT_LAST_N;
     int begin = PG_MAX(0, s->n_tokens - last);
     float repeat = how->repeat_penalty > 0 ? how->repeat_penalty : 1.0f;
-    if (repeat == 1.0f && how->presence_penalty == 0 && how->frequency_penalty == 0) {
+    if (repeat == 1.0f && how->presence_penalty == 0 && how->frequency_penalty == 0)
         return;
-    }
-    for (int i = begin; i < s->n_tokens; i++) {
+    for (int i = begin; i < s->n_tokens; i++)
         c[s->tokens[i]].p += 1; /* counts, until probabilities are made */
-    }
     for (int i = begin; i < s->n_tokens; i++) {
         struct candidate *x = &c[s->tokens[i]];
         if (x->p > 0) {
@@ -96,9 +91,8 @@ static void to_probabilities(struct candidate *c, int n)
         c[i].p = pg_expf(c[i].logit - c[0].logit);
         sum += c[i].p;
     }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         c[i].p /= sum;
-    }
 }
 
 static int cut_top_p(struct candidate *c, int n, float top_p)
@@ -106,9 +100,8 @@ static int cut_top_p(struct candidate *c, int n, float top_p)
     float sum = 0;
     for (int i = 0; i < n; i++) {
         sum += c[i].p;
-        if (sum >= top_p) {
+        if (sum >= top_p)
             return i + 1;
-        }
     }
     return n;
 }
@@ -116,24 +109,21 @@ static int cut_top_p(struct candidate *c, int n, float top_p)
 static int cut_min_p(struct candidate *c, int n, float min_p)
 {
     int keep = 1;
-    while (keep < n && c[keep].p >= min_p * c[0].p) {
+    while (keep < n && c[keep].p >= min_p * c[0].p)
         keep++;
-    }
     return keep;
 }
 
 static int32_t draw(struct candidate *c, int n, float temp, uint64_t *random)
 {
-    for (int i = n - 1; i >= 0; i--) {
+    for (int i = n - 1; i >= 0; i--)
         c[i].logit = (c[i].logit - c[0].logit) / temp;
-    }
     to_probabilities(c, n);
     double u = (double)(next_random(random) >> 11) * 0x1p-53, sum = 0;
     for (int i = 0; i < n; i++) {
         sum += (double)c[i].p;
-        if (u < sum) {
+        if (u < sum)
             return c[i].id;
-        }
     }
     return c[n - 1].id;
 }
@@ -170,9 +160,8 @@ static int fill_candidates(pg_session *s)
 {
     int n = s->engine->model.h.n_vocab;
     for (int i = 0; i < n; i++) {
-        if (isnan(s->logits[i])) {
+        if (isnan(s->logits[i]))
             return -1;
-        }
         s->cand[i] = (struct candidate){s->logits[i], 0, i};
     }
     return n;
@@ -182,17 +171,14 @@ int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *tok
                       struct pg_err *err)
 {
     struct pg_sampling h = {.size = sizeof(h)};
-    if (how) {
+    if (how)
         memcpy(&h, how, PG_MIN(how->size, sizeof(h)));
-    }
     PG_TRY(check_sampling(&h, err));
-    if (!s->has_logits) {
+    if (!s->has_logits)
         return pg_fail(err, PG_EARG, "nothing to sample from: the session has no logits yet");
-    }
     int n = fill_candidates(s);
-    if (n < 0) {
+    if (n < 0)
         return pg_fail(err, PG_ENUMERIC, "numerical error: the logits are not numbers");
-    }
     struct candidate *c = s->cand;
     penalise(s, &h, c);
     int k = h.temp == 0 ? 1 : h.top_k > 0 ? PG_MIN(h.top_k, n) : n;
@@ -212,12 +198,10 @@ int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *tok
         s->seeded = true;
     }
     to_probabilities(c, n);
-    if (h.top_p > 0 && h.top_p < 1) {
+    if (h.top_p > 0 && h.top_p < 1)
         n = cut_top_p(c, n, h.top_p);
-    }
-    if (h.min_p > 0) {
+    if (h.min_p > 0)
         n = cut_min_p(c, n, h.min_p);
-    }
     *token = draw(c, n, h.temp, &s->random);
     return 0;
 }

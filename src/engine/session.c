@@ -13,9 +13,8 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
 {
     struct pg_session_options o = {.size = sizeof(o)};
     *out = NULL;
-    if (opt) {
+    if (opt)
         memcpy(&o, opt, PG_MIN(opt->size, sizeof(o)));
-    }
     int n_ctx = o.n_ctx ? o.n_ctx : e->opt.n_ctx;
     if (n_ctx < 1 || n_ctx > e->opt.n_ctx) {
         return pg_fail(err, PG_EARG, "session context: %d found, 1 to the engine's %d wanted",
@@ -29,9 +28,8 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
                        e->opt.n_sessions, e->opt.n_ctx);
     }
     pg_session *s = pg_calloc(1, sizeof(*s));
-    if (!s) {
+    if (!s)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     size_t n_vocab = (size_t)e->model.h.n_vocab;
     struct pg_arena a = {0};
     s->memory.bytes = (size_t)n_ctx * sizeof(int32_t) +
@@ -40,9 +38,8 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
     int rc = s->memory.base ? pg_kv_open(&s->kv, &e->model.h, n_ctx, e->opt.kv_type, err)
                             : pg_fail(err, PG_ENOMEM, "out of memory");
     if (rc) {
-        if (s->memory.base) {
+        if (s->memory.base)
             pg_pages_unmap(s->memory.base, s->memory.bytes);
-        }
         free(s);
         return rc;
     }
@@ -60,9 +57,8 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
 
 void pg_session_close(pg_session *s)
 {
-    if (!s) {
+    if (!s)
         return;
-    }
     s->engine->session_bytes_left += pg_session_bytes(s->engine, s->n_ctx);
     s->engine->n_sessions--;
     pg_kv_close(&s->kv);
@@ -82,9 +78,8 @@ const float *pg_session_logits(const pg_session *s)
 
 int pg_session_truncate(pg_session *s, size_t n)
 {
-    if (n > (size_t)s->n_tokens) {
+    if (n > (size_t)s->n_tokens)
         return PG_EARG;
-    }
     if (n < (size_t)s->n_tokens) {
         s->n_tokens = (int)n;
         s->has_logits = false;
@@ -97,9 +92,8 @@ int pg_session_truncate(pg_session *s, size_t n)
 static int check_row(const struct pg_engine *e, const struct pg_row *row, struct pg_err *err)
 {
     const pg_session *s = row->session;
-    if (s->engine != e || row->n < 1) {
+    if (s->engine != e || row->n < 1)
         return pg_fail(err, PG_EARG, "a row needs a session of this engine and one token at least");
-    }
     if (row->n > s->n_ctx - s->n_tokens) {
         return pg_fail(err, PG_ECONTEXT,
                        "context is full: %d tokens are there, %d more wanted, %d is the most",
@@ -125,11 +119,9 @@ static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, s
             return pg_fail(err, PG_EARG, "more tokens in a step than the batch of %d",
                            e->opt.n_batch);
         }
-        for (int j = 0; j < i; j++) {
-            if (rows[j].session == s) {
+        for (int j = 0; j < i; j++)
+            if (rows[j].session == s)
                 return pg_fail(err, PG_EARG, "a session stands in two rows of a step");
-            }
-        }
         for (int j = 0; j < rows[i].n; j++, n++) {
             e->token[n] = rows[i].tokens[j];
             e->pos[n] = s->n_tokens + j;
@@ -177,9 +169,8 @@ static void keep_logits(struct pg_engine *e, const struct pg_row *rows, int n_ro
         int n = PG_MIN(PG_LOGIT_ROWS, n_rows - i);
         float *to = n == 1 ? rows[i].session->logits : e->logits;
         pg_forward_logits(&e->forward, e->last_row + i, n, to);
-        for (int j = 0; j < n && n > 1; j++) {
+        for (int j = 0; j < n && n > 1; j++)
             memcpy(rows[i + j].session->logits, to + (size_t)j * n_vocab, n_vocab * sizeof(float));
-        }
     }
 }
 
@@ -187,9 +178,8 @@ static void keep_logits(struct pg_engine *e, const struct pg_row *rows, int n_ro
 static void all_logits_of(struct pg_engine *e, const struct pg_row *row, int n, float *logits)
 {
     size_t n_vocab = (size_t)e->model.h.n_vocab;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         e->token[i] = i; /* the step has read its tokens by now */
-    }
     pg_forward_logits(&e->forward, e->token, n, logits);
     memcpy(row->session->logits, logits + (size_t)(n - 1) * n_vocab, n_vocab * sizeof(float));
 }
@@ -201,9 +191,8 @@ int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool
     struct pg_forward *f = &e->forward;
     uint64_t begin = pg_now_ns();
     int n = flatten(e, rows, n_rows, err);
-    if (n <= 0) {
+    if (n <= 0)
         return n;
-    }
     if (e->store) {
         pg_store_step(e->store, is_decode);
         pg_store_stats(e->store, &before);
@@ -213,17 +202,14 @@ int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool
     f->pos = e->pos;
     f->kv = (struct pg_kv *const *)e->kv;
     PG_TRY(pg_forward_run(f, err));
-    if (all_logits) {
+    if (all_logits)
         all_logits_of(e, &rows[0], n, all_logits);
-    } else {
+    else
         keep_logits(e, rows, n_rows);
-    }
-    for (int i = 0; i < n_rows; i++) {
+    for (int i = 0; i < n_rows; i++)
         advance(&rows[i]);
-    }
-    if (e->store && is_decode) {
+    if (e->store && is_decode)
         account_reads(e, &before);
-    }
     account(e, n, is_decode, begin);
     return 0;
 }
@@ -235,9 +221,8 @@ int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *
         return pg_fail(err, PG_EARG, "rows of a step: %d found, 1 to %d wanted", n_rows,
                        e->opt.n_batch);
     }
-    for (int i = 0; i < n_rows; i++) {
+    for (int i = 0; i < n_rows; i++)
         is_decode = is_decode && rows[i].n == 1;
-    }
     return pg_step_run(e, rows, n_rows, is_decode, NULL, err);
 }
 
@@ -256,9 +241,8 @@ int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logit
                            logits ? logits + done * (size_t)e->model.h.n_vocab : NULL, err));
         done += (size_t)row.n;
         if (n > (size_t)e->opt.n_batch && e->opt.progress &&
-            e->opt.progress(e->opt.user, "prompt", done, n)) {
+            e->opt.progress(e->opt.user, "prompt", done, n))
             return pg_fail(err, PG_ECANCELLED, "cancelled after %zu of %zu prompt tokens", done, n);
-        }
     }
     return 0;
 }
@@ -266,13 +250,11 @@ int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logit
 int pg_session_sync(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err)
 {
     size_t same = 0;
-    while (same < n && same < (size_t)s->n_tokens && tokens[same] == s->tokens[same]) {
+    while (same < n && same < (size_t)s->n_tokens && tokens[same] == s->tokens[same])
         same++;
-    }
     /* The last token is evaluated again if its logits are gone. */
-    if (same == n && n > 0 && (n < (size_t)s->n_tokens || !s->has_logits)) {
+    if (same == n && n > 0 && (n < (size_t)s->n_tokens || !s->has_logits))
         same--;
-    }
     pg_session_truncate(s, same);
     return pg_session_eval(s, tokens + same, n - same, NULL, err);
 }
@@ -280,9 +262,8 @@ int pg_session_sync(pg_session *s, const int32_t *tokens, size_t n, struct pg_er
 int pg_session_next(pg_session *s, const struct pg_sampling *how, int32_t *token,
                     struct pg_err *err)
 {
-    if (s->n_tokens == s->n_ctx) {
+    if (s->n_tokens == s->n_ctx)
         return pg_fail(err, PG_ECONTEXT, "context of %d tokens is full", s->n_ctx);
-    }
     PG_TRY(pg_session_sample(s, how, token, err));
     struct pg_row row = {s, token, 1};
     return pg_step_run(s->engine, &row, 1, true, NULL, err);

@@ -70,9 +70,8 @@ static void shape_parts(struct pg_pregate *p, const struct pg_engine *e)
 int pg_block_of_moe(const struct pg_model *m, int moe)
 {
     int il = 0;
-    while (m->layer[il].moe != moe) {
+    while (m->layer[il].moe != moe)
         il++;
-    }
     return il;
 }
 
@@ -166,12 +165,10 @@ static int read_level(struct pg_engine *e, struct pg_err *err)
         rc = pg_gguf_get_int(g, "pregate.level", PG_GGUF_REQUIRED, 1, PG_MAX(1, e->model.n_moe - 1),
                              &level, err);
     }
-    if (!rc) {
+    if (!rc)
         rc = read_purpose(e, g, err);
-    }
-    if (!rc) {
+    if (!rc)
         rc = read_form(e, g, err);
-    }
     pg_gguf_close(g);
     if (!rc && e->opt.lookahead && e->opt.lookahead != level) {
         rc = pg_fail(err, PG_EARG, "pregate.level: %d found, --lookahead %d wanted", (int)level,
@@ -183,9 +180,8 @@ static int read_level(struct pg_engine *e, struct pg_err *err)
 
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err)
 {
-    if (!needs_sidecar(e->opt.mode)) {
+    if (!needs_sidecar(e->opt.mode))
         return 0;
-    }
     if (e->opt.sidecar) {
         size_t n = strlen(e->opt.sidecar);
         if (n >= sizeof(e->sidecar_path)) {
@@ -215,9 +211,8 @@ size_t pg_tables_bytes(const struct pg_engine *e)
     struct pg_pregate p;
     size_t n = 0;
     shape_parts(&p, e);
-    for (int part = 0; part < N_PARTS; part++) {
+    for (int part = 0; part < N_PARTS; part++)
         n += n_values(part_of(&p, (enum part)part));
-    }
     return (size_t)n_tables(e) * n * sizeof(float);
 }
 
@@ -233,12 +228,10 @@ static int read_at(int fd, uint64_t offset, void *buf, size_t n)
     char *p = buf;
     while (n) {
         ssize_t got = pread(fd, p, n, (off_t)offset);
-        if (got < 0 && errno == EINTR) {
+        if (got < 0 && errno == EINTR)
             continue;
-        }
-        if (got <= 0) {
+        if (got <= 0)
             return got < 0 ? errno : EIO;
-        }
         p += got;
         offset += (uint64_t)got;
         n -= (size_t)got;
@@ -262,11 +255,9 @@ static int read_table(const struct pg_gguf *g, int fd, const char *name, const s
         return pg_fail_os(err, PG_EIO, os_error, "%s: reading %llu bytes at %llu", name,
                           (unsigned long long)t->bytes, (unsigned long long)t->offset);
     }
-    for (size_t i = 0; i < n_values(w); i++) {
-        if (!isfinite(out[i])) {
+    for (size_t i = 0; i < n_values(w); i++)
+        if (!isfinite(out[i]))
             return pg_fail(err, PG_EFORMAT, "%s: value %zu is not finite", name, i);
-        }
-    }
     return 0;
 }
 
@@ -307,9 +298,8 @@ static int open_tables(struct pg_engine *e, struct pg_err *err)
     PG_TRY(pg_gguf_open(&g, e->sidecar_path, err));
     int fd = open(e->sidecar_path, O_RDONLY | O_CLOEXEC);
     int rc = fd < 0 ? pg_fail_os(err, PG_EIO, errno, "open") : read_tables(e, g, fd, err);
-    if (fd >= 0) {
+    if (fd >= 0)
         close(fd);
-    }
     pg_gguf_close(g);
     return rc ? pg_fail_in(err, rc, e->sidecar_path) : 0;
 }
@@ -331,11 +321,9 @@ static void place_tables(struct pg_engine *e)
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
 {
     place_tables(e);
-    if (e->opt.mode == PG_MODE_LOOKAHEAD) {
-        for (int moe = 0; moe < n_tables(e); moe++) {
+    if (e->opt.mode == PG_MODE_LOOKAHEAD)
+        for (int moe = 0; moe < n_tables(e); moe++)
             pg_pregate_fold(&e->model, moe, e->level, (float *)e->pregates[moe].inp.data);
-        }
-    }
     return n_tables(e) && needs_sidecar(e->opt.mode) ? open_tables(e, err) : 0;
 }
 

@@ -35,18 +35,16 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
     g->ahead = pg_arena_take(a, (size_t)(opt->level + 1) * sizeof(struct pg_route));
     for (int i = 0; i <= opt->level; i++) {
         ring = take_route(a, opt);
-        if (a->base) {
+        if (a->base)
             g->ahead[i] = ring;
-        }
     }
 }
 
 static bool all_finite(const float *x, int n)
 {
     float sum = 0;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum += x[i] - x[i]; /* 0, or NaN for NaN and infinity */
-    }
     return sum == 0;
 }
 
@@ -56,9 +54,8 @@ static void to_probabilities(const struct pg_gate_rule *rule, const struct pg_ke
         k->softmax(x, rule->n_expert);
         return;
     }
-    for (int i = 0; i < rule->n_expert; i++) {
+    for (int i = 0; i < rule->n_expert; i++)
         x[i] = 1.0f / (1.0f + pg_expf(-x[i]));
-    }
 }
 
 /* A sum of probabilities below this is taken for this: 1 / sum, times any scale, stays finite. */
@@ -67,28 +64,23 @@ static void to_probabilities(const struct pg_gate_rule *rule, const struct pg_ke
 static void finish_weights(const struct pg_gate_rule *rule, float *weight)
 {
     float sum = 0;
-    for (int i = 0; i < rule->n_used; i++) {
+    for (int i = 0; i < rule->n_used; i++)
         sum += weight[i];
-    }
     float scale = rule->scale;
-    if (rule->renormalise) {
+    if (rule->renormalise)
         scale /= PG_MAX(sum, LEAST_SUM);
-    }
-    for (int i = 0; i < rule->n_used; i++) {
+    for (int i = 0; i < rule->n_used; i++)
         weight[i] *= scale;
-    }
 }
 
 bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         const int32_t *id, float *weight)
 {
-    if (!all_finite(logits, rule->n_expert)) {
+    if (!all_finite(logits, rule->n_expert))
         return false;
-    }
     to_probabilities(rule, k, logits);
-    for (int i = 0; i < rule->n_used; i++) {
+    for (int i = 0; i < rule->n_used; i++)
         weight[i] = logits[id[i]];
-    }
     finish_weights(rule, weight);
     return true;
 }
@@ -100,16 +92,14 @@ void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t 
     for (int i = 0; i < rule->n_expert; i++) {
         int at = have;
         if (have == rule->n_used) {
-            if (x[i] <= x[id[have - 1]]) {
+            if (x[i] <= x[id[have - 1]])
                 continue;
-            }
             at = have - 1;
         } else {
             have++;
         }
-        for (; at > 0 && x[i] > x[id[at - 1]]; at--) {
+        for (; at > 0 && x[i] > x[id[at - 1]]; at--)
             id[at] = id[at - 1];
-        }
         id[at] = i;
     }
 }
@@ -117,9 +107,8 @@ void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t 
 bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         int32_t *id, float *weight)
 {
-    if (!all_finite(logits, rule->n_expert)) {
+    if (!all_finite(logits, rule->n_expert))
         return false;
-    }
     pg_gate_rule_rank(rule, logits, id);
     return pg_gate_rule_weigh(rule, k, logits, id, weight);
 }
@@ -143,9 +132,8 @@ static void bias_row(const struct pg_gate *g, const float *logits, float *ranked
         most = PG_MAX(most, logits[i]);
     }
     float bonus = g->opt.cache_bias * (most - least);
-    for (int i = 0; i < g->opt.rule.n_expert; i++) {
+    for (int i = 0; i < g->opt.rule.n_expert; i++)
         ranked[i] = logits[i] + (g->here[i] ? bonus : 0);
-    }
 }
 
 static void rule_row(void *arg, int t, int thread)
@@ -159,9 +147,8 @@ static void rule_row(void *arg, int t, int thread)
     (void)thread;
     if (r->forced) {
         const uint16_t *ids = pg_routes_ids(o->routes, r->pos[t] % o->routes->n_tokens, r->block);
-        for (int i = 0; i < o->rule.n_used; i++) {
+        for (int i = 0; i < o->rule.n_used; i++)
             id[i] = ids[i];
-        }
         ok = pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, id, weight);
     } else if (r->g->ranked) {
         float *ranked = r->g->ranked + (size_t)t * (size_t)o->rule.n_expert;
@@ -192,18 +179,15 @@ static void finish_row(void *arg, int t, int thread)
     int n_expert = g->opt.rule.n_expert, n_hidden = m->map->down.n_out;
     float *logits = g->logits + (size_t)t * (size_t)n_expert;
     (void)thread;
-    if (m->map->bias.data) {
+    if (m->map->bias.data)
         k->add(m->map->bias.data, logits, n_expert);
-    }
-    if (!m->map->down.data) {
+    if (!m->map->down.data)
         return;
-    }
     float *u = g->hidden + (size_t)t * (size_t)n_hidden;
     float *added = g->added + (size_t)t * (size_t)n_expert;
     k->add(m->map->down_bias.data, u, n_hidden);
-    for (int i = 0; i < n_hidden; i++) {
+    for (int i = 0; i < n_hidden; i++)
         u[i] = u[i] / (1 + pg_expf(-u[i]));
-    }
     struct pg_acts row = {.kind = PG_ACT_F32, .n = n_hidden, .f32 = u};
     struct pg_matmul up = {.w = m->map->up.data,
                            .type = PG_TYPE_F32,
@@ -222,13 +206,11 @@ static void run_map(struct pg_gate *g, const struct pg_pregate *map, struct pg_i
     struct mapping m = {g, map};
     struct pg_product p[2];
     p[0] = pg_product(c, &map->inp, h, g->logits);
-    if (map->down.data) {
+    if (map->down.data)
         p[1] = pg_product(c, &map->down, h, g->hidden);
-    }
     pg_products(c, p, map->down.data ? 2 : 1);
-    if (map->bias.data || map->down.data) {
+    if (map->bias.data || map->down.data)
         pg_rows(c, finish_row, &m, h->n_tok);
-    }
 }
 
 /* The rows of h through `map`, then the rule: r->to for r->block. */
@@ -237,12 +219,10 @@ static int choose(struct ruling *r, const struct pg_pregate *map, struct pg_inpu
     bool failed = false;
     r->failed = &failed;
     run_map(r->g, map, h);
-    if (r->g->tap.seen) {
+    if (r->g->tap.seen)
         r->g->tap.seen(r->g->tap.user, r->from, r->block, h, r->g->logits);
-    }
-    if (r->g->ranked) {
+    if (r->g->ranked)
         pg_store_here(r->g->opt.store, r->block, r->g->here);
-    }
     pg_rows(r->g->opt.compute, rule_row, r, h->n_tok);
     return failed ? PG_ENUMERIC : 0;
 }
@@ -279,17 +259,15 @@ static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
     for (int rank = 0; rank < n_used; rank++) {
         for (int t = 0; t < n_tok; t++) {
             int32_t id = r->id[(size_t)t * (size_t)n_used + (size_t)rank];
-            if (g->votes[id]++ == 0) {
+            if (g->votes[id]++ == 0)
                 g->warn_ids[n++] = id;
-            }
         }
     }
     for (int i = 1; i < n; i++) { /* stable insertion sort: n is small or nearly sorted */
         int32_t id = g->warn_ids[i];
         int at = i;
-        for (; at > 0 && g->votes[g->warn_ids[at - 1]] < g->votes[id]; at--) {
+        for (; at > 0 && g->votes[g->warn_ids[at - 1]] < g->votes[id]; at--)
             g->warn_ids[at] = g->warn_ids[at - 1];
-        }
         g->warn_ids[at] = id;
     }
     return n;
@@ -297,9 +275,8 @@ static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
 
 static void warn_all(struct pg_gate *g, int block)
 {
-    for (int i = 0; i < g->opt.rule.n_expert; i++) {
+    for (int i = 0; i < g->opt.rule.n_expert; i++)
         g->warn_ids[i] = i;
-    }
     pg_store_hint(g->opt.store, block, g->warn_ids, g->opt.rule.n_expert, false);
 }
 
@@ -307,19 +284,16 @@ int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t
                  struct pg_err *err)
 {
     const struct pg_gate_options *o = &g->opt;
-    if (o->mode == PG_MODE_RESIDENT || o->mode == PG_MODE_ONDEMAND) {
+    if (o->mode == PG_MODE_RESIDENT || o->mode == PG_MODE_ONDEMAND)
         return 0;
-    }
     if (o->mode == PG_MODE_PREFETCH_ALL) {
-        if (block + 1 < o->n_block) {
+        if (block + 1 < o->n_block)
             warn_all(g, block + 1);
-        }
         return 0;
     }
     int to = block + o->level;
-    if (to >= o->n_block) {
+    if (to >= o->n_block)
         return 0;
-    }
     bool decides = o->mode == PG_MODE_PREGATE;
     struct ruling r = {.g = g,
                        .from = block,
@@ -328,9 +302,8 @@ int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t
                        .to = &g->ahead[to % (o->level + 1)],
                        .forced = decides && o->routes};
     /* A guess from a state that is not finite is no guess; the router of that block will speak. */
-    if (choose(&r, &o->pregates[block], h)) {
+    if (choose(&r, &o->pregates[block], h))
         return decides ? numeric(to, err) : 0;
-    }
     int n = union_of(g, r.to, h->n_tok);
     pg_store_hint(o->store, to, g->warn_ids, n, decides);
     return 0;

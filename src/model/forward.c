@@ -49,9 +49,8 @@ static void carve_ffn(struct pg_forward *f, struct pg_arena *a)
     f->up_ff = floats(a, (size_t)f->max_rows, (size_t)n_ff);
     pg_input_carve(&f->in_ff, a, n_ff, f->max_rows);
     f->product = pg_arena_take(a, 2 * (size_t)f->max_group * sizeof(struct pg_product));
-    if (h->n_expert == 0) {
+    if (h->n_expert == 0)
         return;
-    }
     size_t n_rows = t * (size_t)h->n_expert_used;
     f->y = floats(a, n_rows, (size_t)h->n_embd);
     f->wanted = ints(a, (size_t)h->n_expert);
@@ -68,18 +67,16 @@ void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
     *f = (struct pg_forward){.opt = *opt, .model = opt->model, .c = opt->compute};
     carve_attention(f, a);
     carve_ffn(f, a);
-    if (!a->base) {
+    if (!a->base)
         return;
-    }
     const struct pg_hparams *h = &f->model->h;
     const float *factor = f->model->rope_freqs.data;
     for (int i = 0; i < h->n_rot / 2; i++) {
         double freq = pow((double)h->rope_base, -2.0 * i / h->n_rot) * (double)h->rope_scale;
         f->rope_freq[i] = factor ? freq / (double)factor[i] : freq;
     }
-    for (int i = 0; h->n_expert && i < f->max_rows; i++) {
+    for (int i = 0; h->n_expert && i < f->max_rows; i++)
         f->iota[i] = i;
-    }
 }
 
 /* x = token_embd[token], and the rotations of each row's position. */
@@ -104,9 +101,8 @@ int pg_forward_run(struct pg_forward *f, struct pg_err *err)
     PG_ASSERT(f->n_tok >= 1 && f->n_tok <= f->opt.max_tok);
     f->err = err;
     pg_rows(f->c, begin_row, f, f->n_tok);
-    for (int il = 0; il < f->model->h.n_layer; il++) {
+    for (int il = 0; il < f->model->h.n_layer; il++)
         PG_TRY(f->model->family->block(f, il));
-    }
     return 0;
 }
 
@@ -144,8 +140,7 @@ int pg_kv_open(struct pg_kv *kv, const struct pg_hparams *h, int n_ctx, enum pg_
 
 void pg_kv_close(struct pg_kv *kv)
 {
-    if (kv->k) {
+    if (kv->k)
         pg_pages_unmap(kv->k, kv->bytes);
-    }
     *kv = (struct pg_kv){0};
 }

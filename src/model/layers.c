@@ -13,9 +13,8 @@
 /* Called between parallel loops: reads that are done make room for the next. */
 static void poll_reads(struct pg_forward *f)
 {
-    if (f->opt.store) {
+    if (f->opt.store)
         pg_store_poll(f->opt.store);
-    }
 }
 
 struct norm_rows {
@@ -42,9 +41,8 @@ void pg_norm_rows(struct pg_forward *f, const struct pg_weight *gain)
 
 static void add_bias(struct pg_forward *f, const struct pg_weight *bias, float *y)
 {
-    for (int t = 0; bias->data && t < f->n_tok; t++) {
+    for (int t = 0; bias->data && t < f->n_tok; t++)
         f->c->k.add(bias->data, y + (size_t)t * (size_t)bias->n_in, bias->n_in);
-    }
 }
 
 void pg_qkv(struct pg_forward *f, const struct pg_layer *w)
@@ -72,9 +70,8 @@ struct qk_rows {
 static void norm_heads(struct pg_forward *f, const struct pg_weight *gain, float *row, int n_head)
 {
     int n = gain->n_in, n_row = n_head * f->model->h.head_dim;
-    for (int i = 0; i < n_row; i += n) {
+    for (int i = 0; i < n_row; i += n)
         f->c->k.rms_norm(row + i, gain->data, f->model->h.rms_eps, row + i, n);
-    }
 }
 
 static void qk_norm_row(void *arg, int t, int thread)
@@ -117,12 +114,10 @@ static void rope_row(void *arg, int t, int thread)
     float *q = f->q + (size_t)t * (size_t)(h->n_head * h->head_dim);
     float *k = f->k + (size_t)t * (size_t)(h->n_head_kv * h->head_dim);
     (void)thread;
-    for (int i = 0; i < h->n_head; i++) {
+    for (int i = 0; i < h->n_head; i++)
         rotate(q + i * h->head_dim, cosines, sines, h->n_rot, r->kind);
-    }
-    for (int i = 0; i < h->n_head_kv; i++) {
+    for (int i = 0; i < h->n_head_kv; i++)
         rotate(k + i * h->head_dim, cosines, sines, h->n_rot, r->kind);
-    }
 }
 
 void pg_rope(struct pg_forward *f, enum pg_rope_kind kind)
@@ -180,28 +175,24 @@ static void attend_f32(const struct pg_kernels *k, const struct head *h)
 {
     const float *keys = h->keys, *values = h->values;
     float scale = 1.0f / sqrtf((float)h->dim);
-    for (int j = 0; j < h->n; j++) {
+    for (int j = 0; j < h->n; j++)
         h->score[j] = k->dot(keys + (size_t)j * (size_t)h->dim, h->q, h->dim) * scale;
-    }
     k->softmax(h->score, h->n);
     memset(h->out, 0, (size_t)h->dim * sizeof(float));
-    for (int j = 0; j < h->n; j++) {
+    for (int j = 0; j < h->n; j++)
         k->axpy(h->score[j], values + (size_t)j * (size_t)h->dim, h->out, h->dim);
-    }
 }
 
 static void attend_f16(const struct pg_kernels *k, const struct head *h)
 {
     const uint16_t *keys = h->keys, *values = h->values;
     float scale = 1.0f / sqrtf((float)h->dim);
-    for (int j = 0; j < h->n; j++) {
+    for (int j = 0; j < h->n; j++)
         h->score[j] = k->dot_f16(keys + (size_t)j * (size_t)h->dim, h->q, h->dim) * scale;
-    }
     k->softmax(h->score, h->n);
     memset(h->out, 0, (size_t)h->dim * sizeof(float));
-    for (int j = 0; j < h->n; j++) {
+    for (int j = 0; j < h->n; j++)
         k->axpy_f16(h->score[j], values + (size_t)j * (size_t)h->dim, h->out, h->dim);
-    }
 }
 
 /* Task: one head of one row, over the positions up to the row's own. */
@@ -247,9 +238,8 @@ void pg_attention(struct pg_forward *f, int il)
     pg_linear(f->c, &f->model->layer[il].attn_output, &f->in_att, f->proj);
     pg_rows(f->c, add_proj_row, f, f->n_tok);
     poll_reads(f);
-    if (f->opt.trace) {
+    if (f->opt.trace)
         pg_trace_add(f->opt.trace, PG_TRACK_COMPUTE, "attention", begin, pg_now_ns(), il, -1);
-    }
 }
 
 /* ------------------------------------------------------------------ feed-forward ------------ */
@@ -391,9 +381,8 @@ static int gather_group(struct pg_forward *f, struct gathering *g)
     while (n < f->max_group && (n == 0 || pg_store_n_ready(f->opt.store) > 0)) {
         struct pg_lease l;
         rc = pg_store_next(f->opt.store, &l, f->err);
-        if (rc <= 0) {
+        if (rc <= 0)
             return rc < 0 ? rc : n;
-        }
         if (n && rows + lease_rows(f, &l) > f->max_rows) {
             g->spare = l;
             g->has_spare = true;
@@ -441,9 +430,8 @@ static int run_experts(struct pg_forward *f, const struct pg_layer *w)
     while ((n = gather_group(f, &g)) > 0) {
         uint64_t begin = f->opt.trace ? pg_now_ns() : 0;
         compute_group(f, w, n);
-        for (int i = 0; i < n; i++) {
+        for (int i = 0; i < n; i++)
             pg_store_release(f->opt.store, &f->lease[i]);
-        }
         if (f->opt.trace) {
             pg_trace_add(f->opt.trace, PG_TRACK_COMPUTE, "experts", begin, pg_now_ns(), w->moe,
                          n == 1 ? f->lease[0].expert : -1);
@@ -464,14 +452,12 @@ int pg_moe(struct pg_forward *f, int il)
         pg_store_abandon(f->opt.store);
         return rc;
     }
-    if (w->ffn_down_shexp.data) { /* while experts arrive */
+    if (w->ffn_down_shexp.data) /* while experts arrive */
         ffn(f, &w->ffn_gate_shexp, &w->ffn_up_shexp, &w->ffn_down_shexp);
-    }
     PG_TRY(run_experts(f, w));
     struct combine c = {f, route};
     pg_rows(f->c, combine_row, &c, f->n_tok);
-    if (w->ffn_down_shexp.data) {
+    if (w->ffn_down_shexp.data)
         add_shared(f, w);
-    }
     return 0;
 }

@@ -27,9 +27,8 @@ static int block(struct pg_forward *f, int il)
     pg_rope(f, PG_ROPE_PAIRS);
     pg_attention(f, il);
     pg_norm_rows(f, &w->ffn_norm);
-    if (w->moe >= 0) {
+    if (w->moe >= 0)
         return pg_moe(f, il);
-    }
     pg_dense_ffn(f, w);
     return 0;
 }

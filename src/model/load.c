@@ -68,9 +68,8 @@ struct int_key {
 static int get_ints(const struct pg_gguf *g, const char *arch, const struct int_key *keys, size_t n,
                     struct pg_err *err)
 {
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         PG_TRY(get_int(g, arch, keys[i].name, keys[i].want, keys[i].range, keys[i].out, err));
-    }
     return 0;
 }
 
@@ -151,9 +150,8 @@ static int get_experts(const struct pg_gguf *g, const char *arch, struct pg_hpar
         {"expert_gating_func", PG_GGUF_OPTIONAL, {1, 2}, &func},
     };
     PG_TRY(get_ints(g, arch, keys, PG_COUNT(keys), err));
-    if (h->n_expert == 0) {
+    if (h->n_expert == 0)
         return 0;
-    }
     if (h->n_expert_used < 1 || h->n_expert_used > h->n_expert) {
         return pg_fail(err, PG_EFORMAT,
                        "%s.expert_used_count: %d found, 1 to expert_count (%d) wanted", arch,
@@ -211,11 +209,10 @@ const struct pg_hparams *pg_loader_hparams(const struct pg_loader *l)
 
 static void block_name(char *name, size_t size, int il, const char *suffix)
 {
-    if (il < 0) {
+    if (il < 0)
         snprintf(name, size, "%s", suffix);
-    } else {
+    else
         snprintf(name, size, "blk.%d.%s", il, suffix);
-    }
 }
 
 bool pg_loader_has(const struct pg_loader *l, int il, const char *suffix)
@@ -251,9 +248,8 @@ static int weight(struct pg_loader *l, struct pg_weight *w, int il, const char *
     int64_t ne[4] = {shape[0], vector ? 0 : shape[1], 0, 0};
     block_name(name, sizeof(name), il, suffix);
     PG_TRY(pg_gguf_get_tensor(l->g, name, want, ne, &t, err));
-    if (!t) {
+    if (!t)
         return 0;
-    }
     if (vector && t->type != PG_TYPE_F32) {
         return pg_fail(err, PG_ENOTSUP, "%s: type %s found, F32 wanted", name,
                        pg_type_traits((uint32_t)t->type)->name);
@@ -358,9 +354,8 @@ int pg_loader_experts(struct pg_loader *l, struct pg_layer *w, int il, struct pg
 {
     struct pg_model *m = l->m;
     const struct pg_hparams *h = &m->h;
-    if (h->n_expert == 0 || !pg_loader_has(l, il, "ffn_gate_inp.weight")) {
+    if (h->n_expert == 0 || !pg_loader_has(l, il, "ffn_gate_inp.weight"))
         return pg_loader_dense_ffn(l, w, il, err);
-    }
     w->moe = m->n_moe++;
     PG_TRY(pg_loader_weight(l, &w->ffn_gate_inp, il, "ffn_gate_inp.weight",
                             (int64_t[]){h->n_embd, h->n_expert}, err));
@@ -396,9 +391,8 @@ static int open_tensors(struct pg_loader *l, struct pg_err *err)
     struct pg_model *m = l->m;
     const struct pg_hparams *h = &m->h;
     const struct pg_gguf_tensor *embd = pg_gguf_find_tensor(l->g, "token_embd.weight");
-    if (!embd || embd->n_dims != 2 || embd->ne[1] > 1 << 24) {
+    if (!embd || embd->n_dims != 2 || embd->ne[1] > 1 << 24)
         return pg_fail(err, PG_EFORMAT, "token_embd.weight: missing, or not n_embd x n_vocab");
-    }
     m->h.n_vocab = (int)embd->ne[1];
     const int64_t table[2] = {h->n_embd, h->n_vocab};
     PG_TRY(pg_loader_weight(l, &m->token_embd, -1, "token_embd.weight", table, err));
@@ -407,9 +401,8 @@ static int open_tensors(struct pg_loader *l, struct pg_err *err)
     PG_TRY(pg_loader_optional(l, &m->output, -1, "output.weight", table, err));
     PG_TRY(pg_loader_optional(l, &m->rope_freqs, -1, "rope_freqs.weight",
                               (int64_t[]){h->n_rot / 2, 1}, err));
-    for (int il = 0; il < h->n_layer; il++) {
+    for (int il = 0; il < h->n_layer; il++)
         PG_TRY(m->family->tensors(l, &m->layer[il], il, err));
-    }
     return check_all_used(l, err);
 }
 
@@ -417,9 +410,8 @@ static int by_place(const void *a, const void *b)
 {
     const struct pg_gguf_tensor *x = ((const struct pg_resident *)a)->t;
     const struct pg_gguf_tensor *y = ((const struct pg_resident *)b)->t;
-    if (x->part != y->part) {
+    if (x->part != y->part)
         return x->part < y->part ? -1 : 1;
-    }
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
@@ -467,11 +459,9 @@ static void count_sizes(struct pg_model *m)
                                   (uint64_t)m->h.n_expert_used;
         }
     }
-    for (int type = 0; type < PG_TYPE_LIMIT; type++) {
-        if (by_type[type] > by_type[m->main_type]) {
+    for (int type = 0; type < PG_TYPE_LIMIT; type++)
+        if (by_type[type] > by_type[m->main_type])
             m->main_type = (enum pg_type)type;
-        }
-    }
 }
 
 static int find_family(struct pg_model *m, const struct pg_gguf *g, struct pg_err *err)
@@ -500,18 +490,16 @@ static int open_model(struct pg_loader *l, struct pg_err *err)
     size_t n_tensors = (size_t)pg_gguf_n_tensors(l->g);
     PG_TRY(find_family(m, l->g, err));
     PG_TRY(get_hparams(l->g, m->family, &m->h, err));
-    if (n_tensors == 0) {
+    if (n_tensors == 0)
         return pg_fail(err, PG_EFORMAT, "the file has a vocabulary but no weights");
-    }
     l->used = pg_calloc(n_tensors, 1);
     m->layer = pg_calloc((size_t)m->h.n_layer, sizeof(m->layer[0]));
     m->place =
         pg_calloc((size_t)m->h.n_layer * (size_t)PG_MAX(1, m->h.n_expert), sizeof(m->place[0]));
     m->resident = pg_calloc(n_tensors, sizeof(m->resident[0]));
     m->extent = pg_calloc(n_tensors, sizeof(m->extent[0]));
-    if (!l->used || !m->layer || !m->place || !m->resident || !m->extent) {
+    if (!l->used || !m->layer || !m->place || !m->resident || !m->extent)
         return pg_fail(err, PG_ENOMEM, "out of memory for the directory of %zu tensors", n_tensors);
-    }
     PG_TRY(open_tensors(l, err));
     make_extents(m);
     count_sizes(m);
@@ -524,9 +512,8 @@ int pg_model_open(struct pg_model *m, const struct pg_gguf *g, struct pg_err *er
     *m = (struct pg_model){0};
     int rc = open_model(&l, err);
     free(l.used);
-    if (rc) {
+    if (rc)
         pg_model_close(m);
-    }
     return rc;
 }
 
@@ -569,9 +556,8 @@ static void submit_pieces(struct loading *s)
             .need = (size_t)PG_MIN((uint64_t)size, x->need - s->cut),
             .buf = (char *)s->load->arena + x->at + s->cut,
         };
-        if (!pg_io_submit(s->load->io, r)) {
+        if (!pg_io_submit(s->load->io, r))
             return;
-        }
         s->n_free--;
         s->cut += size;
         if (s->cut == x->bytes) {
@@ -586,24 +572,20 @@ static int load_extents(struct loading *s, struct pg_err *err)
     struct pg_read *got[PIECES];
     int rc = 0;
     for (;;) {
-        if (!rc) {
+        if (!rc)
             submit_pieces(s);
-        }
         int n = pg_io_reap(s->load->io, got, PIECES, true);
-        if (n == 0) {
+        if (n == 0)
             return rc;
-        }
         for (int i = 0; i < n; i++) {
             s->done += got[i]->size;
             s->free[s->n_free++] = got[i];
-            if (got[i]->os_error && !rc) {
+            if (got[i]->os_error && !rc)
                 rc = pg_io_error(s->load->io, got[i], err);
-            }
         }
         if (!rc && s->load->progress &&
-            s->load->progress(s->load->user, "loading", s->done, s->m->dense_bytes)) {
+            s->load->progress(s->load->user, "loading", s->done, s->m->dense_bytes))
             rc = pg_fail(err, PG_ECANCELLED, "loading was cancelled");
-        }
     }
 }
 
@@ -612,23 +594,20 @@ static void point_weights(struct pg_model *m, const char *arena)
     const struct pg_extent *x = m->extent;
     for (int i = 0; i < m->n_resident; i++) {
         const struct pg_gguf_tensor *t = m->resident[i].t;
-        while (x->part != t->part || t->offset >= x->offset + x->need) {
+        while (x->part != t->part || t->offset >= x->offset + x->need)
             x++;
-        }
         m->resident[i].data = arena + x->at + (t->offset - x->offset);
         m->resident[i].w->data = m->resident[i].data;
     }
-    if (!m->output.data) {
+    if (!m->output.data)
         m->output = m->token_embd;
-    }
 }
 
 int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err *err)
 {
     struct loading s = {.m = m, .load = load, .n_free = PIECES};
-    for (int i = 0; i < PIECES; i++) {
+    for (int i = 0; i < PIECES; i++)
         s.free[i] = &s.read[i];
-    }
     PG_TRY(load_extents(&s, err));
     point_weights(m, load->arena);
     return 0;
@@ -639,9 +618,8 @@ int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err 
 static uint64_t fnv1a(uint64_t hash, const void *data, size_t n)
 {
     const unsigned char *p = data;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         hash = (hash ^ p[i]) * 0x100000001b3u;
-    }
     return hash;
 }
 
@@ -653,9 +631,8 @@ void pg_model_hash(const struct pg_model *m, char out[17])
     hash = fnv1a(hash, shape, sizeof(shape));
     for (int il = 0; il < m->h.n_layer; il++) {
         const struct pg_weight *w = &m->layer[il].ffn_gate_inp;
-        if (w->data) {
+        if (w->data)
             hash = fnv1a(hash, w->data, pg_type_bytes(w->type, w->n_in) * (size_t)w->n_out);
-        }
     }
     snprintf(out, 17, "%016llx", (unsigned long long)hash);
 }

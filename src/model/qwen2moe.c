@@ -27,9 +27,8 @@ static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_er
     PG_TRY(pg_loader_weight(l, &w->attn_k_bias, il, "attn_k.bias", n_kv, err));
     PG_TRY(pg_loader_weight(l, &w->attn_v_bias, il, "attn_v.bias", n_kv, err));
     PG_TRY(pg_loader_experts(l, w, il, err));
-    if (w->moe < 0) {
+    if (w->moe < 0)
         return 0;
-    }
     PG_TRY(pg_loader_weight(l, &w->ffn_gate_inp_shexp, il, "ffn_gate_inp_shexp.weight",
                             (int64_t[]){h->n_embd, 1}, err));
     PG_TRY(pg_loader_weight(l, &w->ffn_gate_shexp, il, "ffn_gate_shexp.weight", in, err));
@@ -45,9 +44,8 @@ static int block(struct pg_forward *f, int il)
     pg_rope(f, PG_ROPE_HALVES);
     pg_attention(f, il);
     pg_norm_rows(f, &w->ffn_norm);
-    if (w->moe >= 0) {
+    if (w->moe >= 0)
         return pg_moe(f, il);
-    }
     pg_dense_ffn(f, w);
     return 0;
 }

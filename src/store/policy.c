@@ -165,9 +165,8 @@ static int least_of(struct pg_policy *p, int block, const uint8_t *may)
 
 void pg_policy_expose(struct pg_policy *p, int n_block)
 {
-    if (p->cycle) {
+    if (p->cycle)
         pg_cycle_expose(p, n_block);
-    }
 }
 
 void pg_policy_tick(struct pg_policy *p, int block)

@@ -431,9 +431,8 @@ static void pump(struct pg_store *s)
 void pg_store_here(const struct pg_store *s, int block, uint8_t *here)
 {
     const int32_t *slot_of = s->slot_of + (size_t)block * (size_t)s->opt.n_expert;
-    for (int e = 0; e < s->opt.n_expert; e++) {
+    for (int e = 0; e < s->opt.n_expert; e++)
         here[e] = slot_of[e] >= 0;
-    }
 }
 
 void pg_store_poll(struct pg_store *s)

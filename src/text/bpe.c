@@ -23,10 +23,9 @@ int pg_bpe_alphabet(uint32_t cp)
 {
     if (cp < 0x100)
         return prints(cp) ? (int)cp : -1;
-    for (uint32_t c = 0, next = 0x100; c < 0x100; c++) {
+    for (uint32_t c = 0, next = 0x100; c < 0x100; c++)
         if (!prints(c) && next++ == cp)
             return (int)c;
-    }
     return -1;
 }
 
@@ -137,10 +136,9 @@ static int load_tokens_and_merges(struct pg_vocab *v, struct file_tokens *t, str
     t->map.at = file_token_at;
     t->map.owner = t;
     PG_TRY(pg_strmap_init(&t->map, v->pieces.n, v->seed, err));
-    for (uint32_t id = 0; id < v->pieces.n; id++) {
+    for (uint32_t id = 0; id < v->pieces.n; id++)
         if (file_token_at(t, id).n)
             pg_strmap_add(&t->map, id);
-    }
     return load_merges(v, t, err);
 }
 
@@ -149,10 +147,9 @@ static int load_whole_words(struct pg_vocab *v, struct pg_err *err)
     v->whole.at = pg_vocab_piece_at;
     v->whole.owner = v;
     PG_TRY(pg_strmap_init(&v->whole, v->pieces.n, v->seed, err));
-    for (uint32_t id = 0; id < v->pieces.n; id++) {
+    for (uint32_t id = 0; id < v->pieces.n; id++)
         if (v->pieces.type[id] == PG_PIECE_NORMAL && pg_pieces_text(&v->pieces, id).n)
             pg_strmap_add(&v->whole, id);
-    }
     return 0;
 }
 
@@ -189,10 +186,9 @@ static void look(const struct pg_joiner *j, struct pg_sym *left, const struct pg
 static void put_unknown_byte(struct pg_encoder *e)
 {
     static const unsigned char replacement[3] = {0xEF, 0xBF, 0xBD};
-    for (size_t i = 0; i < sizeof replacement; i++) {
+    for (size_t i = 0; i < sizeof replacement; i++)
         if (e->vocab->byte_id[replacement[i]] >= 0)
             pg_ids_put(&e->ids, e->vocab->byte_id[replacement[i]]);
-    }
 }
 
 static int encode_word(struct pg_encoder *e, struct pg_str word, struct pg_err *err)
@@ -209,12 +205,11 @@ static int encode_word(struct pg_encoder *e, struct pg_str word, struct pg_err *
     for (size_t i = 0; i < word.n; i++)
         PG_TRY(pg_joiner_add(j, (uint32_t)i, 1, v->byte_id[(unsigned char)word.s[i]], err));
     PG_TRY(pg_joiner_run(j, err));
-    for (int32_t i = j->n_sym ? 0 : -1; i >= 0; i = j->sym[i].next) {
+    for (int32_t i = j->n_sym ? 0 : -1; i >= 0; i = j->sym[i].next)
         if (j->sym[i].id >= 0)
             pg_ids_put(&e->ids, j->sym[i].id);
         else
             put_unknown_byte(e);
-    }
     return 0;
 }
 

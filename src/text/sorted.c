@@ -32,10 +32,9 @@ int pg_sorted_init(struct pg_sorted *s, struct pg_vocab *v, unsigned types, stru
     if (!s->id)
         return PG_ENOMEM;
     n = 0;
-    for (uint32_t id = 0; id < v->pieces.n; id++) {
+    for (uint32_t id = 0; id < v->pieces.n; id++)
         if (is_listed(v, id, types))
             s->id[n++] = id;
-    }
     qsort_r(s->id, n, sizeof *s->id, by_text, v);
     for (uint32_t i = 0; i < n; i++)
         s->from[(unsigned char)pg_pieces_text(&v->pieces, s->id[i]).s[0] + 1]++;

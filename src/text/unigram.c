@@ -20,10 +20,9 @@ int pg_unigram_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *
     float lowest = INFINITY;
 
     PG_TRY(pg_vocab_scores(v, g, err));
-    for (uint32_t id = 0; id < v->pieces.n; id++) {
+    for (uint32_t id = 0; id < v->pieces.n; id++)
         if (v->pieces.type[id] == PG_PIECE_NORMAL)
             lowest = fminf(lowest, v->score[id]);
-    }
     v->unk_score = (isfinite(lowest) ? lowest : 0.0f) - UNK_PENALTY;
     v->space_prefix = v->trim = true;
     PG_TRY(pg_gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", PG_GGUF_OPTIONAL,

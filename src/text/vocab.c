@@ -504,9 +504,8 @@ int32_t pg_vocab_eos(const pg_vocab *v)
 
 bool pg_vocab_is_end(const pg_vocab *v, int32_t id)
 {
-    for (int i = 0; i < v->n_ends; i++) {
+    for (int i = 0; i < v->n_ends; i++)
         if (v->ends[i] == id)
             return true;
-    }
     return false;
 }

@@ -13,9 +13,8 @@ int pg_adam_open(struct pg_adam *a, const struct pg_params *params, const bool *
 {
     size_t n = 0;
     *a = (struct pg_adam){.pool = pool};
-    for (int i = 0; i < params->n; i++) {
+    for (int i = 0; i < params->n; i++)
         n += (params->p[i].n + PG_ADAM_CHUNK - 1) / PG_ADAM_CHUNK;
-    }
     a->chunk = n <= INT_MAX ? pg_calloc(n, sizeof(a->chunk[0])) : NULL;
     if (!a->chunk) {
         return pg_fail(err, PG_ENOMEM, "out of memory for the optimiser of %zu values",
@@ -57,20 +56,15 @@ static void sum_chunk(void *arg, int task, int thread)
     double lane[LANES] = {0}, sum = 0;
     size_t i = 0;
     (void)thread;
-    if (c->frozen) {
+    if (c->frozen)
         return;
-    }
-    for (; i + LANES <= c->n; i += LANES) {
-        for (int k = 0; k < LANES; k++) {
+    for (; i + LANES <= c->n; i += LANES)
+        for (int k = 0; k < LANES; k++)
             lane[k] += (double)g[i + (size_t)k] * (double)g[i + (size_t)k];
-        }
-    }
-    for (; i < c->n; i++) {
+    for (; i < c->n; i++)
         sum += (double)g[i] * (double)g[i];
-    }
-    for (int k = 0; k < LANES; k++) {
+    for (int k = 0; k < LANES; k++)
         sum += lane[k];
-    }
     c->sum = sum;
 }
 
@@ -79,9 +73,8 @@ double pg_adam_norm(struct pg_adam *a, const float *g)
     struct norm_job job = {a, g};
     double sum = 0;
     pg_pool_run(a->pool, sum_chunk, &job, a->n);
-    for (int i = 0; i < a->n; i++) {
+    for (int i = 0; i < a->n; i++)
         sum += a->chunk[i].frozen ? 0.0 : a->chunk[i].sum;
-    }
     return sqrt(sum);
 }
 
@@ -158,8 +151,7 @@ bool pg_adam_step(struct pg_adam *a, const struct pg_adam_rates *r, struct pg_ad
     bool finite = true;
     job.vector.keep = 1;
     pg_pool_run(a->pool, step_chunk, &job, a->n);
-    for (int i = 0; i < a->n; i++) {
+    for (int i = 0; i < a->n; i++)
         finite = finite && a->chunk[i].finite;
-    }
     return finite;
 }

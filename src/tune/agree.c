@@ -34,13 +34,11 @@ static void compare(struct pg_agree *a, struct pg_agree_sums *s, const int32_t *
         bool right = a->in_set[said[i]];
         covered += (double)a->logits[said[i]];
         s->found += right;
-        if (i < MAX_RANK) {
+        if (i < MAX_RANK)
             s->at_rank[i] += right;
-        }
     }
-    for (int i = 0; i < n_used; i++) {
+    for (int i = 0; i < n_used; i++)
         a->in_set[a->id[i]] = 0;
-    }
     double part = own > 0 ? covered / own : 1; /* probabilities may all round to 0 */
     s->mass += (uint64_t)llround(PG_MIN(part, 1.0) * MASS_UNIT);
     s->n_tokens++;
@@ -51,32 +49,27 @@ static void seen(void *user, int block, int to, const struct pg_input *h, const 
     struct pg_agree *a = user;
     const struct pg_kernels *k = &a->engine->compute.k;
     size_t n_expert = (size_t)a->rule.n_expert, n_used = (size_t)a->rule.n_used;
-    if (to == block && block < a->level) {
+    if (to == block && block < a->level)
         return; /* no pre-gate before it */
-    }
     for (int t = 0; t < h->n_tok; t++) {
         memcpy(a->logits, logits + (size_t)t * n_expert, n_expert * sizeof(float));
         /* Logits that are no numbers: the engine refuses those of a router; a pre-gate's guess from
          * them is none, for which the first experts stand. */
-        if (!pg_gate_rule_apply(&a->rule, k, a->logits, a->id, a->weight)) {
-            for (size_t i = 0; i < n_used; i++) {
+        if (!pg_gate_rule_apply(&a->rule, k, a->logits, a->id, a->weight))
+            for (size_t i = 0; i < n_used; i++)
                 a->id[i] = (int32_t)i;
-            }
-        }
-        if (to != block) {
+        if (to != block)
             memcpy(said_of(a, to, t), a->id, n_used * sizeof(int32_t));
-        } else {
+        else
             compare(a, &a->sums[block], said_of(a, block, t));
-        }
     }
 }
 
 static int check(const struct pg_engine *e, struct pg_err *err)
 {
     enum pg_mode mode = e->opt.mode;
-    if (e->model.n_moe == 0) {
+    if (e->model.n_moe == 0)
         return pg_fail(err, PG_EARG, "the model has no experts, so no gate to compare");
-    }
     if (mode != PG_MODE_LOOKAHEAD && mode != PG_MODE_HINT) {
         return pg_fail(err, PG_EARG,
                        "agreement compares pre-gates with the routers that decide: mode lookahead "
@@ -117,9 +110,8 @@ int pg_agree_open(struct pg_agree *a, struct pg_engine *e, struct pg_err *err)
 
 void pg_agree_close(struct pg_agree *a, struct pg_engine *e)
 {
-    if (e->gate.tap.user == a) {
+    if (e->gate.tap.user == a)
         e->gate.tap = (struct pg_gate_tap){0};
-    }
     free(a->said);
     free(a->logits);
     free(a->weight);
@@ -135,9 +127,8 @@ int pg_agree_blocks(const struct pg_agree *a, struct pg_agree_block **out, int *
     int n_used = a->rule.n_used;
     *n = a->n_block - a->level;
     *out = pg_calloc((size_t)*n, sizeof(**out));
-    if (!*out) {
+    if (!*out)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     for (int i = 0; i < *n; i++) {
         const struct pg_agree_sums *s = &a->sums[a->level + i];
         double tokens = (double)PG_MAX(s->n_tokens, 1u);
@@ -146,9 +137,8 @@ int pg_agree_blocks(const struct pg_agree *a, struct pg_agree_block **out, int *
         b->n_tokens = s->n_tokens;
         b->recall = (double)s->found / (tokens * n_used);
         b->mass = (double)s->mass / MASS_UNIT / tokens;
-        for (int r = 0; r < PG_MIN(n_used, MAX_RANK); r++) {
+        for (int r = 0; r < PG_MIN(n_used, MAX_RANK); r++)
             b->precision[r] = (double)s->at_rank[r] / tokens;
-        }
     }
     return 0;
 }

@@ -64,9 +64,8 @@ static int check_options(struct tune *t, const struct pg_tune_options *opt, stru
                        opt->size, sizeof(*opt));
     }
     memcpy(o, opt, opt->size);
-    if (!o->model || !o->out || o->n_data < 1) {
+    if (!o->model || !o->out || o->n_data < 1)
         return pg_fail(err, PG_EARG, "a model, a file of text and a file to write are wanted");
-    }
     o->level = o->level ? o->level : 1;
     o->n_tokens = o->n_tokens ? o->n_tokens : DEFAULT_TOKENS;
     o->n_hidden = o->n_hidden ? PG_MAX(o->n_hidden, 0) : DEFAULT_HIDDEN;
@@ -162,9 +161,8 @@ static void shape_states(struct pg_states *s, const struct tune *t, const struct
 static int n_rounds_of(const struct pg_distil_text *text, size_t n_train)
 {
     int n = 0;
-    for (int i = text->n_held; i < text->n_pieces; n++) {
+    for (int i = text->n_held; i < text->n_pieces; n++)
         i = pg_distil_round_end(text, i, n_train);
-    }
     return n;
 }
 
@@ -255,13 +253,11 @@ static int plan(struct tune *t, struct pg_err *err)
 {
     struct pg_options opt = engine_options(t);
     struct pg_engine *e = pg_calloc(1, sizeof(*e));
-    if (!e) {
+    if (!e)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     int rc = pg_engine_begin(e, &opt, err);
-    if (!rc && !t->opt.n_ctx) {
+    if (!rc && !t->opt.n_ctx)
         e->opt.n_ctx = PG_MIN(e->opt.n_ctx, DEFAULT_CTX);
-    }
     rc = rc ? rc : divide(t, e, err);
     pg_engine_close(e);
     return rc;
@@ -304,9 +300,8 @@ static float hidden_scale(const struct pg_model *m, int moe)
 {
     const float *gain = m->layer[pg_block_of_moe(m, moe)].ffn_norm.data;
     float sum = 0;
-    for (int i = 0; i < m->h.n_embd; i++) {
+    for (int i = 0; i < m->h.n_embd; i++)
         sum += gain[i] * gain[i];
-    }
     return sum > 0 && isfinite(sum) ? 1 / sqrtf(sum) : 1;
 }
 
@@ -314,9 +309,8 @@ static int start_weights(struct tune *t, struct pg_err *err)
 {
     const struct pg_model *m = &t->engine->model;
     float *table = pg_calloc((size_t)m->h.n_expert, (size_t)m->h.n_embd * sizeof(float));
-    if (!table) {
+    if (!table)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     for (int i = 0; i < t->fit.n_gate; i++) {
         pg_pregate_fold(m, i, t->opt.level, table);
         pg_fit_start(&t->fit, i, table, hidden_scale(m, i));
@@ -394,9 +388,8 @@ static void say_round(const struct tune *t)
 static int piece_of_round(const struct tune *t, int round)
 {
     int i = t->text.n_held;
-    for (int r = 0; r < round; r++) {
+    for (int r = 0; r < round; r++)
         i = pg_distil_round_end(&t->text, i, t->train.cap);
-    }
     return i;
 }
 
@@ -422,15 +415,13 @@ static int run_rounds(struct tune *t, struct pg_err *err)
         PG_TRY(pg_distil_load(t->checkpoint, &t->head, &t->fit, err));
         say(t, "%s: gone on with in round %d, pass %d", t->checkpoint, t->fit.round + 1,
             t->fit.pass + 1);
-        for (int i = t->text.n_held; i < piece_of_round(t, t->fit.round); i++) {
+        for (int i = t->text.n_held; i < piece_of_round(t, t->fit.round); i++)
             t->collector.done += (uint64_t)t->text.piece[i].n;
-        }
     } else {
         pg_fit_begin(&t->fit, &t->held);
     }
-    while (!rc && !pg_fit_done(&t->fit)) {
+    while (!rc && !pg_fit_done(&t->fit))
         rc = run_round(t, err);
-    }
     if (rc == PG_ECANCELLED) {
         struct pg_err other;
         return save_checkpoint(t, &other) ? pg_fail(err, other.code, "%s", other.text) : rc;
@@ -448,12 +439,10 @@ static int write_sidecar(const struct tune *t, struct pg_err *err)
                            .level = t->opt.level,
                            .decides = t->opt.decide};
     struct pg_pregate *gates = pg_calloc((size_t)t->fit.n_gate, sizeof(*gates));
-    if (!gates) {
+    if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
-    for (int i = 0; i < t->fit.n_gate; i++) {
+    for (int i = 0; i < t->fit.n_gate; i++)
         gates[i] = pg_fit_pregate(&t->fit, i);
-    }
     s.gates = gates;
     int rc = pg_sidecar_save(&s, t->opt.out, err);
     free(gates);
@@ -464,9 +453,8 @@ static int report(const struct tune *t, struct pg_tune_report *out, struct pg_er
 {
     size_t n = (size_t)t->fit.n_gate;
     struct pg_agree_block *blocks = pg_calloc(2 * n, sizeof(*blocks));
-    if (!blocks) {
+    if (!blocks)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     for (size_t i = 0; i < n; i++) {
         blocks[i] = t->fit.gate[i].before;
         blocks[n + i] = t->fit.gate[i].agree;
@@ -493,9 +481,8 @@ static void close_all(struct tune *t)
     pg_collector_close(&t->collector);
     pg_engine_close(t->engine);
     pg_distil_text_close(&t->text);
-    if (t->base) {
+    if (t->base)
         pg_pages_unmap(t->base, t->bytes);
-    }
     free(t->checkpoint);
 }
 
@@ -509,11 +496,10 @@ int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out, struc
     rc = rc ? rc : run_rounds(&t, err);
     rc = rc ? rc : report(&t, out, err);
     rc = rc ? rc : write_sidecar(&t, err);
-    if (!rc) {
+    if (!rc)
         unlink(t.checkpoint); /* one that stays would lead to the same file again */
-    } else {
+    else
         pg_tune_report_free(out);
-    }
     close_all(&t);
     return rc;
 }

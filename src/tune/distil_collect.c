@@ -16,11 +16,9 @@ static void to_f16(const struct pg_kernels *k, const float *x, uint16_t *y, int 
 {
     enum { LARGEST = 0x7bff };
     k->to_f16(x, y, n);
-    for (int i = 0; i < n; i++) {
-        if ((y[i] & 0x7fff) > LARGEST) {
+    for (int i = 0; i < n; i++)
+        if ((y[i] & 0x7fff) > LARGEST)
             y[i] = (uint16_t)((y[i] & 0x8000) | LARGEST);
-        }
-    }
 }
 
 static void seen(void *user, int block, int to, const struct pg_input *h, const float *logits)
@@ -38,9 +36,8 @@ static void seen(void *user, int block, int to, const struct pg_input *h, const 
             to_f16(&c->engine->compute.k, x, pg_states_h(s, block, at), s->n_embd);
         }
     }
-    if (block == s->n_moe - 1) {
+    if (block == s->n_moe - 1)
         c->at += (size_t)h->n_tok;
-    }
 }
 
 int pg_collector_open(struct pg_collector *c, struct pg_engine *e,
@@ -52,12 +49,10 @@ int pg_collector_open(struct pg_collector *c, struct pg_engine *e,
     c->row = pg_calloc(n, sizeof(*c->row));
     c->token = pg_calloc(n * (size_t)e->opt.n_ctx, sizeof(*c->token));
     int rc = 0;
-    if (!c->session || !c->row || !c->token) {
+    if (!c->session || !c->row || !c->token)
         rc = pg_fail(err, PG_ENOMEM, "out of memory");
-    }
-    for (; !rc && c->n_sessions < e->opt.n_sessions; c->n_sessions += !rc) {
+    for (; !rc && c->n_sessions < e->opt.n_sessions; c->n_sessions += !rc)
         rc = pg_session_open(&c->session[c->n_sessions], e, NULL, err);
-    }
     if (rc) {
         pg_collector_close(c);
         return rc;
@@ -68,9 +63,8 @@ int pg_collector_open(struct pg_collector *c, struct pg_engine *e,
 
 void pg_collector_close(struct pg_collector *c)
 {
-    for (int i = 0; i < c->n_sessions; i++) {
+    for (int i = 0; i < c->n_sessions; i++)
         pg_session_close(c->session[i]);
-    }
     free(c->session);
     free(c->row);
     free(c->token);
@@ -88,9 +82,8 @@ static int fill_rows(struct pg_collector *c, int next, int end, size_t *n_tok)
     while (n < c->n_sessions && next + n < end) {
         const struct pg_distil_piece *p = &text->piece[next + n];
         if (*n_tok + (size_t)p->n > c->s->cap - c->s->n ||
-            (n > 0 && *n_tok + (size_t)p->n > (size_t)c->engine->opt.n_batch)) {
+            (n > 0 && *n_tok + (size_t)p->n > (size_t)c->engine->opt.n_batch))
             break;
-        }
         int32_t *token = c->token + (size_t)n * n_ctx;
         token[0] = text->bos;
         memcpy(token + p->opened, text->docs.token + p->from,
@@ -111,11 +104,10 @@ int pg_collect(struct pg_collector *c, struct pg_states *s, int *next, int end, 
     c->s = s;
     c->at = s->n = 0;
     while ((n = fill_rows(c, *next, end, &n_tok)) > 0) {
-        if (n == 1) {
+        if (n == 1)
             PG_TRY(pg_session_eval(c->row[0].session, c->row[0].tokens, n_tok, NULL, err));
-        } else {
+        else
             PG_TRY(pg_step_run(e, c->row, n, false, NULL, err));
-        }
         s->n += n_tok;
         *next += n;
         c->done += n_tok;

@@ -80,9 +80,8 @@ static int put_head(struct sink *s, const struct pg_distil_head *head, struct pg
     PG_TRY(put(s, magic, sizeof(magic), err));
     PG_TRY(put(s, h.model, 16, err));
     PG_TRY(put(s, h.text, 16, err));
-    for (size_t i = 0; i < PG_COUNT(numbers); i++) {
+    for (size_t i = 0; i < PG_COUNT(numbers); i++)
         PG_TRY(put(s, number_at(&h, i), sizeof(uint64_t), err));
-    }
     return 0;
 }
 
@@ -104,9 +103,8 @@ static int put_gate(struct sink *s, const struct pg_fit *f, const struct pg_fit_
     };
     memcpy(n.precision, g->before.precision, sizeof(n.precision));
     PG_TRY(put(s, &n, sizeof(n), err));
-    for (size_t i = 0; i < PG_COUNT(arrays); i++) {
+    for (size_t i = 0; i < PG_COUNT(arrays); i++)
         PG_TRY(put(s, arrays[i], f->n_values * sizeof(float), err));
-    }
     return 0;
 }
 
@@ -114,9 +112,8 @@ static int put_all(struct sink *s, const struct pg_distil_head *head, const stru
                    struct pg_err *err)
 {
     PG_TRY(put_head(s, head, err));
-    for (int i = 0; i < f->n_gate; i++) {
+    for (int i = 0; i < f->n_gate; i++)
         PG_TRY(put_gate(s, f, &f->gate[i], err));
-    }
     return pg_outfile_write(&s->file, &s->hash, sizeof(s->hash), err);
 }
 
@@ -160,18 +157,16 @@ static int get_head(struct source *s, struct pg_distil_head *h, struct pg_err *e
     }
     PG_TRY(get(s, h->model, 16, err));
     PG_TRY(get(s, h->text, 16, err));
-    for (size_t i = 0; i < PG_COUNT(numbers); i++) {
+    for (size_t i = 0; i < PG_COUNT(numbers); i++)
         PG_TRY(get(s, number_at(h, i), sizeof(uint64_t), err));
-    }
     return 0;
 }
 
 static bool is_finite(const float *x, size_t n)
 {
     float sum = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         sum += x[i] - x[i];
-    }
     return sum == 0;
 }
 
@@ -182,9 +177,8 @@ static int get_gate(struct source *s, const struct pg_fit *f, int i, struct pg_e
     struct gate_numbers n;
     PG_TRY(get(s, &n, sizeof(n), err));
     if (n.n_steps > UINT32_MAX || n.n_since > UINT32_MAX || n.stopped > 1 ||
-        n.block != (uint64_t)(i + f->opt.level)) {
+        n.block != (uint64_t)(i + f->opt.level))
         return pg_fail(err, PG_EFORMAT, "pre-gate %d: numbers that no run writes", i);
-    }
     g->first_loss = n.first_loss;
     g->best_loss = n.best_loss;
     g->best_score = n.best_score;
@@ -194,12 +188,10 @@ static int get_gate(struct source *s, const struct pg_fit *f, int i, struct pg_e
     g->before = (struct pg_agree_block){
         .block = (int)n.block, .n_tokens = n.n_tokens, .recall = n.recall, .mass = n.mass};
     memcpy(g->before.precision, n.precision, sizeof(n.precision));
-    for (size_t j = 0; j < PG_COUNT(arrays); j++) {
+    for (size_t j = 0; j < PG_COUNT(arrays); j++)
         PG_TRY(get(s, arrays[j], f->n_values * sizeof(float), err));
-    }
-    if (!is_finite(g->best, f->n_values)) {
+    if (!is_finite(g->best, f->n_values))
         return pg_fail(err, PG_EFORMAT, "pre-gate %d: a weight is not finite", i);
-    }
     return 0;
 }
 
@@ -255,9 +247,8 @@ static int get_all(struct source *s, const struct pg_distil_head *want, struct p
         return pg_fail(err, PG_EFORMAT, "%lld bytes found, %llu wanted", (long long)st.st_size,
                        (unsigned long long)file_bytes(f));
     }
-    for (int i = 0; i < f->n_gate; i++) {
+    for (int i = 0; i < f->n_gate; i++)
         PG_TRY(get_gate(s, f, i, err));
-    }
     sum = s->hash;
     PG_TRY(get(s, &found, sizeof(found), err));
     if (found != sum) {
@@ -297,9 +288,8 @@ int pg_distil_peek(const char *path, struct pg_distil_head *want, const struct p
 {
     struct source s = {fopen(path, "rb"), PG_HASH_START};
     *found = s.file != NULL;
-    if (!s.file) {
+    if (!s.file)
         return errno == ENOENT ? 0 : pg_fail_os(err, PG_EIO, errno, "%s", path);
-    }
     int rc = peek(&s, want, text, err);
     fclose(s.file);
     return rc ? pg_fail_in(err, rc, path) : 0;
@@ -309,9 +299,8 @@ int pg_distil_load(const char *path, const struct pg_distil_head *want, struct p
                    struct pg_err *err)
 {
     struct source s = {fopen(path, "rb"), PG_HASH_START};
-    if (!s.file) {
+    if (!s.file)
         return pg_fail_os(err, PG_EIO, errno, "%s", path);
-    }
     int rc = get_all(&s, want, f, err);
     fclose(s.file);
     return rc ? pg_fail_in(err, rc, path) : 0;

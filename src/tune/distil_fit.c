@@ -30,15 +30,13 @@ void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_
             .v = pg_arena_take(a, f->n_values * sizeof(float)),
             .best = pg_arena_take(a, f->n_values * sizeof(float)),
         };
-        if (a->base) {
+        if (a->base)
             f->gate[i] = g;
-        }
     }
     for (int i = 0; i < opt->n_threads; i++) {
         struct pg_fit_scratch s = pg_fit_scratch_carve(&f->opt, a);
-        if (a->base) {
+        if (a->base)
             f->scratch[i] = s;
-        }
     }
 }
 
@@ -108,15 +106,13 @@ static void compare(const struct pg_gate_rule *rule, const struct pg_fit_scratch
     double own = 0, covered = 0;
     for (int i = 0; i < rule->n_used; i++) {
         bool right = false;
-        for (int j = 0; j < rule->n_used; j++) {
+        for (int j = 0; j < rule->n_used; j++)
             right |= s->id[0][j] == s->id[1][i];
-        }
         own += (double)router[s->id[0][i]];
         covered += (double)router[s->id[1][i]];
         out->found += right;
-        if (i < MAX_RANK) {
+        if (i < MAX_RANK)
             out->at_rank[i] += right;
-        }
     }
     out->mass += own > 0 ? covered / own : 1;
 }
@@ -137,9 +133,8 @@ static struct sums measure(const struct work *work, int gate, const float *w, si
             memcpy(s->p, pg_states_logits(b.states, gate + f->opt.level, at + (size_t)t),
                    n_expert * sizeof(float));
             if (pg_gate_rule_apply(rule, f->opt.k, s->p, s->id[0], s->weight) &&
-                pg_gate_rule_apply(rule, f->opt.k, own, s->id[1], s->weight)) {
+                pg_gate_rule_apply(rule, f->opt.k, own, s->id[1], s->weight))
                 compare(rule, s, s->p, &sums);
-            }
         }
     }
     return sums;
@@ -170,9 +165,8 @@ static void agree(void *arg, int gate, int thread)
     p->agree = (struct pg_agree_block){.block = gate + f->opt.level, .n_tokens = n};
     p->agree.recall = (double)sums.found / ((double)n * f->opt.rule.n_used);
     p->agree.mass = sums.mass / (double)n;
-    for (int r = 0; r < PG_MIN(f->opt.rule.n_used, MAX_RANK); r++) {
+    for (int r = 0; r < PG_MIN(f->opt.rule.n_used, MAX_RANK); r++)
         p->agree.precision[r] = (double)sums.at_rank[r] / (double)n;
-    }
 }
 
 void pg_fit_agree(struct pg_fit *f, const struct pg_states *held)
@@ -205,9 +199,8 @@ static void keep_best(struct pg_fit *f, const struct pg_states *held)
     pg_pool_run(f->opt.pool, judge, &work, f->n_gate);
     for (int i = 0; i < f->n_gate; i++) {
         struct pg_fit_gate *p = &f->gate[i];
-        if (p->stopped) {
+        if (p->stopped)
             continue;
-        }
         if (p->score < p->best_score) {
             p->best_score = p->score;
             p->best_loss = p->loss;
@@ -240,9 +233,8 @@ static int run_pass(struct pg_fit *f, const struct pg_states *train, struct pg_e
         pg_pool_run(f->opt.pool, learn, &work, f->n_gate);
         f->minibatch = to;
         if (f->opt.progress && f->opt.progress(f->opt.user, "fitting", done,
-                                               (uint64_t)f->opt.n_passes * (uint64_t)n_batches)) {
+                                               (uint64_t)f->opt.n_passes * (uint64_t)n_batches))
             return pg_fail(err, PG_ECANCELLED, "cancelled in round %d while fitting", f->round + 1);
-        }
     }
     return 0;
 }

@@ -118,20 +118,17 @@ static double of_coins(int n, const float *p, const float *z, float *dz)
 static double log_sum(const float *x, int n)
 {
     float most = x[0], sum = 0;
-    for (int i = 1; i < n; i++) {
+    for (int i = 1; i < n; i++)
         most = PG_MAX(most, x[i]);
-    }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum += pg_expf(x[i] - most);
-    }
     return (double)most + log((double)sum);
 }
 
 double pg_fit_divergence(const float *p, const float *z, int n, bool each_a_coin, float *dz)
 {
-    if (each_a_coin) {
+    if (each_a_coin)
         return of_coins(n, p, z, dz);
-    }
     double log_z = log_sum(z, n), kl = 0;
     for (int i = 0; i < n; i++) {
         double log_q = (double)z[i] - log_z;
@@ -148,13 +145,11 @@ static void aim(const struct pg_fit *f, const float *router, const struct pg_fit
     size_t bytes = (size_t)rule->n_expert * sizeof(float);
     memcpy(s->p, router, bytes);
     bool ok = pg_gate_rule_apply(rule, f->opt.k, s->p, s->id[0], s->weight);
-    if (f->opt.decides && ok) {
+    if (f->opt.decides && ok)
         return; /* the rule has made probabilities of them */
-    }
     memset(s->p, 0, bytes);
-    for (int i = 0; i < rule->n_used; i++) {
+    for (int i = 0; i < rule->n_used; i++)
         s->p[s->id[0][i]] = 1 / (float)rule->n_used;
-    }
 }
 
 /* ------------------------------------------------------------------ gradient ---------------- */
@@ -215,14 +210,12 @@ static void forward(const struct pg_fit *f, const float *w, const struct pg_fit_
         }
     }
     memset(s->z, 0, (size_t)n * (size_t)n_expert * sizeof(float));
-    if (n_hidden) {
+    if (n_hidden)
         multiply(f->opt.k, &(struct product){s->a, w + at.u, n, n_expert, n_hidden, s->z});
-    }
     for (int t = 0; t < n; t++) {
         const float *wide = s->wide + (size_t)t * (size_t)n_wide;
-        for (int i = 0; i < n_expert; i++) {
+        for (int i = 0; i < n_expert; i++)
             s->z[t * n_expert + i] += wide[i] + w[at.b + (size_t)i];
-        }
     }
 }
 
@@ -248,20 +241,17 @@ static void backward(const struct pg_fit *f, const float *w, const struct pg_fit
 {
     struct pg_fit_parts at = pg_fit_parts(&f->opt);
     int n_expert = f->opt.rule.n_expert, n_wide = n_expert + f->opt.n_hidden;
-    for (int i = 0; i < n * n_expert; i++) {
+    for (int i = 0; i < n * n_expert; i++)
         s->dz[i] /= (float)n;
-    }
     transpose(s->dz, n, n_expert, s->dwide);
-    if (f->opt.n_hidden) {
+    if (f->opt.n_hidden)
         backward_hidden(f, w, s, n);
-    }
     transpose(s->x, n, f->opt.n_embd, s->xt);
     multiply(f->opt.k, &(struct product){s->dwide, s->xt, n_wide, f->opt.n_embd, n, s->g + at.w});
     for (int i = 0; i < n_wide; i++) { /* b, and c behind it */
         float sum = 0;
-        for (int t = 0; t < n; t++) {
+        for (int t = 0; t < n; t++)
             sum += s->dwide[i * n + t];
-        }
         s->g[at.b + (size_t)i] = sum;
     }
 }

@@ -69,9 +69,8 @@ static bool try_resident(struct pg_distil_memory *m, struct pg_engine *e,
         uint64_t room = m->budget > taken ? (m->budget - taken) / token : 0;
         uint64_t n_tokens = fixed ? fixed : PG_MIN(all, room);
         if (n_tokens <= room && n_tokens >= (fixed ? fixed : PG_MIN(all, GOOD_TOKENS))) {
-            if (!fixed) {
+            if (!fixed)
                 split_tokens(m, text, n_tokens, (uint64_t)e->opt.n_ctx);
-            }
             m->state_bytes = token * (m->n_train + m->n_held);
             m->engine_bytes = m->budget - m->fit_bytes - m->state_bytes;
             if (plan_for(e, PG_MODE_RESIDENT, n, 0, m->engine_bytes)) {
@@ -103,9 +102,8 @@ static void choose_batch(struct pg_distil_memory *m, struct pg_engine *e,
     double least = n_reads(e, text);
     for (int n = 1; n == 1 || (n * n_ctx <= MOST_BATCH && n < 2 * text->n_pieces); n *= 2) {
         if (!plan_for(e, PG_MODE_ONDEMAND, n, 0, m->engine_bytes) ||
-            e->plan.n_slots < PG_MIN(floor, m->n_slots)) {
+            e->plan.n_slots < PG_MIN(floor, m->n_slots))
             break;
-        }
         if (n_reads(e, text) < least) {
             least = n_reads(e, text);
             take_plan(m, e);
@@ -141,12 +139,10 @@ int pg_distil_divide(struct pg_distil_memory *m, struct pg_engine *e,
                        mib(m->budget), mib(limit));
     }
     uint64_t least = n_tokens ? n_tokens : PG_MIN(all, 2 * n_ctx);
-    if (m->budget < engine + m->fit_bytes + token * least) {
+    if (m->budget < engine + m->fit_bytes + token * least)
         return too_little(m, engine, least, token * least, err);
-    }
-    if (try_resident(m, e, text, shape)) {
+    if (try_resident(m, e, text, shape))
         return 0;
-    }
     if (!n_tokens) {
         uint64_t room = m->budget - engine - m->fit_bytes;
         split_tokens(m, text, PG_MAX(least, PG_MIN(all, room / 2 / token)), n_ctx);

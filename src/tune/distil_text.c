@@ -23,9 +23,8 @@ static int add_piece(struct cutter *c, struct pg_distil_piece piece, struct pg_e
         size_t more = c->cap + c->cap / 2 + 64, bytes;
         bool ok = more < INT32_MAX && !__builtin_mul_overflow(more, sizeof(*t->piece), &bytes);
         struct pg_distil_piece *p = ok ? realloc(t->piece, bytes) : NULL;
-        if (!p) {
+        if (!p)
             return pg_fail(err, PG_ENOMEM, "out of memory after %d pieces of text", t->n_pieces);
-        }
         t->piece = p;
         c->cap = more;
     }
@@ -53,9 +52,8 @@ static int cut_document(struct cutter *c, int doc, struct pg_err *err)
 static uint64_t count(const struct pg_distil_piece *piece, int n)
 {
     uint64_t sum = 0;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum += (uint64_t)piece[i].n;
-    }
     return sum;
 }
 
@@ -73,9 +71,8 @@ static int cut_all(struct cutter *c, const int32_t *order, int n_held, struct pg
         t->n_held = i == n_held ? t->n_pieces : t->n_held;
         PG_TRY(cut_document(c, order[i], err));
     }
-    if (t->docs.n == 1 && t->n_pieces > 1) {
+    if (t->docs.n == 1 && t->n_pieces > 1)
         t->n_held = n_held_of(t->n_pieces, c->how->holdout);
-    }
     return 0;
 }
 
@@ -85,9 +82,8 @@ int pg_distil_cut(struct pg_distil_text *text, const struct pg_distil_split *how
     struct pg_docs *d = &text->docs;
     struct cutter c = {.text = text, .how = how, .left = how->n_tokens};
     int32_t *order = pg_calloc((size_t)d->n, sizeof(*order));
-    if (!order) {
+    if (!order)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     pg_shuffle(order, d->n, how->seed, PG_STREAM_DOCS);
     int rc = cut_all(&c, order, d->n > 1 ? n_held_of(d->n, how->holdout) : 0, err);
     free(order);
@@ -107,9 +103,8 @@ int pg_distil_round_end(const struct pg_distil_text *text, int first, size_t n_t
 {
     size_t sum = 0;
     int i = first;
-    while (i < text->n_pieces && sum + (size_t)text->piece[i].n <= n_tokens) {
+    while (i < text->n_pieces && sum + (size_t)text->piece[i].n <= n_tokens)
         sum += (size_t)text->piece[i++].n;
-    }
     PG_ASSERT(i > first || first == text->n_pieces);
     return i;
 }

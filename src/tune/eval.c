@@ -27,9 +27,8 @@ static int check_options(struct pg_evaluation *v, const struct pg_eval_options *
         return pg_fail(err, PG_EARG, "task: %d found, 0 to %d wanted", (int)o->task,
                        PG_EVAL_COUNT - 1);
     }
-    if (!o->data) {
+    if (!o->data)
         return pg_fail(err, PG_EARG, "no data file given");
-    }
     if (o->n_max < 0 || o->n_predict < 0) {
         return pg_fail(err, PG_EARG, "%s: %d found, 0 or more wanted",
                        o->n_max < 0 ? "n_max" : "n_predict", PG_MIN(o->n_max, o->n_predict));
@@ -45,15 +44,12 @@ static int check_options(struct pg_evaluation *v, const struct pg_eval_options *
 static int hash_file(const char *path, char hex[65], struct pg_err *err)
 {
     struct stat st;
-    if (stat(path, &st)) {
+    if (stat(path, &st))
         return pg_fail_os(err, PG_EIO, errno, "%s", path);
-    }
-    if (!S_ISREG(st.st_mode)) {
+    if (!S_ISREG(st.st_mode))
         return pg_fail(err, PG_EARG, "%s: not a regular file, which is wanted", path);
-    }
-    if (!SHA256File(path, hex)) {
+    if (!SHA256File(path, hex))
         return pg_fail_os(err, PG_EIO, errno, "%s", path);
-    }
     return 0;
 }
 

@@ -15,13 +15,11 @@
 static int room_for_one(void **array, size_t *cap, size_t n, size_t size, struct pg_err *err)
 {
     size_t more = *cap + *cap / 2 + 16, bytes;
-    if (n < *cap) {
+    if (n < *cap)
         return 0;
-    }
     void *p = __builtin_mul_overflow(more, size, &bytes) ? NULL : realloc(*array, bytes);
-    if (!p) {
+    if (!p)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     *array = p;
     *cap = more;
     return 0;
@@ -30,9 +28,8 @@ static int room_for_one(void **array, size_t *cap, size_t n, size_t size, struct
 /* n zeroed bytes that live as long as the items. */
 static void *keep(struct pg_items *it, size_t n, struct pg_err *err)
 {
-    if (room_for_one((void **)&it->owned, &it->cap_owned, it->n_owned, sizeof(void *), err)) {
+    if (room_for_one((void **)&it->owned, &it->cap_owned, it->n_owned, sizeof(void *), err))
         return NULL;
-    }
     void *p = pg_calloc(n, 1);
     if (!p) {
         pg_fail(err, PG_ENOMEM, "out of memory: a text of %zu bytes", n);
@@ -50,9 +47,8 @@ static const char *keep_text(struct pg_items *it, const json_t *string, struct p
 
 static int add_item(struct pg_items *it, const struct pg_item *item, struct pg_err *err)
 {
-    if (it->n == INT32_MAX) {
+    if (it->n == INT32_MAX)
         return pg_fail(err, PG_ENOTSUP, "more than %d items", it->n);
-    }
     PG_TRY(room_for_one((void **)&it->item, &it->cap, (size_t)it->n, sizeof(*item), err));
     it->item[it->n++] = *item;
     return 0;
@@ -124,20 +120,17 @@ static int keep_answers(struct pg_items *it, struct pg_item *item, const json_t 
 {
     size_t n = json_array_size(answers), i;
     json_t *a, *text;
-    if (n > INT32_MAX) {
+    if (n > INT32_MAX)
         return pg_fail(err, PG_ENOTSUP, "%zu answers", n);
-    }
     const char **list = keep(it, n * sizeof(*list), err);
-    if (!list) {
+    if (!list)
         return PG_ENOMEM;
-    }
     json_array_foreach(answers, i, a)
     {
         PG_TRY(at_index("answers", i, get_text(a, "text", &text, err), err));
         list[i] = keep_text(it, text, err);
-        if (!list[i]) {
+        if (!list[i])
             return PG_ENOMEM;
-        }
     }
     item->answer = list;
     item->n_answers = (int)n;
@@ -150,17 +143,15 @@ static int read_question(struct pg_items *it, const char *passage, const json_t 
     struct pg_item item = {.passage = passage};
     json_t *question, *answers = json_object_get(qa, "answers");
     PG_TRY(get_text(qa, "question", &question, err));
-    if (answers && !json_is_array(answers)) {
+    if (answers && !json_is_array(answers))
         return wrong("answers", answers, "a list", err);
-    }
     if (json_is_true(json_object_get(qa, "is_impossible")) || json_array_size(answers) == 0) {
         it->n_skipped++;
         return 0;
     }
     item.question = keep_text(it, question, err);
-    if (!item.question) {
+    if (!item.question)
         return PG_ENOMEM;
-    }
     PG_TRY(keep_answers(it, &item, answers, err));
     return add_item(it, &item, err);
 }
@@ -172,14 +163,12 @@ static int read_paragraph(struct pg_items *it, const json_t *paragraph, struct p
     PG_TRY(get_text(paragraph, "context", &context, err));
     PG_TRY(get_list(paragraph, "qas", &list, err));
     const char *passage = keep_text(it, context, err);
-    if (!passage) {
+    if (!passage)
         return PG_ENOMEM;
-    }
     json_array_foreach(list, i, qa)
     {
-        if (enough(it)) {
+        if (enough(it))
             break;
-        }
         PG_TRY(at_index("qas", i, read_question(it, passage, qa, err), err));
     }
     return 0;
@@ -192,9 +181,8 @@ static int read_article(struct pg_items *it, const json_t *article, struct pg_er
     PG_TRY(get_list(article, "paragraphs", &list, err));
     json_array_foreach(list, i, paragraph)
     {
-        if (enough(it)) {
+        if (enough(it))
             break;
-        }
         PG_TRY(at_index("paragraphs", i, read_paragraph(it, paragraph, err), err));
     }
     return 0;
@@ -204,15 +192,13 @@ static int read_squad(struct pg_items *it, const json_t *root, struct pg_err *er
 {
     json_t *list, *article;
     size_t i;
-    if (!json_is_object(root)) {
+    if (!json_is_object(root))
         return wrong("SQuAD file", root, "an object", err);
-    }
     PG_TRY(get_list(root, "data", &list, err));
     json_array_foreach(list, i, article)
     {
-        if (enough(it)) {
+        if (enough(it))
             break;
-        }
         PG_TRY(at_index("data", i, read_article(it, article, err), err));
     }
     return 0;
@@ -233,12 +219,10 @@ static int parse_questions(struct pg_items *it, const char *text, size_t n, stru
 static const json_t *any_of(const json_t *o, const char *const keys[3], struct pg_err *err)
 {
     const json_t *v = NULL;
-    for (int i = 0; i < 3 && !v; i++) {
+    for (int i = 0; i < 3 && !v; i++)
         v = json_object_get(o, keys[i]);
-    }
-    if (!v) {
+    if (!v)
         pg_fail(err, PG_EFORMAT, "no %s, %s or %s found", keys[0], keys[1], keys[2]);
-    }
     return v;
 }
 
@@ -250,9 +234,8 @@ static int total_length(const json_t *list, const char *what, size_t *n, struct 
     *n = 0;
     json_array_foreach(list, i, v)
     {
-        if (!json_is_string(v)) {
+        if (!json_is_string(v))
             return at_index(what, i, wrong("sentence", v, "a text", err), err);
-        }
         *n += json_string_length(v) + 1; /* all of it is in memory, so it does not overflow */
     }
     return 0;
@@ -268,19 +251,16 @@ static int keep_source(struct pg_items *it, struct pg_item *item, const json_t *
         item->passage = keep_text(it, source, err);
         return item->passage ? 0 : PG_ENOMEM;
     }
-    if (!json_is_array(source)) {
+    if (!json_is_array(source))
         return wrong("source", source, "a text or a list of texts", err);
-    }
     PG_TRY(total_length(source, "source", &n, err));
     char *s = keep(it, n + 1, err);
-    if (!s) {
+    if (!s)
         return PG_ENOMEM;
-    }
     json_array_foreach(source, i, v)
     {
-        if (i > 0) {
+        if (i > 0)
             s[at++] = ' ';
-        }
         memcpy(s + at, json_string_value(v), json_string_length(v));
         at += json_string_length(v);
     }
@@ -293,9 +273,8 @@ static int keep_targets(struct pg_items *it, struct pg_item *item, const json_t 
 {
     bool is_list = json_is_array(target);
     size_t n = is_list ? json_array_size(target) : 1, length;
-    if (!is_list && !json_is_string(target)) {
+    if (!is_list && !json_is_string(target))
         return wrong("target", target, "a text or a list of texts", err);
-    }
     if (n == 0 || n > INT32_MAX) {
         return pg_fail(err, PG_EFORMAT, "target: a list of %zu texts found, one at least wanted",
                        n);
@@ -304,9 +283,8 @@ static int keep_targets(struct pg_items *it, struct pg_item *item, const json_t 
     const char **list = keep(it, n * sizeof(*list), err);
     for (size_t i = 0; list && i < n; i++) {
         list[i] = keep_text(it, is_list ? json_array_get(target, i) : target, err);
-        if (!list[i]) {
+        if (!list[i])
             return PG_ENOMEM;
-        }
     }
     item->answer = list;
     item->n_answers = (int)n;
@@ -318,14 +296,12 @@ static int read_summary(struct pg_items *it, const json_t *o, struct pg_err *err
     static const char *const sources[] = {"source", "document", "article"};
     static const char *const targets[] = {"target", "summary", "highlights"};
     struct pg_item item = {0};
-    if (!json_is_object(o)) {
+    if (!json_is_object(o))
         return wrong("summary", o, "an object", err);
-    }
     const json_t *source = any_of(o, sources, err);
     const json_t *target = source ? any_of(o, targets, err) : NULL;
-    if (!target) {
+    if (!target)
         return PG_EFORMAT;
-    }
     PG_TRY(keep_source(it, &item, source, err));
     PG_TRY(keep_targets(it, &item, target, err));
     return add_item(it, &item, err);
@@ -333,11 +309,9 @@ static int read_summary(struct pg_items *it, const json_t *o, struct pg_err *err
 
 static bool is_blank(const char *s, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (!strchr(" \t\r", s[i]) || !s[i]) {
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r", s[i]) || !s[i])
             return false;
-        }
-    }
     return true;
 }
 
@@ -370,9 +344,8 @@ int pg_items_parse(struct pg_items *out, const char *text, size_t n, bool questi
         rc = pg_fail(err, PG_EFORMAT, "no %s found in %zu bytes",
                      questions ? "question that has an answer" : "summary", n);
     }
-    if (rc) {
+    if (rc)
         pg_items_close(out);
-    }
     return rc;
 }
 
@@ -389,9 +362,8 @@ static char *read_whole(const char *path, size_t *n, struct pg_err *err)
     while (got) {
         size_t more = cap + cap / 2 + (1 << 16);
         char *larger = realloc(text, more);
-        if (!larger) {
+        if (!larger)
             break;
-        }
         text = larger;
         cap = more;
         got = fread(text + *n, 1, cap - *n, f);
@@ -416,17 +388,15 @@ int pg_items_open(struct pg_items *out, const char *path, bool questions, int n_
     char *text = read_whole(path, &n, &why);
     int rc = text ? pg_items_parse(out, text, n, questions, n_max, &why) : why.code;
     free(text);
-    if (rc && err) {
+    if (rc && err)
         *err = why;
-    }
     return rc && text ? pg_fail_in(err, rc, path) : rc;
 }
 
 void pg_items_close(struct pg_items *it)
 {
-    for (size_t i = 0; i < it->n_owned; i++) {
+    for (size_t i = 0; i < it->n_owned; i++)
         free(it->owned[i]);
-    }
     free(it->owned);
     free(it->item);
     *it = (struct pg_items){0};

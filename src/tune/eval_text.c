@@ -55,12 +55,10 @@ static void row_likelihood(void *arg, int row, int thread)
     float most = x[0];
     double sum = 0;
     (void)thread;
-    for (int i = 1; i < n_vocab; i++) {
+    for (int i = 1; i < n_vocab; i++)
         most = PG_MAX(most, x[i]);
-    }
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n_vocab; i++)
         sum += exp((double)(x[i] - most));
-    }
     l->nll[row] = log(sum) + (double)most - (double)x[l->at[row].target];
 }
 
@@ -70,9 +68,8 @@ static int step_likelihood(void *user, const struct pg_feed_row *rows, int n, st
     int32_t wanted[PG_LOGIT_ROWS];
     for (int from = 0; from < n; from += PG_LOGIT_ROWS) {
         int some = PG_MIN(PG_LOGIT_ROWS, n - from);
-        for (int i = 0; i < some; i++) {
+        for (int i = 0; i < some; i++)
             wanted[i] = from + i;
-        }
         pg_forward_logits(&l->e->forward, wanted, some, l->logits);
         l->at = rows + from;
         pg_rows(&l->e->compute, row_likelihood, l, some);
@@ -92,9 +89,8 @@ static int step_likelihood(void *user, const struct pg_feed_row *rows, int n, st
 static void report_ppl(struct pg_evaluation *v, const struct likelihood *l, const struct pg_feed *f)
 {
     double sum = 0;
-    for (int i = 0; i < f->n_pieces; i++) {
+    for (int i = 0; i < f->n_pieces; i++)
         sum += l->piece[i];
-    }
     report_feed(v, f);
     v->report->nll_per_token = sum / (double)f->n_tokens;
     v->report->ppl = exp(v->report->nll_per_token);
@@ -116,9 +112,8 @@ static int feed_ppl(struct pg_evaluation *v, const struct pg_docs *docs, struct 
         l.piece = pg_calloc((size_t)f.n_pieces, sizeof(double));
         rc = l.logits && l.piece ? pg_feed_run(&f, err) : pg_fail(err, PG_ENOMEM, "out of memory");
     }
-    if (!rc) {
+    if (!rc)
         report_ppl(v, &l, &f);
-    }
     free(own);
     free(l.piece);
     pg_feed_close(&f);

@@ -56,18 +56,16 @@ static char *prompt_text(const struct pg_item *item)
     const char *part[] = {item->passage, item->question ? ASK_BEFORE : SUM_UP,
                           item->question ? item->question : "", item->question ? ASK_AFTER : ""};
     size_t n = 1, at = 0;
-    for (size_t i = 0; i < PG_COUNT(part); i++) {
+    for (size_t i = 0; i < PG_COUNT(part); i++)
         n += strlen(part[i]);
-    }
     char *s = malloc(n);
     for (size_t i = 0; s && i < PG_COUNT(part); i++) {
         size_t length = strlen(part[i]);
         memcpy(s + at, part[i], length);
         at += length;
     }
-    if (s) {
+    if (s)
         s[at] = '\0';
-    }
     return s;
 }
 
@@ -79,17 +77,14 @@ static int make_tokens(const pg_vocab *vocab, const char *text, int32_t **ids, s
     for (;;) {
         int rc = PG_EARG;
         *ids = pg_calloc(cap, sizeof(**ids));
-        if (!*ids) {
+        if (!*ids)
             return pg_fail(err, PG_ENOMEM, "out of memory: a prompt of %zu bytes", n_text);
-        }
         rc = pg_tokenize(vocab, text, n_text, PG_TOKENIZE_BOS, *ids, cap, n, err);
-        if (!rc) {
+        if (!rc)
             return 0;
-        }
         free(*ids);
-        if (rc != PG_EARG || *n <= cap) {
+        if (rc != PG_EARG || *n <= cap)
             return rc;
-        }
         cap = *n;
     }
 }
@@ -106,9 +101,8 @@ static void fit_prompt(struct writing *w, struct writer *l, const int32_t *ids, 
         w->n_cut++;
     }
     memcpy(l->token, ids, PG_MIN(head, n) * sizeof(*ids));
-    if (extra) {
+    if (extra)
         memcpy(l->token + head, ids + head + extra, (room - head) * sizeof(*ids));
-    }
     l->n_prompt = (int)(n - extra);
 }
 
@@ -123,9 +117,8 @@ static int take_item(struct writing *w, struct writer *l, struct pg_err *err)
     l->detok = (struct pg_detok){.vocab = w->v->engine->vocab, .not_first = true};
     pg_session_truncate(l->session, 0);
     char *text = prompt_text(&w->items.item[l->item]);
-    if (!text) {
+    if (!text)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     int rc = make_tokens(w->v->engine->vocab, text, &ids, &n, err);
     free(text);
     if (!rc) {
@@ -177,9 +170,8 @@ static int mark_answer(struct marks *m, const struct pg_item *item, const char *
             one.of[2] = pg_rouge_l(text, right).f1;
         }
         for (int k = 0; k < N_MARKS; k++) {
-            if (isnan(one.of[k])) {
+            if (isnan(one.of[k]))
                 return pg_fail(err, PG_ENOMEM, "out of memory: marks of a long text");
-            }
             m->of[k] = PG_MAX(m->of[k], one.of[k]);
         }
     }
@@ -192,9 +184,8 @@ static int append(struct writer *l, int32_t token, struct pg_err *err)
     if (l->cap - l->n_text < PG_PIECE_MAX + 1) {
         size_t more = l->cap + l->cap / 2 + PG_PIECE_MAX + 1;
         char *larger = realloc(l->text, more);
-        if (!larger) {
+        if (!larger)
             return pg_fail(err, PG_ENOMEM, "out of memory: an answer of %zu bytes", l->n_text);
-        }
         l->text = larger;
         l->cap = more;
     }
@@ -221,12 +212,10 @@ static int write_token(struct writing *w, struct writer *l, struct pg_err *err)
     const struct pg_sampling greedy = {PG_SAMPLING_INIT, .temp = 0};
     size_t from, end;
     PG_TRY(pg_session_sample(l->session, &greedy, &l->next, err));
-    if (pg_vocab_is_end(w->v->engine->vocab, l->next)) {
+    if (pg_vocab_is_end(w->v->engine->vocab, l->next))
         return finish_item(w, l, err);
-    }
-    if (l->next < pg_vocab_n(w->v->engine->vocab)) { /* a model may have more rows than pieces */
+    if (l->next < pg_vocab_n(w->v->engine->vocab)) /* a model may have more rows than pieces */
         PG_TRY(append(l, l->next, err));
-    }
     l->n_written++;
     bool ended = l->n_text > 0 && find_line(l, &from, &end);
     return ended || l->n_written == w->v->opt.n_predict ? finish_item(w, l, err) : 0;
@@ -240,9 +229,8 @@ static int fill_step(struct writing *w, struct pg_err *err)
     int n_rows = 0, left = w->v->engine->opt.n_batch;
     for (int i = 0; i < w->n_lanes; i++) {
         struct writer *l = &w->lane[i];
-        if (l->item < 0 && w->next < w->items.n) {
+        if (l->item < 0 && w->next < w->items.n)
             PG_TRY(take_item(w, l, err));
-        }
         if (l->item >= 0 && l->next >= 0) {
             w->row[n_rows++] = (struct pg_row){l->session, &l->next, 1};
             left--;
@@ -268,9 +256,8 @@ static int write_all(struct writing *w, struct pg_err *err)
         PG_TRY(pg_step(w->v->engine, w->row, n_rows, err));
         for (int i = 0; i < w->n_lanes; i++) {
             struct writer *l = &w->lane[i];
-            if (l->item >= 0 && l->done == l->n_prompt) {
+            if (l->item >= 0 && l->done == l->n_prompt)
                 PG_TRY(write_token(w, l, err));
-            }
         }
         if (o->progress &&
             o->progress(o->user, "answers", (uint64_t)w->n_done, (uint64_t)w->items.n)) {
@@ -292,16 +279,14 @@ static int open_lanes(struct writing *w, struct pg_err *err)
     w->lane = pg_calloc((size_t)n, sizeof(*w->lane));
     w->row = pg_calloc((size_t)n, sizeof(*w->row));
     w->marks = pg_calloc((size_t)w->items.n, sizeof(*w->marks));
-    if (!w->lane || !w->row || !w->marks) {
+    if (!w->lane || !w->row || !w->marks)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     for (int i = 0; i < n; i++) {
         struct writer *l = &w->lane[w->n_lanes++];
         l->item = -1;
         l->token = pg_calloc((size_t)e->opt.n_ctx, sizeof(*l->token));
-        if (!l->token) {
+        if (!l->token)
             return pg_fail(err, PG_ENOMEM, "out of memory");
-        }
         PG_TRY(pg_session_open(&l->session, e, NULL, err));
     }
     return 0;
@@ -329,11 +314,9 @@ static void report(const struct writing *w)
 {
     struct pg_eval_report *r = w->v->report;
     struct marks sum = {{0}};
-    for (int i = 0; i < w->items.n; i++) {
-        for (int k = 0; k < N_MARKS; k++) {
+    for (int i = 0; i < w->items.n; i++)
+        for (int k = 0; k < N_MARKS; k++)
             sum.of[k] += w->marks[i].of[k];
-        }
-    }
     double part = 100.0 / w->items.n;
     r->n_docs = (uint64_t)w->items.n;
     r->n_cut = w->n_cut;
@@ -367,9 +350,8 @@ int pg_eval_write(struct pg_evaluation *v, struct pg_err *err)
     struct writing w = {.v = v};
     int rc = open_writing(&w, err);
     rc = rc ? rc : write_all(&w, err);
-    if (!rc) {
+    if (!rc)
         report(&w);
-    }
     close_writing(&w);
     return rc;
 }

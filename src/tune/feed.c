@@ -15,16 +15,14 @@ struct pg_lane {
 
 static int add_piece(struct pg_feed *f, size_t *cap, struct pg_piece piece, struct pg_err *err)
 {
-    if (piece.n < 2) {
+    if (piece.n < 2)
         return 0; /* nothing to predict */
-    }
     if ((size_t)f->n_pieces == *cap) {
         size_t more = *cap + *cap / 2 + 64, bytes;
         bool ok = more < INT32_MAX && !__builtin_mul_overflow(more, sizeof(*f->piece), &bytes);
         struct pg_piece *p = ok ? realloc(f->piece, bytes) : NULL;
-        if (!p) {
+        if (!p)
             return pg_fail(err, PG_ENOMEM, "out of memory after %d pieces of text", f->n_pieces);
-        }
         f->piece = p;
         *cap = more;
     }
@@ -52,9 +50,8 @@ static int cut(struct pg_feed *f, struct pg_err *err)
             from += n;
         }
     }
-    if (f->n_tokens == 0) {
+    if (f->n_tokens == 0)
         return pg_fail(err, PG_EARG, "no token to predict: each document is a single token");
-    }
     return 0;
 }
 
@@ -69,15 +66,13 @@ static int open_lanes(struct pg_feed *f, struct pg_err *err)
     f->lane = pg_calloc((size_t)n, sizeof(*f->lane));
     f->part = pg_calloc((size_t)n, sizeof(*f->part));
     f->row = pg_calloc((size_t)e->opt.n_batch, sizeof(*f->row));
-    if (!f->lane || !f->part || !f->row) {
+    if (!f->lane || !f->part || !f->row)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     for (; f->n_lanes < n; f->n_lanes++) {
         struct pg_lane *l = &f->lane[f->n_lanes];
         l->token = pg_calloc((size_t)e->opt.n_ctx, sizeof(*l->token));
-        if (!l->token) {
+        if (!l->token)
             return pg_fail(err, PG_ENOMEM, "out of memory");
-        }
         int rc = pg_session_open(&l->session, e, NULL, err);
         if (rc) {
             free(l->token);
@@ -97,9 +92,8 @@ int pg_feed_open(struct pg_feed *f, const struct pg_feed_options *opt, struct pg
     }
     rc = rc ? rc : cut(f, err);
     rc = rc ? rc : open_lanes(f, err);
-    if (rc) {
+    if (rc)
         pg_feed_close(f);
-    }
     return rc;
 }
 
@@ -121,9 +115,8 @@ void pg_feed_close(struct pg_feed *f)
 /* Gives the lane the next piece. False when there is none. */
 static bool take_piece(struct pg_feed *f, struct pg_lane *l)
 {
-    if (f->next == f->n_pieces) {
+    if (f->next == f->n_pieces)
         return false;
-    }
     const struct pg_piece *p = &f->piece[f->next];
     const int32_t *text = f->opt.docs->token + p->from;
     l->token[0] = pg_vocab_bos(f->opt.engine->vocab);
@@ -142,14 +135,12 @@ static int fill_batch(struct pg_feed *f, int *n)
     *n = 0;
     for (int i = 0; i < f->n_lanes && *n < room; i++) {
         struct pg_lane *l = &f->lane[i];
-        if (l->done + 1 >= l->n && !take_piece(f, l)) {
+        if (l->done + 1 >= l->n && !take_piece(f, l))
             continue;
-        }
         int take = PG_MIN(l->n - 1 - l->done, room - *n);
         f->part[n_parts++] = (struct pg_row){l->session, l->token + l->done, take};
-        for (int j = 0; j < take; j++) {
+        for (int j = 0; j < take; j++)
             f->row[(*n)++] = (struct pg_feed_row){l->piece, l->token[l->done + 1 + j]};
-        }
         l->done += take;
     }
     return n_parts;

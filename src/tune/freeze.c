@@ -23,17 +23,15 @@ static bool matches(const char *pattern, size_t n, const char *name)
             return false;
         }
     }
-    while (p < n && pattern[p] == '*') {
+    while (p < n && pattern[p] == '*')
         p++;
-    }
     return p == n;
 }
 
 int pg_freeze(const struct pg_params *params, const char *list, bool *frozen, struct pg_err *err)
 {
-    if (!list || !*list) {
+    if (!list || !*list)
         return 0;
-    }
     for (const char *at = list;; at++) {
         size_t n = strcspn(at, ",");
         bool any = false;
@@ -47,8 +45,7 @@ int pg_freeze(const struct pg_params *params, const char *list, bool *frozen, st
                            pg_quote(at, n).s);
         }
         at += n;
-        if (!*at) {
+        if (!*at)
             return 0;
-        }
     }
 }

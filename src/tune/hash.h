@@ -20,18 +20,16 @@ static inline uint64_t pg_hash_bytes(uint64_t hash, const void *data, size_t n)
         hash = (hash ^ word) * 0x100000001b3u;
         hash ^= hash >> 32;
     }
-    for (; n; n--, p++) {
+    for (; n; n--, p++)
         hash = (hash ^ *p) * 0x100000001b3u;
-    }
     return hash;
 }
 
 /* 16 hex digits. */
 static inline void pg_hash_text(uint64_t hash, char out[17])
 {
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < 16; i++)
         out[i] = "0123456789abcdef"[hash >> (60 - 4 * i) & 15];
-    }
     out[16] = 0;
 }
 

@@ -62,9 +62,8 @@ static void carve_layer(struct pg_net *n, struct pg_arena *a, int il)
         l.early = reals(n, a, t, n->opt.pregate_hidden);
         l.early_act = reals(n, a, t, n->opt.pregate_hidden);
     }
-    if (a->base) {
+    if (a->base)
         n->layer[il] = l;
-    }
 }
 
 static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
@@ -76,17 +75,15 @@ static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
     r.dlogits = reals(n, a, t, h->n_expert);
     r.id = ints(n, a, pairs, 1);
     r.weight = reals(n, a, pairs, 1);
-    if (n->opt.sticky_cache) {
+    if (n->opt.sticky_cache)
         r.missed = take(n, a, t, (size_t)h->n_expert, 1);
-    }
     r.first = ints(n, a, (size_t)h->n_expert + 1, 1);
     r.token_of = ints(n, a, pairs, 1);
     r.pair_of = ints(n, a, pairs, 1);
     r.row_of = ints(n, a, pairs, 1);
     r.d_balance = reals(n, a, (size_t)h->n_expert, 1);
-    if (a->base) {
+    if (a->base)
         n->route[moe] = r;
-    }
 }
 
 /* What the passes need for themselves. */
@@ -97,9 +94,8 @@ static void carve_passes(struct pg_net *n, struct pg_arena *a)
     size_t n_threads = (size_t)pg_pool_n_threads(n->opt.pool);
     n->y = reals(n, a, pairs, h->n_embd);
     n->dweight = reals(n, a, pairs, 1);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++)
         n->ff[i] = reals(n, a, t, n->max_ff);
-    }
     n->dearly = reals(n, a, t, n->opt.pregate_hidden);
     n->ones = reals(n, a, (size_t)n->opt.pregate_hidden, 1);
     n->dx = reals(n, a, t, h->n_embd);
@@ -129,12 +125,10 @@ static void carve(struct pg_net *n, struct pg_arena *a)
     n->h_end = reals(n, a, t, h->n_embd);
     n->rope_cos = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
     n->rope_sin = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
-    for (int il = 0; il < h->n_layer; il++) {
+    for (int il = 0; il < h->n_layer; il++)
         carve_layer(n, a, il);
-    }
-    for (int moe = 0; moe < n->model->n_moe; moe++) {
+    for (int moe = 0; moe < n->model->n_moe; moe++)
         carve_route(n, a, moe);
-    }
     carve_passes(n, a);
 }
 
@@ -230,9 +224,8 @@ static int open_net(struct pg_net *n, struct pg_err *err)
     }
     a.used = 0;
     carve(n, &a);
-    for (int i = 0; i < n->opt.pregate_hidden; i++) {
+    for (int i = 0; i < n->opt.pregate_hidden; i++)
         n->ones[i] = 1;
-    }
     return pg_net_list(n, err);
 }
 
@@ -241,9 +234,8 @@ int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg
     *out = NULL;
     PG_TRY(check_options(opt, err));
     struct pg_net *n = pg_calloc(1, sizeof(*n));
-    if (!n) {
+    if (!n)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     pg_gemm_init();
     prepare(n, opt);
     int rc = open_net(n, err);
@@ -257,12 +249,10 @@ int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg
 
 void pg_net_close(struct pg_net *n)
 {
-    if (!n) {
+    if (!n)
         return;
-    }
-    if (n->memory) {
+    if (n->memory)
         pg_pages_unmap(n->memory, n->bytes);
-    }
     free(n->at);
     free(n->params.p);
     free(n);
@@ -295,9 +285,8 @@ void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il)
 
 void pg_net_sum_parts(struct pg_net *n, size_t at, int len, pg_real *g)
 {
-    for (int i = 0; i < n->n_spans; i++) {
+    for (int i = 0; i < n->n_spans; i++)
         n->ops->add(n->part + (size_t)i * n->sums.n + at, g, len);
-    }
 }
 
 struct outers {
@@ -315,9 +304,8 @@ static void outer(void *arg, int task, int thread)
 {
     const struct pg_net_outer *o = ((struct outers *)arg)->o;
     (void)thread;
-    for (; task >= outer_tasks(o); o++) {
+    for (; task >= outer_tasks(o); o++)
         task -= outer_tasks(o);
-    }
     int first = task * OUTER_ROWS;
     for (int row = 0; row < o->n_rows; row += OUTER_DEPTH) { /* what a cache holds at a time */
         pg_gemm_tn(&(struct pg_gemm){.m = PG_MIN(OUTER_ROWS, o->n_out - first),
@@ -337,9 +325,8 @@ void pg_net_outers(struct pg_net *n, const struct pg_net_outer *o, int n_outers)
 {
     struct outers all = {o, n_outers};
     int n_tasks = 0;
-    for (int i = 0; i < n_outers; i++) {
+    for (int i = 0; i < n_outers; i++)
         n_tasks += outer_tasks(&o[i]);
-    }
     pg_pool_run(n->opt.pool, outer, &all, n_tasks);
 }
 
@@ -363,18 +350,16 @@ static int check_batch(struct pg_net *n, const struct pg_net_batch *b, struct pg
         }
         n->n_targets += b->target[t] >= 0;
     }
-    if (n->n_targets == 0) {
+    if (n->n_targets == 0)
         return pg_fail(err, PG_EARG, "a batch without any target");
-    }
     return 0;
 }
 
 static int sum_up(const struct pg_net *n, struct pg_net_loss *out, struct pg_err *err)
 {
     *out = (struct pg_net_loss){.n_targets = n->n_targets};
-    for (int t = 0; t < n->n_tok; t++) {
+    for (int t = 0; t < n->n_tok; t++)
         out->nll += n->nll[t];
-    }
     out->nll /= (double)n->n_targets;
     for (int moe = 0; moe < n->model->n_moe; moe++) {
         out->balance += n->route[moe].balance / n->model->n_moe;
@@ -410,8 +395,7 @@ int pg_net_run(struct pg_net *n, const pg_real *w, const struct pg_net_batch *ba
         pg_net_ffn_back(n, il);
         pg_net_attention_back(n, il);
     }
-    if (g) {
+    if (g)
         pg_net_embed_back(n);
-    }
     return sum_up(n, out, err);
 }

@@ -16,9 +16,8 @@ void pg_net_rope(struct pg_net *n)
     int half = h->n_rot / 2;
     for (int i = 0; i < half; i++) {
         double freq = pow((double)h->rope_base, -2.0 * i / h->n_rot) * (double)h->rope_scale;
-        if (n->at_freqs != PG_NO_PART) {
+        if (n->at_freqs != PG_NO_PART)
             freq /= (double)n->w[n->at_freqs + (size_t)i];
-        }
         for (int pos = 0; pos < n->opt.seq_len; pos++) {
             size_t at = (size_t)pos * (size_t)half + (size_t)i;
             n->rope_cos[at] = (pg_real)cos(pos * freq);
@@ -61,9 +60,8 @@ static void linear(struct pg_net *n, const struct pg_net_pass *p, const struct p
                                  .ldb = n_embd,
                                  .c = pg_net_row(y, s->t0, len),
                                  .ldc = len});
-    for (int t = s->t0; pg_net_has(n, p->il, bias) && t < s->t0 + s->n; t++) {
+    for (int t = s->t0; pg_net_has(n, p->il, bias) && t < s->t0 + s->n; t++)
         n->ops->add(pg_net_w(n, p->il, bias), pg_net_row(y, t, len), len);
-    }
 }
 
 /* Queries, or keys: their norm (over each head or the whole row), then their rotation. */
@@ -140,9 +138,8 @@ static void norm_and_rotate_back(struct pg_net *n, int il, const struct side *x,
                                  .dgain = part + x->gain_at};
         n->ops->norm_back(&b, x->norm_len);
     }
-    if (pg_net_has(n, il, x->bias)) {
+    if (pg_net_has(n, il, x->bias))
         n->ops->add(d, part + x->bias_at, x->len);
-    }
 }
 
 /* dh (+)= dy w */
@@ -176,9 +173,8 @@ static void project_back(void *arg, int task, int thread)
     for (int t = s.t0; t < s.t0 + s.n; t++) {
         norm_and_rotate_back(n, p->il, &x[0], t, s.part);
         norm_and_rotate_back(n, p->il, &x[1], t, s.part);
-        if (pg_net_has(n, p->il, PG_PART_V_BIAS)) {
+        if (pg_net_has(n, p->il, PG_PART_V_BIAS))
             n->ops->add(pg_net_row(n->dv, t, n->n_kv), s.part + n->sums.v_bias, n->n_kv);
-        }
     }
     linear_back(n, p, &s, PG_PART_Q, n->dq, 0);
     linear_back(n, p, &s, PG_PART_K, n->dk, 1);
@@ -407,9 +403,8 @@ void pg_net_attention_back(struct pg_net *n, int il)
     int n_embd = n->h->n_embd, n_q = n->n_q, n_kv = n->n_kv, rows = n->n_tok;
     pg_real *g[4];
     struct side x[2];
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++)
         g[i] = pg_net_g(n, il, (enum pg_net_part)(PG_PART_Q + i));
-    }
     struct pg_net_outer out = {g[3], n->dx, l->att, n_embd, n_q, rows};
     struct pg_net_outer in[3] = {{g[0], n->dq, l->h1, n_q, n_embd, rows},
                                  {g[1], n->dk, l->h1, n_kv, n_embd, rows},
@@ -422,14 +417,11 @@ void pg_net_attention_back(struct pg_net *n, int il)
     sides(n, il, x);
     pg_net_sum_parts(n, n->sums.norm, n_embd, pg_net_g(n, il, PG_PART_ATTN_NORM));
     for (int i = 0; i < 2; i++) {
-        if (x[i].norm_len) {
+        if (x[i].norm_len)
             pg_net_sum_parts(n, x[i].gain_at, x[i].norm_len, pg_net_g(n, il, x[i].gain));
-        }
-        if (pg_net_has(n, il, x[i].bias)) {
+        if (pg_net_has(n, il, x[i].bias))
             pg_net_sum_parts(n, x[i].bias_at, x[i].len, pg_net_g(n, il, x[i].bias));
-        }
     }
-    if (pg_net_has(n, il, PG_PART_V_BIAS)) {
+    if (pg_net_has(n, il, PG_PART_V_BIAS))
         pg_net_sum_parts(n, n->sums.v_bias, n_kv, pg_net_g(n, il, PG_PART_V_BIAS));
-    }
 }

@@ -61,9 +61,8 @@ static void ffn_rows(struct pg_net *n, const struct pg_net_span *s, int il)
     struct ffn f;
     const struct pg_net_layer *l = &n->layer[il];
     int n_embd = n->h->n_embd;
-    if (!ffn_of(n, il, &f)) {
+    if (!ffn_of(n, il, &f))
         return;
-    }
     pg_real *h = pg_net_row(l->h2, s->t0, n_embd), *act = pg_net_row(n->ff[0], s->t0, f.n_ff);
     struct pg_gemm in = {.m = s->n, .n = f.n_ff, .k = n_embd};
     struct pg_gemm out = {.m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
@@ -88,9 +87,8 @@ static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct ffn f;
     int n_embd = n->h->n_embd;
-    if (!ffn_of(n, il, &f)) {
+    if (!ffn_of(n, il, &f))
         return;
-    }
     struct pg_gemm in = {.m = s->n, .n = f.n_ff, .k = n_embd};
     struct pg_gemm out = {.m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
     pg_real *dh = pg_net_row(n->dh, s->t0, n_embd), *dgate = pg_net_row(n->ff[1], s->t0, f.n_ff),
@@ -227,10 +225,8 @@ static void order_experts(struct pg_net *n, const struct pg_net_route *r)
 {
     for (int e = 0; e < n->h->n_expert; e++) {
         int n_rows = r->first[e + 1] - r->first[e], at = e;
-        for (; at > 0 && r->first[n->order[at - 1] + 1] - r->first[n->order[at - 1]] < n_rows;
-             at--) {
+        for (; at > 0 && r->first[n->order[at - 1] + 1] - r->first[n->order[at - 1]] < n_rows; at--)
             n->order[at] = n->order[at - 1];
-        }
         n->order[at] = e;
     }
 }
@@ -267,9 +263,8 @@ static void begin(void *arg, int task, int thread)
     }
     memcpy(pg_net_row(pg_net_x_out(n, p->il), s.t0, n_embd), pg_net_row(l->x1, s.t0, n_embd),
            (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
-    if (n->model->layer[p->il].moe >= 0) {
+    if (n->model->layer[p->il].moe >= 0)
         pg_net_decide(n, &s, p->il);
-    }
     ffn_rows(n, &s, p->il);
 }
 
@@ -331,9 +326,8 @@ static int outers_early(struct pg_net *n, int il, int to, struct pg_net_outer *o
 {
     const struct pg_net_layer *l = &n->layer[il];
     int n_hidden = n->opt.pregate_hidden;
-    if (n_hidden == 0) {
+    if (n_hidden == 0)
         return 0;
-    }
     o[0] = (struct pg_net_outer){pg_net_g(n, il, PG_PART_PREGATE_UP),
                                  n->route[to].dlogits,
                                  l->early_act,
@@ -353,9 +347,8 @@ static void outers(struct pg_net *n, int il)
     struct pg_net_outer o[7];
     struct ffn f;
     int n_o = 0, n_embd = n->h->n_embd, moe = n->model->layer[il].moe;
-    if (moe >= 0) {
+    if (moe >= 0)
         pg_net_gates(n, moe, gate);
-    }
     for (int i = 0; i < 2; i++) {
         if (gate[i].to >= 0) {
             o[n_o++] = (struct pg_net_outer){pg_net_g(n, il, gate[i].part),
@@ -366,9 +359,8 @@ static void outers(struct pg_net *n, int il)
                                              n->n_tok};
         }
     }
-    if (gate[1].to >= 0) {
+    if (gate[1].to >= 0)
         n_o += outers_early(n, il, gate[1].to, o + n_o);
-    }
     if (ffn_of(n, il, &f)) {
         o[n_o++] = (struct pg_net_outer){
             pg_net_g(n, il, f.gate), n->ff[1], l->h2, f.n_ff, n_embd, n->n_tok};
@@ -401,7 +393,6 @@ void pg_net_ffn_back(struct pg_net *n, int il)
         pg_net_sum_parts(n, n->sums.early_down_bias, n->opt.pregate_hidden,
                          pg_net_g(n, il, PG_PART_PREGATE_DOWN_BIAS));
     }
-    if (pg_net_has(n, il, PG_PART_SH_INP)) {
+    if (pg_net_has(n, il, PG_PART_SH_INP))
         pg_net_sum_parts(n, n->sums.sh_inp, n->h->n_embd, pg_net_g(n, il, PG_PART_SH_INP));
-    }
 }

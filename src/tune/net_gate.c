@@ -28,16 +28,14 @@ static void top_k(const pg_real *x, int n, int n_used, int32_t *id)
     for (int i = 0; i < n; i++) {
         int at = have;
         if (have == n_used) {
-            if (x[i] <= x[id[n_used - 1]]) {
+            if (x[i] <= x[id[n_used - 1]])
                 continue;
-            }
             at = n_used - 1;
         } else {
             have++;
         }
-        for (; at > 0 && x[i] > x[id[at - 1]]; at--) {
+        for (; at > 0 && x[i] > x[id[at - 1]]; at--)
             id[at] = id[at - 1];
-        }
         id[at] = i;
     }
 }
@@ -49,17 +47,15 @@ static void to_probabilities(const struct pg_net *n, pg_real *x)
         n->ops->softmax(x, 1, 1, n_expert);
         return;
     }
-    for (int e = 0; e < n_expert; e++) {
+    for (int e = 0; e < n_expert; e++)
         x[e] = (pg_real)(1 / (1 + exp(-(double)x[e])));
-    }
 }
 
 static pg_real chosen_sum(const struct pg_net *n, const pg_real *p, const int32_t *id)
 {
     pg_real sum = 0;
-    for (int i = 0; i < n->h->n_expert_used; i++) {
+    for (int i = 0; i < n->h->n_expert_used; i++)
         sum += p[id[i]];
-    }
     return sum;
 }
 
@@ -72,12 +68,10 @@ static void decide_row(const struct pg_net *n, struct pg_net_route *r, int t)
     top_k(p, rule->n_expert, rule->n_used, id);
     to_probabilities(n, p);
     pg_real scale = (pg_real)rule->scale;
-    if (rule->renormalise) {
+    if (rule->renormalise)
         scale /= PG_MAX(chosen_sum(n, p, id), LEAST_SUM);
-    }
-    for (int i = 0; i < rule->n_used; i++) {
+    for (int i = 0; i < rule->n_used; i++)
         weight[i] = p[id[i]] * scale;
-    }
 }
 
 /* logits += bias + up silu(down h + down_bias), what the block's pre-gate has of it. */
@@ -89,9 +83,8 @@ static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_
         n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_BIAS), pg_net_row(logits, t, n_expert),
                     n_expert);
     }
-    if (n_hidden == 0) {
+    if (n_hidden == 0)
         return;
-    }
     pg_gemm_nt(&(struct pg_gemm){.m = s->n,
                                  .n = n_hidden,
                                  .k = n_embd,
@@ -124,9 +117,8 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
     int n_expert = n->h->n_expert, n_embd = n->h->n_embd;
     pg_net_gates(n, n->model->layer[il].moe, gate);
     for (int i = 0; i < 2; i++) {
-        if (gate[i].to < 0) {
+        if (gate[i].to < 0)
             continue;
-        }
         struct pg_net_route *r = &n->route[gate[i].to];
         pg_gemm_nt(&(struct pg_gemm){.m = s->n,
                                      .n = n_expert,
@@ -137,12 +129,10 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .ldb = n_embd,
                                      .c = pg_net_row(r->p, s->t0, n_expert),
                                      .ldc = n_expert});
-        if (gate[i].part == PG_PART_PREGATE) {
+        if (gate[i].part == PG_PART_PREGATE)
             add_early(n, s, il, pg_net_row(r->p, s->t0, n_expert));
-        }
-        for (int t = s->t0; t < s->t0 + s->n; t++) {
+        for (int t = s->t0; t < s->t0 + s->n; t++)
             decide_row(n, r, t);
-        }
     }
 }
 
@@ -152,12 +142,10 @@ static void sort_by_expert(const struct pg_net *n, struct pg_net_route *r)
 {
     int n_expert = n->h->n_expert, n_pairs = n->n_tok * n->h->n_expert_used;
     memset(r->first, 0, (size_t)(n_expert + 1) * sizeof(r->first[0]));
-    for (int i = 0; i < n_pairs; i++) {
+    for (int i = 0; i < n_pairs; i++)
         r->first[r->id[i] + 1]++;
-    }
-    for (int e = 0; e < n_expert; e++) {
+    for (int e = 0; e < n_expert; e++)
         r->first[e + 1] += r->first[e];
-    }
     for (int i = 0; i < n_pairs; i++) { /* first[e] moves to the end of e's rows */
         int row = r->first[r->id[i]]++;
         r->token_of[row] = i / n->h->n_expert_used;
@@ -189,9 +177,8 @@ static void balance(const struct pg_net *n, struct pg_net_route *r)
     double by = (double)n->opt.balance_weight * (double)n->scale / n->model->n_moe / n->n_tok;
     for (int e = 0; e < n_expert; e++) {
         double f = (r->first[e + 1] - r->first[e]) / n_pairs, p = 0;
-        for (int t = 0; t < n->n_tok; t++) {
+        for (int t = 0; t < n->n_tok; t++)
             p += (double)pg_net_row(r->p, t, n_expert)[e];
-        }
         sum += f * p / n->n_tok;
         r->d_balance[e] = (pg_real)(by * n_expert * f);
     }
@@ -202,12 +189,10 @@ static void balance(const struct pg_net *n, struct pg_net_route *r)
 static void touch(int32_t *list, int *n_list, int most, int32_t id)
 {
     int at = 0;
-    while (at < *n_list && list[at] != id) {
+    while (at < *n_list && list[at] != id)
         at++;
-    }
-    if (at == *n_list && *n_list < most) {
+    if (at == *n_list && *n_list < most)
         ++*n_list;
-    }
     at = PG_MIN(at, most - 1);
     memmove(list + 1, list, (size_t)at * sizeof(list[0]));
     list[0] = id;
@@ -221,12 +206,10 @@ static double miss_of(const struct pg_net *n, struct pg_net_route *r, int t, con
     uint8_t *missed = r->missed + (size_t)t * (size_t)n_expert;
     double sum = 0;
     memset(missed, 1, (size_t)n_expert);
-    for (int i = 0; i < n->opt.sticky_cache; i++) {
+    for (int i = 0; i < n->opt.sticky_cache; i++)
         missed[list[i]] = 0;
-    }
-    for (int e = 0; e < n_expert; e++) {
+    for (int e = 0; e < n_expert; e++)
         sum += missed[e] ? (double)p[e] : 0;
-    }
     return sum;
 }
 
@@ -244,9 +227,8 @@ static void sticky(void *arg, int task, int thread)
         int t = task * seq_len + i;
         have = n->batch->start[t] == i ? 0 : have;
         memset(r->missed + (size_t)t * (size_t)n_expert, 0, (size_t)n_expert);
-        if (have == n->opt.sticky_cache) {
+        if (have == n->opt.sticky_cache)
             sum += miss_of(n, r, t, list);
-        }
         for (int rank = n_used - 1; rank >= 0; rank--) {
             touch(list, &have, PG_MIN(n->opt.sticky_cache, n_expert),
                   r->id[(size_t)t * (size_t)n_used + (size_t)rank]);
@@ -265,9 +247,8 @@ void pg_net_routed(struct pg_net *n, int moe)
     r->sticky = 0;
     if (r->missed) {
         pg_pool_run(n->opt.pool, sticky, &p, n->opt.n_seq);
-        for (int s = 0; s < n->opt.n_seq; s++) {
+        for (int s = 0; s < n->opt.n_seq; s++)
             r->sticky += n->miss[s] / n->n_tok;
-        }
     }
 }
 
@@ -283,13 +264,11 @@ static void weights_back(const struct pg_net *n, const struct pg_net_route *r, i
     if (rule->renormalise) {
         pg_real sum = chosen_sum(n, p, r->id + at);
         scale /= PG_MAX(sum, LEAST_SUM);
-        for (int i = 0; i < rule->n_used && sum > LEAST_SUM; i++) {
+        for (int i = 0; i < rule->n_used && sum > LEAST_SUM; i++)
             along += n->dweight[r->row_of[at + (size_t)i]] * p[r->id[at + (size_t)i]] / sum;
-        }
     }
-    for (int i = 0; i < rule->n_used; i++) {
+    for (int i = 0; i < rule->n_used; i++)
         dp[r->id[at + (size_t)i]] += scale * (n->dweight[r->row_of[at + (size_t)i]] - along);
-    }
 }
 
 static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
@@ -299,14 +278,12 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
     pg_real *d = pg_net_row(r->dlogits, t, n_expert), miss;
     miss = (pg_real)((double)n->opt.sticky_weight * (double)n->scale / n->model->n_moe / n->n_tok);
     memcpy(d, r->d_balance, (size_t)n_expert * sizeof(d[0]));
-    for (int e = 0; r->missed && e < n_expert; e++) {
+    for (int e = 0; r->missed && e < n_expert; e++)
         d[e] += r->missed[(size_t)t * (size_t)n_expert + (size_t)e] ? miss : 0;
-    }
     weights_back(n, r, t, d);
     if (n->h->rule.sigmoid) {
-        for (int e = 0; e < n_expert; e++) {
+        for (int e = 0; e < n_expert; e++)
             d[e] *= p[e] * (1 - p[e]);
-        }
         return;
     }
     n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
@@ -318,12 +295,10 @@ static void add_early_back(struct pg_net *n, const struct pg_net_span *s, int il
 {
     const struct pg_net_layer *l = &n->layer[il];
     int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
-    for (int t = 0; t < s->n; t++) {
+    for (int t = 0; t < s->n; t++)
         n->ops->add(dlogits + (size_t)t * (size_t)n_expert, s->part + n->sums.early_bias, n_expert);
-    }
-    if (n_hidden == 0) {
+    if (n_hidden == 0)
         return;
-    }
     pg_gemm_nn(&(struct pg_gemm){.m = s->n,
                                  .n = n_hidden,
                                  .k = n_expert,
@@ -359,14 +334,12 @@ void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct pg_net_gate gate[2];
     int moe = n->model->layer[il].moe, n_expert = n->h->n_expert, n_embd = n->h->n_embd;
-    for (int t = s->t0; t < s->t0 + s->n; t++) {
+    for (int t = s->t0; t < s->t0 + s->n; t++)
         decide_row_back(n, &n->route[moe], t);
-    }
     pg_net_gates(n, moe, gate);
     for (int i = 0; i < 2; i++) {
-        if (gate[i].to < 0) {
+        if (gate[i].to < 0)
             continue;
-        }
         pg_gemm_nn(&(struct pg_gemm){.m = s->n,
                                      .n = n_embd,
                                      .k = n_expert,
@@ -377,8 +350,7 @@ void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .beta = 1,
                                      .c = pg_net_row(n->dh, s->t0, n_embd),
                                      .ldc = n_embd});
-        if (gate[i].part == PG_PART_PREGATE) {
+        if (gate[i].part == PG_PART_PREGATE)
             add_early_back(n, s, il, pg_net_row(n->route[gate[i].to].dlogits, s->t0, n_expert));
-        }
     }
 }

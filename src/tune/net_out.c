@@ -102,12 +102,10 @@ static void out_rows(void *arg, int task, int thread)
                                    pg_net_row(n->h_end, t, n_embd), n_embd);
     }
     pg_gemm_nt(&to_logits);
-    for (int i = 0; i < n_rows; i++) {
+    for (int i = 0; i < n_rows; i++)
         loss_row(n, t0 + i, pg_net_row(logits, i, n_vocab));
-    }
-    if (n->g) {
+    if (n->g)
         pg_gemm_nn(&back);
-    }
 }
 
 static void norm_rows_back(void *arg, int task, int thread)

@@ -61,9 +61,8 @@ static struct shape shape_of(const struct pg_net *n, int il, enum pg_net_part pa
         {1, n_hidden},
         {n_expert, n_hidden},
     };
-    if (part >= PG_PART_PREGATE) {
+    if (part >= PG_PART_PREGATE)
         return pg_net_has_pregate(n, il) ? pregate[part - PG_PART_PREGATE] : (struct shape){0, 0};
-    }
     const char *layer = (const char *)&n->model->layer[il];
     const struct pg_weight *w = (const struct pg_weight *)(const void *)(layer + parts[part].field);
     return (struct shape){w->n_out, w->n_in};
@@ -74,11 +73,10 @@ static size_t append(struct pg_net *n, const struct pg_param *like, int il, cons
 {
     struct pg_param *p = &n->params.p[n->params.n++];
     *p = *like;
-    if (il < 0) {
+    if (il < 0)
         snprintf(p->name, sizeof(p->name), "%s", suffix);
-    } else {
+    else
         snprintf(p->name, sizeof(p->name), "blk.%d.%s", il, suffix);
-    }
     p->at = n->params.n_values;
     p->n = (size_t)p->n_mat * (size_t)p->n_out * (size_t)p->n_in;
     n->params.n_values += p->n;
@@ -115,15 +113,13 @@ int pg_net_list(struct pg_net *n, struct pg_err *err)
     struct pg_param freqs = {.n_mat = 1, .n_out = 1, .n_in = h->n_rot / 2};
     n->at = pg_calloc(n_layer, sizeof(n->at[0]));
     n->params.p = pg_calloc(n_layer * PG_N_PARTS + 4, sizeof(n->params.p[0]));
-    if (!n->at || !n->params.p) {
+    if (!n->at || !n->params.p)
         return pg_fail(err, PG_ENOMEM, "out of memory for the list of parameters");
-    }
     n->at_embd = append(n, &table, -1, "token_embd.weight");
     n->at_freqs =
         n->model->rope_freqs.n_in ? append(n, &freqs, -1, "rope_freqs.weight") : PG_NO_PART;
-    for (int il = 0; il < h->n_layer; il++) {
+    for (int il = 0; il < h->n_layer; il++)
         list_block(n, il);
-    }
     n->at_norm = append(n, &gain, -1, "output_norm.weight");
     n->at_output = has_output(n->model) ? append(n, &table, -1, "output.weight") : n->at_embd;
     return 0;
@@ -131,10 +127,8 @@ int pg_net_list(struct pg_net *n, struct pg_err *err)
 
 const struct pg_param *pg_params_find(const struct pg_params *p, const char *name)
 {
-    for (int i = 0; i < p->n; i++) {
-        if (strcmp(p->p[i].name, name) == 0) {
+    for (int i = 0; i < p->n; i++)
+        if (strcmp(p->p[i].name, name) == 0)
             return &p->p[i];
-        }
-    }
     return NULL;
 }

@@ -60,14 +60,12 @@ static int number(struct pg_words w[2], char *const text[2])
 {
     size_t n = w[0].n + w[1].n, at = 0;
     struct spot *spot = pg_calloc(n + 1, sizeof(*spot));
-    if (!spot) {
+    if (!spot)
         return PG_ENOMEM;
-    }
     for (int t = 0; t < 2; t++) {
         const char *p = text[t];
-        for (size_t i = 0; i < w[t].n; i++, p += strlen(p) + 1) {
+        for (size_t i = 0; i < w[t].n; i++, p += strlen(p) + 1)
             spot[at++] = (struct spot){p, &w[t].id[i]};
-        }
     }
     qsort(spot, n, sizeof(*spot), by_word);
     int32_t id = 0;
@@ -94,9 +92,8 @@ int pg_words_open(struct pg_words out[2], const char *a, const char *b)
     rc = rc ? rc : number(out, text);
     free(text[0]);
     free(text[1]);
-    if (rc) {
+    if (rc)
         pg_words_close(out);
-    }
     return rc;
 }
 
@@ -112,11 +109,9 @@ void pg_words_close(struct pg_words out[2])
 static int by_ids(const void *a, const void *b, void *length)
 {
     const int32_t *x = *(const int32_t *const *)a, *y = *(const int32_t *const *)b;
-    for (int i = 0; i < *(const int *)length; i++) {
-        if (x[i] != y[i]) {
+    for (int i = 0; i < *(const int *)length; i++)
+        if (x[i] != y[i])
             return x[i] < y[i] ? -1 : 1;
-        }
-    }
     return 0;
 }
 
@@ -125,12 +120,10 @@ static const int32_t **sorted_grams(const struct pg_words *w, int n, size_t *n_g
 {
     *n_grams = w->n >= (size_t)n ? w->n - (size_t)n + 1 : 0;
     const int32_t **gram = pg_calloc(*n_grams + 1, sizeof(*gram));
-    for (size_t i = 0; gram && i < *n_grams; i++) {
+    for (size_t i = 0; gram && i < *n_grams; i++)
         gram[i] = w->id + i;
-    }
-    if (gram) {
+    if (gram)
         qsort_r(gram, *n_grams, sizeof(*gram), by_ids, &n);
-    }
     return gram;
 }
 
@@ -164,9 +157,8 @@ static struct pg_rouge rouge_of_grams(const struct pg_words w[2], int n)
 struct pg_rouge pg_rouge_n(const char *summary, const char *reference, int n)
 {
     struct pg_words w[2];
-    if (n < 1 || pg_words_open(w, summary, reference)) {
+    if (n < 1 || pg_words_open(w, summary, reference))
         return unknown;
-    }
     struct pg_rouge r = rouge_of_grams(w, n);
     pg_words_close(w);
     return r;
@@ -192,14 +184,12 @@ static uint32_t common_sequence(const struct pg_words *a, const struct pg_words 
 struct pg_rouge pg_rouge_l(const char *summary, const char *reference)
 {
     struct pg_words w[2];
-    if (pg_words_open(w, summary, reference)) {
+    if (pg_words_open(w, summary, reference))
         return unknown;
-    }
     struct pg_rouge r = unknown;
     uint32_t *row = pg_calloc(w[1].n + 1, sizeof(*row));
-    if (row) {
+    if (row)
         r = rouge((double)common_sequence(&w[0], &w[1], row), w[0].n, w[1].n);
-    }
     free(row);
     pg_words_close(w);
     return r;

@@ -13,42 +13,37 @@
 static pg_real dot(const pg_real *a, const pg_real *b, int n)
 {
     vec sum = {0};
-    for (int i = 0; i < n; i += LANES) {
+    for (int i = 0; i < n; i += LANES)
         sum += take(a + i, n - i) * take(b + i, n - i);
-    }
     return tree(sum);
 }
 
 static void add(const pg_real *x, pg_real *y, int n)
 {
-    for (int i = 0; i < n; i += LANES) {
+    for (int i = 0; i < n; i += LANES)
         put(y + i, take(y + i, n - i) + take(x + i, n - i), n - i);
-    }
 }
 
 static void axpy(pg_real s, const pg_real *x, pg_real *y, int n)
 {
     vec vs = all(s);
-    for (int i = 0; i < n; i += LANES) {
+    for (int i = 0; i < n; i += LANES)
         put(y + i, take(y + i, n - i) + vs * take(x + i, n - i), n - i);
-    }
 }
 
 static void scale_row(pg_real s, const pg_real *x, pg_real *y, int n)
 {
     vec vs = all(s);
-    for (int i = 0; i < n; i += LANES) {
+    for (int i = 0; i < n; i += LANES)
         put(y + i, vs * take(x + i, n - i), n - i);
-    }
 }
 
 static pg_real norm(const pg_real *x, const pg_real *gain, pg_real eps, pg_real *y, int n)
 {
     pg_real s = (pg_real)(1 / sqrt((double)(dot(x, x, n) / (pg_real)n + eps)));
     vec vs = all(s);
-    for (int i = 0; i < n; i += LANES) {
+    for (int i = 0; i < n; i += LANES)
         put(y + i, take(x + i, n - i) * vs * take(gain + i, n - i), n - i);
-    }
     return s;
 }
 
@@ -91,9 +86,8 @@ static pg_real softmax(pg_real *x, pg_real scale, pg_real times, int n)
 static void softmax_back(const pg_real *p, pg_real *dp, pg_real mean, int n)
 {
     vec vm = all(mean);
-    for (int i = 0; i < n; i += LANES) {
+    for (int i = 0; i < n; i += LANES)
         put(dp + i, take(p + i, n - i) * (take(dp + i, n - i) - vm), n - i);
-    }
 }
 
 /* exp(scale x - most) of the window's part of the vector at i, 0 elsewhere. */
@@ -104,18 +98,16 @@ static vec window_exp(const pg_real *x, int i, const struct pg_window *w, vec sc
 
 static void clear(pg_real *x, int from, int to)
 {
-    for (int i = from; i < to; i += LANES) {
+    for (int i = from; i < to; i += LANES)
         put(x + i, (vec){0}, LANES);
-    }
 }
 
 static struct pg_attend attend(pg_real *x, const struct pg_window *w, pg_real scale)
 {
     int begin = w->from / LANES * LANES, end = (w->to + LANES - 1) / LANES * LANES;
     vec most = all(x[w->from]), sum = {0}, vs = all(scale);
-    for (int i = begin; i < end; i += LANES) {
+    for (int i = begin; i < end; i += LANES)
         most = larger(most, within(load(x + i), w->from - i, w->to - i, x[w->from]));
-    }
     pg_real max = largest(most) * scale;
     vec vmax = all(max);
     clear(x, 0, begin);

@@ -11,44 +11,38 @@
 
 static inline vec larger(vec a, vec b)
 {
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < LANES; i++)
         b[i] = a[i] > b[i] ? a[i] : b[i];
-    }
     return b;
 }
 
 /* Lanes [from, to) of v, in the others `other`. */
 static inline vec within(vec v, int from, int to, pg_real other)
 {
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < LANES; i++)
         v[i] = i >= from && i < to ? v[i] : other;
-    }
     return v;
 }
 
 static inline pg_real tree(vec v)
 {
-    for (int step = LANES / 2; step > 0; step /= 2) {
-        for (int i = 0; i < step; i++) {
+    for (int step = LANES / 2; step > 0; step /= 2)
+        for (int i = 0; i < step; i++)
             v[i] += v[i + step];
-        }
-    }
     return v[0];
 }
 
 static inline pg_real largest(vec v)
 {
-    for (int i = 1; i < LANES; i++) {
+    for (int i = 1; i < LANES; i++)
         v[0] = v[i] > v[0] ? v[i] : v[0];
-    }
     return v[0];
 }
 
 static inline vec v_exp(vec x)
 {
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < LANES; i++)
         x[i] = exp(x[i]);
-    }
     return x;
 }
 

@@ -29,12 +29,10 @@ static inline vec all(pg_real x)
 static inline vec take_or(const pg_real *p, int n, pg_real other)
 {
     pg_real part[LANES];
-    if (n >= LANES) {
+    if (n >= LANES)
         return load(p);
-    }
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < LANES; i++)
         part[i] = other;
-    }
     memcpy(part, p, (size_t)n * sizeof(pg_real));
     return load(part);
 }
@@ -46,11 +44,10 @@ static inline vec take(const pg_real *p, int n)
 
 static inline void put(pg_real *p, vec v, int n)
 {
-    if (n >= LANES) {
+    if (n >= LANES)
         *(vec_at *)p = v;
-    } else {
+    else
         memcpy(p, &v, (size_t)n * sizeof(pg_real));
-    }
 }
 
 #endif

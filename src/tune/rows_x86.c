@@ -17,10 +17,8 @@ const struct pg_row_ops *pg_row_ops(int below)
         {0, &pg_row_ops_base},
     };
     unsigned present = pg_kernels_present();
-    for (size_t i = 0; i < PG_COUNT(levels); i++) {
-        if ((present & levels[i].needs) == levels[i].needs && below-- == 0) {
+    for (size_t i = 0; i < PG_COUNT(levels); i++)
+        if ((present & levels[i].needs) == levels[i].needs && below-- == 0)
             return levels[i].ops;
-        }
-    }
     return NULL;
 }

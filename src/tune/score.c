@@ -65,11 +65,9 @@ struct range {
 
 static bool in_ranges(const struct range *r, size_t n, uint32_t cp)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (cp >= r[i].first && cp <= r[i].last) {
+    for (size_t i = 0; i < n; i++)
+        if (cp >= r[i].first && cp <= r[i].last)
             return true;
-        }
-    }
     return false;
 }
 
@@ -138,9 +136,8 @@ static size_t letters_at(const char *s, size_t n)
     uint32_t cp;
     while (at < n) {
         int length = pg_score_char(s + at, n - at, &cp);
-        if (!is_letter(cp)) {
+        if (!is_letter(cp))
             break;
-        }
         at += (size_t)length;
     }
     return at;
@@ -164,9 +161,8 @@ static size_t squeeze(char *s, size_t n)
         if (letters ? is_article(s + at, letters) : is_white(cp)) {
             gap = true;
         } else {
-            if (gap && n_out) {
+            if (gap && n_out)
                 s[n_out++] = ' '; /* the gap had a byte at least */
-            }
             memmove(s + n_out, s + at, length);
             n_out += length;
             gap = false;
@@ -182,9 +178,8 @@ static char *normalise(const char *text)
 {
     size_t n = strlen(text), bytes;
     char *out = __builtin_add_overflow(n, n / 2 + 1, &bytes) ? NULL : malloc(bytes);
-    if (out) {
+    if (out)
         squeeze(out, make_plain(text, out));
-    }
     return out;
 }
 
@@ -194,17 +189,15 @@ static char *normalise(const char *text)
 static char **cut_words(char *text, size_t *n)
 {
     size_t spaces = 0;
-    for (const char *p = text; *p; p++) {
+    for (const char *p = text; *p; p++)
         spaces += *p == ' ';
-    }
     char **word = pg_calloc(spaces + 1, sizeof(*word));
     *n = 0;
     for (char *p = text; word && *p;) {
         word[(*n)++] = p;
         p = strchr(p, ' ');
-        if (!p) {
+        if (!p)
             break;
-        }
         *p++ = '\0';
     }
     return word;
@@ -232,9 +225,8 @@ static size_t in_common(char **a, size_t n_a, char **b, size_t n_b)
 
 static double f1_of(char **a, size_t n_a, char **b, size_t n_b)
 {
-    if (n_a == 0 || n_b == 0) {
+    if (n_a == 0 || n_b == 0)
         return n_a == n_b; /* an empty answer is right where the truth is empty */
-    }
     double common = (double)in_common(a, n_a, b, n_b);
     double precision = common / (double)n_a, recall = common / (double)n_b;
     return common > 0 ? 2 * precision * recall / (precision + recall) : 0;

@@ -14,17 +14,14 @@ static const char separator[] = "<|endoftext|>";
 static int grow(void **array, size_t *cap, size_t used, size_t n, size_t size)
 {
     size_t want = used + n;
-    if (want < used) {
+    if (want < used)
         return PG_ENOMEM;
-    }
-    if (want <= *cap) {
+    if (want <= *cap)
         return 0;
-    }
     size_t more = PG_MAX(want, *cap + *cap / 2), bytes;
     void *p = __builtin_mul_overflow(more, size, &bytes) ? NULL : realloc(*array, bytes);
-    if (!p) {
+    if (!p)
         return PG_ENOMEM;
-    }
     *array = p;
     *cap = more;
     return 0;
@@ -37,21 +34,17 @@ static int add_document(struct pg_docs *d, const struct pg_docs_options *o, cons
     int32_t end = o->end_token ? pg_vocab_eos(o->vocab) : -1;
     int rc = 0;
     for (cap = n_text / 2 + 16;; cap = n) {
-        if (grow((void **)&d->token, &d->cap_tokens, used, cap + 1, sizeof(int32_t))) {
+        if (grow((void **)&d->token, &d->cap_tokens, used, cap + 1, sizeof(int32_t)))
             return pg_fail(err, PG_ENOMEM, "out of memory: a document of %zu bytes", n_text);
-        }
         rc = pg_tokenize(o->vocab, text, n_text, PG_TOKENIZE_BOS, d->token + used, cap, &n, err);
-        if (rc != PG_EARG || n <= cap) {
+        if (rc != PG_EARG || n <= cap)
             break;
-        }
     }
     PG_TRY(rc);
-    if (end >= 0) {
+    if (end >= 0)
         d->token[used + n++] = end;
-    }
-    if (grow((void **)&d->first, &d->cap_docs, (size_t)d->n + 1, 1, sizeof(size_t))) {
+    if (grow((void **)&d->first, &d->cap_docs, (size_t)d->n + 1, 1, sizeof(size_t)))
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     d->first[++d->n] = used + n;
     return 0;
 }
@@ -65,15 +58,12 @@ static int add_trimmed(struct pg_docs *d, const struct pg_docs_options *o, const
                        size_t n, struct pg_err *err)
 {
     size_t from = 0, line = 0;
-    for (; line < n && is_blank(text[line]); line++) {
+    for (; line < n && is_blank(text[line]); line++)
         from = text[line] == '\n' ? line + 1 : from; /* blank lines go, an indent stays */
-    }
-    if (line == n) {
+    if (line == n)
         return 0;
-    }
-    while (is_blank(text[n - 1])) {
+    while (is_blank(text[n - 1]))
         n--;
-    }
     return add_document(d, o, text + from, n - from, err);
 }
 
@@ -124,15 +114,13 @@ static int take_lines(struct pg_docs *d, const struct pg_docs_options *o, struct
 {
     while (r->line < r->n && !enough(d, o)) {
         const char *from = r->text + r->line, *stop = memchr(from, '\n', r->n - r->line);
-        if (!stop && !at_end) {
+        if (!stop && !at_end)
             return 0;
-        }
         size_t end = stop ? (size_t)(stop - r->text) : r->n, next = end + (stop != NULL);
-        if (is_separator(from, end - r->line)) {
+        if (is_separator(from, end - r->line))
             PG_TRY(end_document(d, o, r, r->line, next, err));
-        } else {
+        else
             r->line = next;
-        }
     }
     return 0;
 }
@@ -152,14 +140,12 @@ static int read_documents(struct pg_docs *d, const struct pg_docs_options *o, st
                            r->n);
         }
         got = fread(r->text + r->n, 1, READ_BYTES, r->file);
-        if (ferror(r->file)) {
+        if (ferror(r->file))
             return pg_fail_os(err, PG_EIO, errno, "reading");
-        }
         r->n += got;
         PG_TRY(take_lines(d, o, r, got == 0, err));
-        if (r->n - r->from > most) {
+        if (r->n - r->from > most)
             PG_TRY(end_document(d, o, r, r->n, r->n, err));
-        }
     }
     return end_document(d, o, r, r->n, r->n, err);
 }
@@ -169,13 +155,11 @@ static int add_file(struct pg_docs *d, const struct pg_docs_options *o, const ch
 {
     int before = d->n;
     struct reader r = {.file = fopen(path, "rb")};
-    if (!r.file) {
+    if (!r.file)
         return pg_fail_os(err, PG_EIO, errno, "%s", path);
-    }
     int rc = read_documents(d, o, &r, err);
-    if (!rc && d->n == before) {
+    if (!rc && d->n == before)
         rc = pg_fail(err, PG_EFORMAT, "no text found in it");
-    }
     fclose(r.file);
     free(r.text);
     return rc ? pg_fail_in(err, rc, path) : 0;
@@ -185,16 +169,13 @@ int pg_docs_open(struct pg_docs *d, const struct pg_docs_options *opt, struct pg
 {
     int rc = 0;
     *d = (struct pg_docs){0};
-    if (grow((void **)&d->first, &d->cap_docs, 0, 64, sizeof(size_t))) {
+    if (grow((void **)&d->first, &d->cap_docs, 0, 64, sizeof(size_t)))
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     d->first[0] = 0;
-    for (int i = 0; i < opt->n_paths && !rc && !enough(d, opt); i++) {
+    for (int i = 0; i < opt->n_paths && !rc && !enough(d, opt); i++)
         rc = add_file(d, opt, opt->paths[i], err);
-    }
-    if (rc) {
+    if (rc)
         pg_docs_close(d);
-    }
     return rc;
 }
 
@@ -221,9 +202,8 @@ uint64_t pg_random_at(uint64_t seed, uint64_t stream, uint64_t n)
 
 void pg_shuffle(int32_t *order, int n, uint64_t seed, uint64_t stream)
 {
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         order[i] = i;
-    }
     for (int i = n - 1; i > 0; i--) {
         int j = (int)(pg_random_at(seed, stream, (uint64_t)i) % (uint64_t)(i + 1));
         int32_t other = order[j];

@@ -22,9 +22,8 @@ static void say(const struct pg_trainer *t, enum pg_log_level level, const char 
 {
     char text[512];
     va_list ap;
-    if (!t->opt.log) {
+    if (!t->opt.log)
         return;
-    }
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
@@ -122,11 +121,9 @@ static int check_rates(const struct pg_train_options *o, struct pg_err *err)
 {
     const float all[] = {o->lr,           o->lr_end, o->beta1,   o->beta2, o->eps,
                          o->weight_decay, o->clip,   o->balance, o->sticky};
-    for (size_t i = 0; i < PG_COUNT(all); i++) {
-        if (!isfinite(all[i])) {
+    for (size_t i = 0; i < PG_COUNT(all); i++)
+        if (!isfinite(all[i]))
             return pg_fail(err, PG_EARG, "options: a number that is not finite found");
-        }
-    }
     if (o->beta1 >= 1 || o->beta2 >= 1) {
         return pg_fail(err, PG_EARG, "beta1 %g and beta2 %g found, less than 1 wanted",
                        (double)o->beta1, (double)o->beta2);
@@ -160,12 +157,10 @@ static int check_options(const struct pg_train_options *opt, struct pg_err *err)
                        "options: size %zu found, at most %zu wanted (use PG_TRAIN_OPTIONS_INIT)",
                        opt->size, sizeof(*opt));
     }
-    if (!opt->model || !opt->out) {
+    if (!opt->model || !opt->out)
         return pg_fail(err, PG_EARG, "no %s given", opt->model ? "file for the result" : "model");
-    }
-    if (opt->n_data < 1) {
+    if (opt->n_data < 1)
         return pg_fail(err, PG_EARG, "no text to train on is given");
-    }
     if (opt->from_scratch && opt->from_model) {
         return pg_fail(err, PG_EARG, "to start from scratch and from %s is one too many",
                        opt->from_model);
@@ -199,15 +194,12 @@ static int fill_weights(struct pg_trainer *t, struct pg_source *from, struct pg_
     for (int i = 0; i < t->params->n; i++) {
         const struct pg_param *p = &t->params->p[i];
         float *w = t->s.w + p->at;
-        if (o->from_scratch && !is_constant(p)) {
+        if (o->from_scratch && !is_constant(p))
             pg_draw_param(p, t->source.model.h.n_layer, o->seed, i, w);
-        } else if (!pg_is_pregate(p)) {
+        else if (!pg_is_pregate(p))
             PG_TRY(pg_source_param(from, p, w, err));
-        }
-        if (o->progress &&
-            o->progress(o->user, "weights", (uint64_t)i + 1, (uint64_t)t->params->n)) {
+        if (o->progress && o->progress(o->user, "weights", (uint64_t)i + 1, (uint64_t)t->params->n))
             return pg_fail(err, PG_ECANCELLED, "loading was cancelled");
-        }
     }
     return 0;
 }
@@ -216,9 +208,8 @@ static int fill_pregates(struct pg_trainer *t, struct pg_source *from, struct pg
 {
     const struct pg_train_options *o = &t->opt;
     char hash[17];
-    if (o->gate != PG_GATE_PREGATE || (o->from_scratch && !o->from_sidecar)) {
+    if (o->gate != PG_GATE_PREGATE || (o->from_scratch && !o->from_sidecar))
         return 0;
-    }
     if (!o->from_sidecar) {
         pg_fold_pregates(&t->source.model, t->params, o->level, t->s.w);
         return 0;
@@ -261,9 +252,8 @@ static int begin_frozen(struct pg_trainer *t, struct pg_err *err)
     const struct pg_model *m = &t->source.model;
     bool any = false;
     t->frozen = pg_calloc((size_t)t->params->n, sizeof(t->frozen[0]));
-    if (!t->frozen) {
+    if (!t->frozen)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     PG_TRY(pg_freeze(t->params, t->opt.freeze, t->frozen, err));
     for (int i = 0; i < t->params->n; i++) {
         const struct pg_param *p = &t->params->p[i];
@@ -320,9 +310,8 @@ static int begin_state(struct pg_trainer *t, struct pg_err *err)
         all = pg_pages_map(bytes);
     }
     t->metrics = pg_calloc((size_t)t->opt.n_steps, PG_METRIC_COUNT * sizeof(float));
-    if (all) {
+    if (all)
         t->s = (struct pg_adam_state){all, all + n, all + 2 * n, all + 3 * n};
-    }
     if (!all || !t->metrics) {
         return pg_fail(err, PG_ENOMEM,
                        "out of memory: %zu parameters with gradient and moments, and the reports "
@@ -367,12 +356,10 @@ static void say_what(const struct pg_trainer *t)
     const struct pg_net_options net = net_options(t);
     uint64_t n_trained = 0, bytes = t->bytes_of_state + pg_net_bytes(&net);
     char from[48] = "";
-    for (int i = 0; i < t->params->n; i++) {
+    for (int i = 0; i < t->params->n; i++)
         n_trained += t->frozen[i] ? 0 : t->params->p[i].n;
-    }
-    if (t->step) {
+    if (t->step)
         snprintf(from, sizeof(from), ", going on after step %d", t->step);
-    }
     say(t, PG_LOG_INFO,
         "%zu parameters, %" PRIu64 " of them trained; %d documents of %zu tokens; %d x %d x %d "
         "tokens a step, %d steps%s; %.1f MiB, %d threads",
@@ -386,9 +373,8 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
 {
     const struct pg_model *m = &t->source.model;
     memcpy(&t->opt, opt, opt->size);
-    if (keep_strings(&t->opt)) {
+    if (keep_strings(&t->opt))
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     PG_TRY(pg_train_type(opt->type, &t->type, err));
     PG_TRY(pg_train_paths_make(&t->path, &t->opt, err));
     PG_TRY(pg_source_open(&t->source, t->opt.model, err));
@@ -396,9 +382,8 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
     PG_TRY(check_ranges(&t->opt, m, err));
     PG_TRY(check_rates(&t->opt, err));
     PG_TRY(check_gates(&t->opt, m, err));
-    if (t->opt.from_sidecar) {
+    if (t->opt.from_sidecar)
         PG_TRY(pg_pregates_form(t->opt.from_sidecar, &t->form, err));
-    }
     PG_TRY(pg_vocab_from_gguf(&t->vocab, t->source.gguf, err));
     PG_TRY(begin_data(t, &t->opt, err));
     PG_TRY(begin_net(t, err));
@@ -413,9 +398,8 @@ int pg_trainer_open(pg_trainer **out, const struct pg_train_options *opt, struct
     struct pg_train_options whole = {0};
     PG_TRY(check_options(opt, err));
     struct pg_trainer *t = pg_calloc(1, sizeof(*t));
-    if (!t) {
+    if (!t)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     memcpy(&whole, opt, opt->size);
     whole.size = sizeof(whole);
     int rc = open_trainer(t, &whole, err);
@@ -432,9 +416,8 @@ int pg_trainer_open(pg_trainer **out, const struct pg_train_options *opt, struct
 
 void pg_trainer_close(pg_trainer *t)
 {
-    if (!t) {
+    if (!t)
         return;
-    }
     pg_adam_close(&t->adam);
     pg_net_close(t->net);
     pg_pool_close(t->pool);
@@ -456,13 +439,11 @@ void pg_trainer_close(pg_trainer *t)
 static float rate_at(const struct pg_train_options *o, int step)
 {
     const double lr = (double)o->lr, end = lr * (double)o->lr_end;
-    if (step < o->n_warmup) {
+    if (step < o->n_warmup)
         return (float)(lr * (step + 1) / o->n_warmup);
-    }
     const double part = (double)(step - o->n_warmup) / PG_MAX(1, o->n_steps - o->n_warmup);
-    if (o->schedule == PG_LR_COSINE) {
+    if (o->schedule == PG_LR_COSINE)
         return (float)(end + (lr - end) * 0.5 * (1 + cos(3.14159265358979323846 * part)));
-    }
     return o->schedule == PG_LR_LINEAR ? (float)(lr + (end - lr) * part) : o->lr;
 }
 
@@ -497,14 +478,12 @@ static int take_step(struct pg_trainer *t, float *metrics, struct pg_err *err)
     const struct pg_train_options *o = &t->opt;
     struct pg_net_loss loss;
     int rc = run_batches(t, &loss, err);
-    if (rc == PG_ENUMERIC || (!rc && !isfinite(loss.total))) {
+    if (rc == PG_ENUMERIC || (!rc && !isfinite(loss.total)))
         return not_finite(t, "loss", err);
-    }
     PG_TRY(rc);
     const double norm = pg_adam_norm(&t->adam, t->s.g);
-    if (!isfinite(norm)) {
+    if (!isfinite(norm))
         return not_finite(t, "gradient", err);
-    }
     const struct pg_adam_rates rates = {
         .step = t->step + 1,
         .lr = rate_at(o, t->step),
@@ -514,9 +493,8 @@ static int take_step(struct pg_trainer *t, float *metrics, struct pg_err *err)
         .decay = o->weight_decay,
         .scale = o->clip > 0 ? (float)PG_MIN(1.0, (double)o->clip / (norm + 1e-6)) : 1.0f,
     };
-    if (!pg_adam_step(&t->adam, &rates, &t->s)) {
+    if (!pg_adam_step(&t->adam, &rates, &t->s))
         return not_finite(t, "new weight of a parameter", err);
-    }
     metrics[PG_METRIC_LOSS] = (float)loss.nll;
     metrics[PG_METRIC_BALANCE] = (float)loss.balance;
     metrics[PG_METRIC_STICKY] = (float)loss.sticky;
@@ -528,12 +506,10 @@ static int take_step(struct pg_trainer *t, float *metrics, struct pg_err *err)
 int pg_trainer_step(pg_trainer *t, struct pg_train_report *out, struct pg_err *err)
 {
     const uint64_t start = pg_now_ns();
-    if (t->broken) {
+    if (t->broken)
         return pg_fail(err, PG_EARG, "an earlier step has failed; open the trainer anew");
-    }
-    if (pg_trainer_done(t)) {
+    if (pg_trainer_done(t))
         return pg_fail(err, PG_EARG, "all %d steps are done", t->opt.n_steps);
-    }
     float *metrics = t->metrics + (size_t)t->step * PG_METRIC_COUNT;
     int rc = take_step(t, metrics, err);
     if (rc) {
@@ -542,9 +518,8 @@ int pg_trainer_step(pg_trainer *t, struct pg_train_report *out, struct pg_err *e
     }
     t->step++;
     metrics[PG_METRIC_SECONDS] = (float)((double)(pg_now_ns() - start) * 1e-9);
-    if (out) {
+    if (out)
         pg_trainer_report_at(t, t->step, out);
-    }
     bool due = t->step % t->opt.checkpoint_every == 0 || pg_trainer_done(t);
     return due ? pg_trainer_checkpoint(t, err) : 0;
 }
@@ -552,9 +527,8 @@ int pg_trainer_step(pg_trainer *t, struct pg_train_report *out, struct pg_err *e
 int pg_trainer_report_at(const pg_trainer *t, int step, struct pg_train_report *out)
 {
     const struct pg_train_options *o = &t->opt;
-    if (step < 1 || step > t->step) {
+    if (step < 1 || step > t->step)
         return PG_EARG;
-    }
     const float *m = t->metrics + (size_t)(step - 1) * PG_METRIC_COUNT;
     *out = (struct pg_train_report){
         .step = step,
@@ -578,16 +552,14 @@ bool pg_trainer_done(const pg_trainer *t)
 
 int pg_trainer_checkpoint(pg_trainer *t, struct pg_err *err)
 {
-    if (t->broken) {
+    if (t->broken)
         return pg_fail(err, PG_EARG, "a step has failed, and what it left is no checkpoint");
-    }
     return pg_checkpoint_save(t, err);
 }
 
 int pg_trainer_finish(pg_trainer *t, struct pg_err *err)
 {
-    if (t->broken) {
+    if (t->broken)
         return pg_fail(err, PG_EARG, "a step has failed, and what it left is no model");
-    }
     return pg_train_export(t, err);
 }

@@ -142,9 +142,8 @@ static int list_blocks(const struct pg_trainer *t, int step, struct block out[N_
 static void sum_blocks(const struct block *b, int n, char out[17])
 {
     uint64_t hash = PG_HASH_START;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         hash = pg_hash_bytes(hash, b[i].data, b[i].n * sizeof(float));
-    }
     pg_hash_text(hash, out);
 }
 
@@ -159,9 +158,8 @@ static int write_keys(struct pg_gguf_writer *w, const struct pg_trainer *t, cons
     PG_TRY(pg_gguf_writer_str(w, "general.architecture", type_name, err));
     PG_TRY(pg_gguf_writer_str(w, "general.type", type_name, err));
     PG_TRY(pg_gguf_writer_u32(w, "pregate.train.step", (uint32_t)t->step, err));
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         PG_TRY(write_matter(w, &matters[i], err));
-    }
     return pg_gguf_writer_str(w, "pregate.train.sum", sum, err);
 }
 
@@ -176,9 +174,8 @@ static int write_all(struct pg_gguf_writer *w, const struct pg_trainer *t, struc
         PG_TRY(
             pg_gguf_writer_tensor(w, b[i].name, PG_TYPE_F32, 1, (int64_t[]){(int64_t)b[i].n}, err));
     }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         PG_TRY(pg_gguf_writer_data(w, b[i].data, b[i].n * sizeof(float), err));
-    }
     return 0;
 }
 
@@ -204,9 +201,8 @@ static int check_keys(const struct pg_gguf *g, const struct pg_trainer *t, int64
     char seed[24];
     int n = list_matters(t, seed, matters);
     PG_TRY(check_matter(g, &type, err));
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         PG_TRY(check_matter(g, &matters[i], err));
-    }
     PG_TRY(pg_gguf_get_int(g, "pregate.train.step", PG_GGUF_REQUIRED, 0, INT32_MAX, step, err));
     return *step <= t->opt.n_steps
                ? 0
@@ -227,12 +223,10 @@ static int read_block(const struct pg_gguf *g, int fd, const struct block *b, st
     }
     for (uint64_t done = 0; done < t->bytes;) {
         ssize_t got = pread(fd, at + done, t->bytes - done, (off_t)(t->offset + done));
-        if (got < 0 && errno == EINTR) {
+        if (got < 0 && errno == EINTR)
             continue;
-        }
-        if (got <= 0) {
+        if (got <= 0)
             return pg_fail_os(err, PG_EIO, got < 0 ? errno : EIO, "%s: reading", b->name);
-        }
         done += (uint64_t)got;
     }
     return 0;
@@ -245,11 +239,9 @@ static int check_data(const struct pg_gguf *g, const struct block *b, int n, str
     const struct matter want = {"pregate.train.sum", TEXT, 0, 0, sum};
     PG_TRY(check_matter(g, &want, err));
     for (int i = 0; i < n; i++) {
-        for (size_t k = 0; k < b[i].n; k++) {
-            if (!isfinite(b[i].data[k])) {
+        for (size_t k = 0; k < b[i].n; k++)
+            if (!isfinite(b[i].data[k]))
                 return pg_fail(err, PG_EFORMAT, "%s: value %zu is not finite", b[i].name, k);
-            }
-        }
     }
     return 0;
 }
@@ -264,9 +256,8 @@ static int load_from(struct pg_trainer *t, const struct pg_gguf *g, int fd, stru
     }
     PG_TRY(check_keys(g, t, &step, err));
     int n = list_blocks(t, (int)step, b);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         PG_TRY(read_block(g, fd, &b[i], err));
-    }
     PG_TRY(check_data(g, b, n, err));
     t->step = (int)step;
     return 0;
@@ -277,9 +268,8 @@ int pg_checkpoint_load(struct pg_trainer *t, bool *found, struct pg_err *err)
     struct pg_gguf *g = NULL;
     int fd = open(t->path.checkpoint, O_RDONLY | O_CLOEXEC);
     *found = fd >= 0;
-    if (fd < 0) {
+    if (fd < 0)
         return errno == ENOENT ? 0 : pg_fail_os(err, PG_EIO, errno, "%s", t->path.checkpoint);
-    }
     int rc = pg_gguf_open(&g, t->path.checkpoint, err);
     rc = rc ? rc : load_from(t, g, fd, err);
     pg_gguf_close(g);

@@ -28,9 +28,8 @@ static size_t cut_document(const struct pg_batches_options *o, int i, struct pg_
     size_t n = 0, end = o->docs->first[i + 1], row = (size_t)o->seq_len;
     for (size_t at = o->docs->first[i]; end - at > 1; n++) {
         size_t length = PG_MIN(row, end - at);
-        if (out) {
+        if (out)
             out[n] = (struct pg_piece){at, (int)length, at + length < end};
-        }
         at += length;
     }
     return n;
@@ -40,26 +39,22 @@ static int cut(struct pg_batches *b, struct pg_err *err)
 {
     const struct pg_docs *d = b->opt.docs;
     size_t n = 0;
-    for (int i = 0; i < d->n; i++) {
+    for (int i = 0; i < d->n; i++)
         n += cut_document(&b->opt, i, NULL);
-    }
     if (n == 0) {
         return pg_fail(err, PG_EFORMAT,
                        "%d documents found, none of which has two tokens: there is nothing to "
                        "learn from",
                        d->n);
     }
-    if (n > INT_MAX) {
+    if (n > INT_MAX)
         return pg_fail(err, PG_ENOTSUP, "%zu pieces of text found, %d are the most", n, INT_MAX);
-    }
     b->piece = pg_calloc(n, sizeof(b->piece[0]));
     b->order = pg_calloc(n, sizeof(b->order[0]));
-    if (!b->piece || !b->order) {
+    if (!b->piece || !b->order)
         return pg_fail(err, PG_ENOMEM, "out of memory for %zu pieces of text", n);
-    }
-    for (int i = 0; i < d->n; i++) {
+    for (int i = 0; i < d->n; i++)
         b->n += (int)cut_document(&b->opt, i, b->piece + b->n);
-    }
     return 0;
 }
 
@@ -71,9 +66,8 @@ int pg_batches_open(struct pg_batches *b, const struct pg_batches_options *opt, 
     b->target = pg_calloc(n, sizeof(int32_t));
     b->start = pg_calloc(n, sizeof(int32_t));
     int rc = 0;
-    if (!b->token || !b->target || !b->start) {
+    if (!b->token || !b->target || !b->start)
         rc = pg_fail(err, PG_ENOMEM, "out of memory for a batch of %zu tokens", n);
-    }
     rc = rc ? rc : check_tokens(opt, err);
     rc = rc ? rc : cut(b, err);
     if (rc) {
@@ -108,11 +102,9 @@ void pg_batches_seek(struct pg_batches *b, uint64_t row)
     b->epoch = 0;
     b->at = 0;
     pg_shuffle(b->order, b->n, b->opt.seed, 0);
-    for (; row; row--) {
-        for (int filled = 0; filled < b->opt.seq_len;) {
+    for (; row; row--)
+        for (int filled = 0; filled < b->opt.seq_len;)
             filled += next_piece(b)->n; /* more than fits is cut */
-        }
-    }
 }
 
 static void fill_row(struct pg_batches *b, int32_t *token, int32_t *target, int32_t *start)

@@ -57,9 +57,8 @@ int pg_train_paths_make(struct pg_train_paths *p, const struct pg_train_options 
     PG_TRY(check_input(p, opt->model, err));
     PG_TRY(check_input(p, opt->from_model, err));
     PG_TRY(check_input(p, opt->from_sidecar, err));
-    for (int i = 0; i < opt->n_data; i++) {
+    for (int i = 0; i < opt->n_data; i++)
         PG_TRY(check_input(p, opt->data[i], err));
-    }
     return 0;
 }
 
@@ -105,9 +104,8 @@ static bool output_of(const struct pg_trainer *t, int i, struct output *o)
     *o = (struct output){.name = x->name, .type = x->type, .n_dims = x->n_dims, .p = p, .t = x};
     memcpy(o->ne, x->ne, sizeof(o->ne));
     if (!p && sscanf(x->name, "blk.%d.ffn_%7[a-z].%d.weight%n", &il, part, &expert, &n) == 3 && n) {
-        if (expert > 0) {
+        if (expert > 0)
             return false;
-        }
         snprintf(merged, sizeof(merged), "blk.%d.ffn_%s_exps.weight", il, part);
         p = o->p = pg_params_find(t->params, merged);
         PG_ASSERT(p);
@@ -115,9 +113,8 @@ static bool output_of(const struct pg_trainer *t, int i, struct output *o)
         o->n_dims = 3;
         o->ne[2] = p->n_mat;
     }
-    if (p) {
+    if (p)
         o->type = type_of(t, p);
-    }
     return true;
 }
 
@@ -140,12 +137,10 @@ static int write_param(struct pg_gguf_writer *w, const struct pg_trainer *t, con
                        struct pg_err *err)
 {
     const float *x = t->s.w + o->p->at;
-    if (o->type == PG_TYPE_F32) {
+    if (o->type == PG_TYPE_F32)
         return pg_gguf_writer_data(w, x, o->p->n * sizeof(float), err);
-    }
-    for (size_t at = 0; at < o->p->n; at += PIECE) {
+    for (size_t at = 0; at < o->p->n; at += PIECE)
         PG_TRY(write_values(w, o, x + at, PG_MIN(o->p->n - at, (size_t)PIECE), err));
-    }
     return 0;
 }
 
@@ -177,12 +172,10 @@ static int write_keys(struct pg_gguf_writer *w, const struct pg_trainer *t, stru
     const struct pg_gguf *g = t->source.gguf;
     for (int i = 0; i < pg_gguf_n_keys(g); i++) {
         const struct pg_gguf_key *k = pg_gguf_key_at(g, i);
-        if (strcmp(k->name, "general.file_type") == 0) {
+        if (strcmp(k->name, "general.file_type") == 0)
             PG_TRY(write_file_type(w, t->type, err));
-        } else if (strcmp(k->name, "general.alignment") != 0 &&
-                   strncmp(k->name, "split.", 6) != 0) {
+        else if (strcmp(k->name, "general.alignment") != 0 && strncmp(k->name, "split.", 6) != 0)
             PG_TRY(pg_gguf_writer_copy(w, k, err));
-        }
     }
     return 0;
 }
@@ -191,16 +184,12 @@ static int write_model(struct pg_gguf_writer *w, struct pg_trainer *t, struct pg
 {
     struct output o;
     PG_TRY(write_keys(w, t, err));
-    for (int i = 0; i < pg_gguf_n_tensors(t->source.gguf); i++) {
-        if (output_of(t, i, &o)) {
+    for (int i = 0; i < pg_gguf_n_tensors(t->source.gguf); i++)
+        if (output_of(t, i, &o))
             PG_TRY(pg_gguf_writer_tensor(w, o.name, o.type, o.n_dims, o.ne, err));
-        }
-    }
-    for (int i = 0; i < pg_gguf_n_tensors(t->source.gguf); i++) {
-        if (output_of(t, i, &o)) {
+    for (int i = 0; i < pg_gguf_n_tensors(t->source.gguf); i++)
+        if (output_of(t, i, &o))
             PG_TRY(o.p ? write_param(w, t, &o, err) : write_untrained(w, t, &o, err));
-        }
-    }
     return 0;
 }
 
@@ -235,9 +224,8 @@ static int write_sidecar(const struct pg_trainer *t, struct pg_err *err)
     const struct pg_model *m = &t->source.model;
     char hash[17];
     struct pg_pregate *gates = pg_calloc((size_t)m->n_moe, sizeof(gates[0]));
-    if (!gates) {
+    if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    }
     for (int moe = 0; moe + t->opt.level < m->n_moe; moe++) {
         int il = pg_block_of_moe(m, moe);
         gates[moe] = (struct pg_pregate){
@@ -273,8 +261,7 @@ int pg_train_export(struct pg_trainer *t, struct pg_err *err)
         return pg_fail_in(err, rc, t->path.out);
     }
     PG_TRY(pg_gguf_writer_commit(w, err));
-    if (has_gates) {
+    if (has_gates)
         PG_TRY(write_sidecar(t, err));
-    }
     return remove_file(t->path.checkpoint, err);
 }

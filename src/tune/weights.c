@@ -23,9 +23,8 @@ static int open_directory(struct pg_source *s, const char *path, struct pg_err *
     PG_TRY(pg_gguf_open(&s->gguf, path, err));
     n = pg_gguf_n_parts(s->gguf);
     s->fd = pg_calloc((size_t)n, sizeof(s->fd[0]));
-    for (int i = 0; s->fd && i < n; i++) {
+    for (int i = 0; s->fd && i < n; i++)
         s->fd[i] = -1;
-    }
     s->raw = malloc(PIECE * sizeof(float));
     return s->fd && s->raw ? 0 : pg_fail(err, PG_ENOMEM, "out of memory");
 }
@@ -44,11 +43,9 @@ int pg_source_open(struct pg_source *s, const char *path, struct pg_err *err)
 
 void pg_source_close(struct pg_source *s)
 {
-    for (int i = 0; s->fd && i < pg_gguf_n_parts(s->gguf); i++) {
-        if (s->fd[i] >= 0) {
+    for (int i = 0; s->fd && i < pg_gguf_n_parts(s->gguf); i++)
+        if (s->fd[i] >= 0)
             close(s->fd[i]);
-        }
-    }
     pg_model_close(&s->model);
     pg_gguf_close(s->gguf);
     free(s->fd);
@@ -59,9 +56,8 @@ void pg_source_close(struct pg_source *s)
 static int part_fd(struct pg_source *s, int part, struct pg_err *err)
 {
     const char *path = pg_gguf_part_path(s->gguf, part);
-    if (s->fd[part] < 0) {
+    if (s->fd[part] < 0)
         s->fd[part] = open(path, O_RDONLY | O_CLOEXEC);
-    }
     return s->fd[part] >= 0 ? 0 : pg_fail_os(err, PG_EIO, errno, "%s", path);
 }
 
@@ -72,9 +68,8 @@ static int read_at(struct pg_source *s, int part, uint64_t offset, size_t n, voi
     PG_TRY(part_fd(s, part, err));
     while (n) {
         ssize_t got = pread(s->fd[part], at, n, (off_t)offset);
-        if (got < 0 && errno == EINTR) {
+        if (got < 0 && errno == EINTR)
             continue;
-        }
         if (got <= 0) {
             return pg_fail_os(err, PG_EIO, got < 0 ? errno : EIO, "%s: reading %zu bytes at %llu",
                               pg_gguf_part_path(s->gguf, part), n, (unsigned long long)offset);
@@ -88,11 +83,9 @@ static int read_at(struct pg_source *s, int part, uint64_t offset, size_t n, voi
 
 static int check_finite(const char *name, const float *x, size_t n, struct pg_err *err)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite(x[i])) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
             return pg_fail(err, PG_EFORMAT, "%s: value %zu is not finite", name, i);
-        }
-    }
     return 0;
 }
 
@@ -128,12 +121,10 @@ static int tensor_of(struct pg_source *s, const char *name, const struct pg_para
                      float *out, struct pg_err *err)
 {
     const struct pg_gguf_tensor *t = pg_gguf_find_tensor(s->gguf, name);
-    if (!t) {
+    if (!t)
         return pg_fail(err, PG_EFORMAT, "tensor %s is missing", name);
-    }
-    if (t->ne[0] != p->n_in || (size_t)(t->ne[0] * t->ne[1]) * (size_t)(t->ne[2] * t->ne[3]) != n) {
+    if (t->ne[0] != p->n_in || (size_t)(t->ne[0] * t->ne[1]) * (size_t)(t->ne[2] * t->ne[3]) != n)
         return wrong_size(name, t, n, err);
-    }
     return pg_source_tensor(s, t, out, err);
 }
 
@@ -151,9 +142,8 @@ int pg_source_param(struct pg_source *s, const struct pg_param *p, float *out, s
     bool merged = p->n_mat == 1 || pg_gguf_find_tensor(s->gguf, p->name);
     size_t each = p->n / (size_t)p->n_mat;
     int rc = merged ? tensor_of(s, p->name, p, p->n, out, err) : 0;
-    for (int e = 0; !merged && !rc && e < p->n_mat; e++) {
+    for (int e = 0; !merged && !rc && e < p->n_mat; e++)
         rc = tensor_of(s, single_name(p->name, e).s, p, each, out + (size_t)e * each, err);
-    }
     return rc ? pg_fail_in(err, rc, s->path) : 0;
 }
 
@@ -170,9 +160,8 @@ static int read_routers(struct pg_source *s, char **out, struct pg_err *err)
             char name[64];
             snprintf(name, sizeof(name), "blk.%d.ffn_gate_inp.weight", il);
             const struct pg_gguf_tensor *t = pg_gguf_find_tensor(s->gguf, name);
-            if (!t || m->layer[il].moe < 0) {
+            if (!t || m->layer[il].moe < 0)
                 continue;
-            }
             if (pass == 1) {
                 PG_TRY(read_at(s, t->part, t->offset, t->bytes, *out + at, err));
                 m->layer[il].ffn_gate_inp.data = *out + at;
@@ -181,9 +170,8 @@ static int read_routers(struct pg_source *s, char **out, struct pg_err *err)
         }
         total = at;
         *out = pass == 0 ? pg_calloc(total, 1) : *out;
-        if (!*out) {
+        if (!*out)
             return pg_fail(err, PG_ENOMEM, "out of memory for routers of %zu bytes", total);
-        }
     }
     return 0;
 }
@@ -192,12 +180,10 @@ int pg_source_hash(struct pg_source *s, char out[17], struct pg_err *err)
 {
     char *routers = NULL;
     int rc = read_routers(s, &routers, err);
-    if (!rc) {
+    if (!rc)
         pg_model_hash(&s->model, out);
-    }
-    for (int il = 0; il < s->model.h.n_layer; il++) {
+    for (int il = 0; il < s->model.h.n_layer; il++)
         s->model.layer[il].ffn_gate_inp.data = NULL;
-    }
     free(routers);
     return rc;
 }
@@ -217,9 +203,8 @@ static void draw(float *out, size_t n, double deviation, uint64_t seed, uint64_t
         double radius = sqrt(-2 * log(uniform(pg_random_at(seed, stream, i)))) * deviation;
         double angle = 2 * 3.14159265358979323846 * uniform(pg_random_at(seed, stream, i + 1));
         out[i] = (float)(radius * cos(angle));
-        if (i + 1 < n) {
+        if (i + 1 < n)
             out[i + 1] = (float)(radius * sin(angle));
-        }
     }
 }
 
@@ -236,9 +221,8 @@ void pg_draw_param(const struct pg_param *p, int n_layer, uint64_t seed, int ind
     bool is_norm = ends_with(p->name, "norm.weight"), is_bias = ends_with(p->name, ".bias");
     bool into_stream = strstr(p->name, ".attn_output.") || strstr(p->name, ".ffn_down");
     if (is_norm || is_bias) {
-        for (size_t i = 0; i < p->n; i++) {
+        for (size_t i = 0; i < p->n; i++)
             out[i] = is_norm ? 1.0f : 0.0f;
-        }
         return;
     }
     draw(out, p->n, into_stream ? 0.02 / sqrt(2.0 * n_layer) : 0.02, seed, stream);
@@ -327,9 +311,8 @@ int pg_pregates_form(const char *path, struct pg_pregate_form *out, struct pg_er
     for (int i = 0; !rc && i < pg_gguf_n_tensors(s.gguf); i++) {
         const struct pg_gguf_tensor *t = pg_gguf_tensor_at(s.gguf, i);
         out->bias |= strstr(t->name, ".ffn_pregate_inp.bias") != NULL;
-        if (strstr(t->name, ".ffn_pregate_down.weight")) {
+        if (strstr(t->name, ".ffn_pregate_down.weight"))
             out->n_hidden = (int)PG_MIN(t->ne[1], INT32_MAX);
-        }
     }
     pg_source_close(&s);
     return rc ? pg_fail_in(err, rc, path) : 0;

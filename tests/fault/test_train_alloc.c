@@ -35,9 +35,8 @@ static int teardown(void **state)
 {
     (void)state;
     const char *const files[] = {model, text, out, sidecar, checkpoint};
-    for (size_t i = 0; i < PG_COUNT(files); i++) {
+    for (size_t i = 0; i < PG_COUNT(files); i++)
         unlink(files[i]);
-    }
     return rmdir(dir);
 }
 

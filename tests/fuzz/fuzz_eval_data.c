@@ -29,9 +29,8 @@ static void ask_item(const struct pg_item *item, bool questions)
     PG_ASSERT(item->n_answers >= 1);
     for (int i = 0; i < item->n_answers; i++) {
         mark(item->passage, item->answer[i]);
-        if (item->question) {
+        if (item->question)
             mark(item->question, item->answer[i]);
-        }
     }
 }
 
@@ -42,13 +41,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     bool questions = n && bytes[0] & 1;
     int n_max = n ? bytes[0] >> 1 : 0;
 
-    if (!n || pg_items_parse(&items, (const char *)bytes + 1, n - 1, questions, n_max, &err)) {
+    if (!n || pg_items_parse(&items, (const char *)bytes + 1, n - 1, questions, n_max, &err))
         return 0;
-    }
     PG_ASSERT(items.n >= 1 && (!n_max || items.n <= n_max));
-    for (int i = 0; i < items.n; i++) {
+    for (int i = 0; i < items.n; i++)
         ask_item(&items.item[i], questions);
-    }
     pg_items_close(&items);
     return 0;
 }

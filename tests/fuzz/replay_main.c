@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Runs a fuzz target over the files of its corpus, so that what fuzzing once found stays a test in
- * builds that have no libFuzzer. Each file is given in an exact-size copy: reading one byte past the
- * input is then visible to the address sanitizer. An empty or missing corpus is a failure.
+ * builds that have no libFuzzer. Each file is given in an exact-size copy: reading one byte past
+ * the input is then visible to the address sanitizer. An empty or missing corpus is a failure.
  */
 #include <dirent.h>
 #include <stdint.h>

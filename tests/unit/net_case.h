@@ -57,9 +57,8 @@ static void net_read_tensor(const struct net_case *c, const struct pg_gguf_tenso
     assert_true(raw && x && fd >= 0);
     assert_true(pread(fd, raw, t->bytes, (off_t)t->offset) == (ssize_t)t->bytes);
     pg_type_traits((uint32_t)t->type)->to_float(raw, x, n);
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++)
         out[i] = (pg_real)x[i];
-    }
     close(fd);
     free(raw);
     free(x);
@@ -91,26 +90,23 @@ static void net_fold_pregate(const struct net_case *c, const struct pg_param *p)
     int il = atoi(p->name + 4), to = -1;
     char router[64], from_norm[64], to_norm[64];
     int want = c->model.layer[il].moe + c->opt.level;
-    for (int i = 0; i < c->model.h.n_layer; i++) {
+    for (int i = 0; i < c->model.h.n_layer; i++)
         to = c->model.layer[i].moe == want ? i : to;
-    }
     snprintf(router, sizeof(router), "blk.%d.ffn_gate_inp.weight", to);
     snprintf(from_norm, sizeof(from_norm), "blk.%d.ffn_norm.weight", il);
     snprintf(to_norm, sizeof(to_norm), "blk.%d.ffn_norm.weight", to);
     const pg_real *r = c->w + pg_params_find(c->params, router)->at;
     const pg_real *f = c->w + pg_params_find(c->params, from_norm)->at;
     const pg_real *g = c->w + pg_params_find(c->params, to_norm)->at;
-    for (size_t i = 0; i < p->n; i++) {
+    for (size_t i = 0; i < p->n; i++)
         c->w[p->at + i] = r[i] * g[i % (size_t)p->n_in] / f[i % (size_t)p->n_in];
-    }
 }
 
 /* What no file has. */
 static void net_draw(const struct net_case *c, const struct pg_param *p, uint64_t seed)
 {
-    for (size_t i = 0; i < p->n; i++) {
+    for (size_t i = 0; i < p->n; i++)
         c->w[p->at + i] = (pg_real)(0.6 * net_uniform(&seed));
-    }
 }
 
 /* opt: gate, level, shape of the batch and losses; n_threads of a pool that is made. */
@@ -126,9 +122,8 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
     assert_int_equal(pg_pool_open(&c->pool, n_threads, &err), 0);
     c->opt.model = &c->model;
     c->opt.pool = c->pool;
-    if (pg_net_open(&c->net, &c->opt, &err)) {
+    if (pg_net_open(&c->net, &c->opt, &err))
         fail_msg("%s: %s", file, err.text);
-    }
     c->params = pg_net_params(c->net);
     c->w = calloc(c->params->n_values, sizeof(pg_real));
     c->g = calloc(c->params->n_values, sizeof(pg_real));
@@ -142,13 +137,12 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
             const struct pg_param *p = &c->params->p[i];
             bool pregate = strstr(p->name, "ffn_pregate_") != NULL;
             bool matrix = strstr(p->name, "ffn_pregate_inp.weight") != NULL;
-            if (pass == 0 && !pregate) {
+            if (pass == 0 && !pregate)
                 net_read_param(c, p);
-            } else if (pass == 1 && pregate && !matrix) {
+            else if (pass == 1 && pregate && !matrix)
                 net_draw(c, p, (uint64_t)i);
-            } else if (pass == 1 && pregate) {
+            else if (pass == 1 && pregate)
                 net_fold_pregate(c, p);
-            }
         }
     }
 }
@@ -190,9 +184,8 @@ static struct pg_net_loss net_case_run(struct net_case *c, bool gradient)
     struct pg_net_loss loss;
     struct pg_err err = {0};
     memset(c->g, 0, c->params->n_values * sizeof(pg_real));
-    if (pg_net_run(c->net, c->w, &c->batch, 1, gradient ? c->g : NULL, &loss, &err)) {
+    if (pg_net_run(c->net, c->w, &c->batch, 1, gradient ? c->g : NULL, &loss, &err))
         fail_msg("%s: %s", c->path, err.text);
-    }
     return loss;
 }
 

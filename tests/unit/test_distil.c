@@ -96,9 +96,8 @@ static void fill(struct pg_states *s, size_t n, uint64_t stream, bool bent)
                 *to = pg_f32_to_f16(draw(stream + (uint64_t)gate, t * N_EMBD + i));
                 h[i] = pg_f16_to_f32(*to);
             }
-            for (int e = 0; e < N_EXPERT; e++) {
+            for (int e = 0; e < N_EXPERT; e++)
                 pg_states_logits(s, gate + 1, t)[e] = planted(h, gate + 1, e, bent);
-            }
         }
     }
 }
@@ -142,9 +141,8 @@ static void open_world(struct world *w, const struct form *form)
     memset(w->memory, 0, a.size);
     pg_fit_carve(&w->fit, &o, &a);
     for (int gate = 0; gate < N_MOE - 1; gate++) {
-        for (int i = 0; i < N_EXPERT * N_EMBD; i++) {
+        for (int i = 0; i < N_EXPERT * N_EMBD; i++)
             table[i] = 0.1f * draw(300, (uint64_t)i);
-        }
         pg_fit_start(&w->fit, gate, table, 0.3f);
     }
 }
@@ -162,11 +160,9 @@ static void close_world(struct world *w)
 static void run_all(struct world *w)
 {
     struct pg_err err;
-    while (!pg_fit_done(&w->fit)) {
-        if (pg_fit_round(&w->fit, &w->train, &w->held, &err)) {
+    while (!pg_fit_done(&w->fit))
+        if (pg_fit_round(&w->fit, &w->train, &w->held, &err))
             fail_msg("%s", err.text);
-        }
-    }
     pg_fit_agree(&w->fit, &w->held);
 }
 
@@ -183,9 +179,8 @@ static void test_divergence(void **state)
                 z[i] = 5 * draw(1000 + c, (uint64_t)i);
                 sum += p[i];
             }
-            for (int i = 0; i < N_EXPERT; i++) {
+            for (int i = 0; i < N_EXPERT; i++)
                 p[i] = coins ? p[i] / 2 : p[i] / sum;
-            }
             assert_true(pg_fit_divergence(p, z, N_EXPERT, coins, dz) > -1e-6);
             for (int i = 0; i < N_EXPERT; i++) {
                 float keep = z[i], up = keep + 0.01f, down = keep - 0.01f;
@@ -197,12 +192,10 @@ static void test_divergence(void **state)
                 assert_true(fabs((more - less) / (double)(up - down) - (double)dz[i]) < 1e-4);
             }
             if (!coins) { /* nothing is nearer than the aim itself */
-                for (int i = 0; i < N_EXPERT; i++) {
+                for (int i = 0; i < N_EXPERT; i++)
                     z[i] = logf(p[i]) + 3;
-                }
-                if (c % 5) {
+                if (c % 5)
                     assert_true(fabs(pg_fit_divergence(p, z, N_EXPERT, false, dz)) < 1e-5);
-                }
             }
         }
     }
@@ -225,9 +218,8 @@ static void test_gradient(void **state)
         size_t n = w.fit.n_values;
         double norm = 0, error = 0;
         assert_true(n <= N_VALUES_MOST);
-        for (size_t v = 0; v < n; v++) { /* also where all would be zero */
+        for (size_t v = 0; v < n; v++) /* also where all would be zero */
             values[v] = w.fit.gate[1].w[v] + 0.3f * draw(400, v);
-        }
         double loss = pg_fit_gradient(&w.fit, 1, values, &b, s);
         memcpy(found, s->g, n * sizeof(float));
         assert_true(pg_fit_loss(&w.fit, 1, values, &b, s) == loss);
@@ -242,9 +234,8 @@ static void test_gradient(void **state)
             error += pow(wanted - (double)found[v], 2);
             norm += pow(wanted, 2);
         }
-        if (!(norm > 1e-4) || sqrt(error / norm) > 1e-3) {
+        if (!(norm > 1e-4) || sqrt(error / norm) > 1e-3)
             fail_msg("form %zu: relative error %g of %g", i, sqrt(error / norm), sqrt(norm));
-        }
         close_world(&w);
     }
 }
@@ -284,9 +275,8 @@ static void test_hidden_helps(void **state)
         recall[hidden] = (w.fit.gate[0].agree.recall + w.fit.gate[1].agree.recall) / 2;
         close_world(&w);
     }
-    if (recall[1] < recall[0] + 0.05) {
+    if (recall[1] < recall[0] + 0.05)
         fail_msg("recall %g with a hidden layer, %g without", recall[1], recall[0]);
-    }
 }
 
 static void same_fit(const struct pg_fit *a, const struct pg_fit *b)
@@ -339,17 +329,15 @@ static void test_interrupted(void **state)
         pg_fit_begin(&first.fit, &first.held);
         first.stop_after = stop;
         int rc = 0;
-        while (!rc && !pg_fit_done(&first.fit)) {
+        while (!rc && !pg_fit_done(&first.fit))
             rc = pg_fit_round(&first.fit, &first.train, &first.held, &err);
-        }
         assert_int_equal(rc, PG_ECANCELLED);
         struct pg_distil_head h = head_of(&first.fit);
         assert_int_equal(pg_distil_save(in_dir(path, "checkpoint"), &h, &first.fit, &err), 0);
         close_world(&first);
         open_world(&second, &two);
-        if (pg_distil_load(path, &h, &second.fit, &err)) {
+        if (pg_distil_load(path, &h, &second.fit, &err))
             fail_msg("%s", err.text);
-        }
         run_all(&second);
         same_fit(&whole.fit, &second.fit);
         close_world(&second);
@@ -389,9 +377,8 @@ static void refused(const char *path, const struct pg_distil_head *h, struct pg_
     assert_true(rc == PG_EFORMAT || rc == PG_EARG || rc == PG_EIO);
     assert_int_equal(err.code, rc);
     assert_non_null(strstr(err.text, path));
-    if (!strstr(err.text, word)) {
+    if (!strstr(err.text, word))
         fail_msg("'%s' does not say '%s'", err.text, word);
-    }
 }
 
 static void test_damaged(void **state)
@@ -457,17 +444,15 @@ static void make_docs(struct pg_distil_text *text, const int *lengths, int n)
 {
     size_t sum = 0, at = 0;
     *text = (struct pg_distil_text){.bos = 0};
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum += (size_t)lengths[i];
-    }
     text->docs.token = calloc(sum, sizeof(int32_t));
     text->docs.first = calloc((size_t)n + 1, sizeof(size_t));
     assert_true(text->docs.token && text->docs.first);
     text->docs.n = n;
     for (int i = 0; i < n; i++) {
-        for (int j = 0; j < lengths[i]; j++, at++) {
+        for (int j = 0; j < lengths[i]; j++, at++)
             text->docs.token[at] = j ? 1000 * i + j : 0;
-        }
         text->docs.first[i + 1] = at;
     }
 }
@@ -486,9 +471,8 @@ static void test_cut(void **state)
         for (int i = 0; i < text.n_pieces; i++) {
             const struct pg_distil_piece *p = &text.piece[i];
             size_t doc = 0;
-            while (text.docs.first[doc + 1] <= p->from) {
+            while (text.docs.first[doc + 1] <= p->from)
                 doc++;
-            }
             assert_true(p->n >= 1 && p->n <= 12);
             assert_int_equal(p->opened, p->from != text.docs.first[doc]);
             taken[doc] += p->n - p->opened;
@@ -506,9 +490,8 @@ static void test_cut(void **state)
             int first = end;
             size_t tokens = 0;
             end = pg_distil_round_end(&text, first, 24);
-            for (int i = first; i < end; i++) {
+            for (int i = first; i < end; i++)
                 tokens += (size_t)text.piece[i].n;
-            }
             assert_true(end > first && tokens <= 24);
             assert_true(end == text.n_pieces || tokens + (size_t)text.piece[end].n > 24);
         }
@@ -563,9 +546,8 @@ static void test_docs(void **state)
                               : j % 2 ? "a\n"
                                       : "x <|endoftext|> ");
             }
-            while (text[n - 1] == '\n' || text[n - 1] == ' ') {
+            while (text[n - 1] == '\n' || text[n - 1] == ' ')
                 n--;
-            }
             if (pass == 0) {
                 assert_int_equal(fwrite(text, 1, (size_t)n, f), n);
                 fputs(i + 1 == N ? "" : i % 3 ? "\n<|endoftext|>\n" : "\r\n<|endoftext|>\r\n\n", f);
@@ -591,9 +573,8 @@ static void test_docs(void **state)
     memset(text, 'a', sizeof(text));
     f = fopen(path, "wb");
     assert_non_null(f);
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < 400; i++)
         assert_int_equal(fwrite(text, 1, sizeof(text), f), sizeof(text));
-    }
     assert_int_equal(fclose(f), 0);
     struct pg_docs_options few = {vocab, (const char *const[]){path}, 1, false, 1000};
     assert_int_equal(pg_docs_open(&docs, &few, &err), 0);
@@ -610,9 +591,8 @@ static void begin_engine(struct pg_engine *e, uint64_t bytes, int n_ctx)
     struct pg_options opt = {PG_OPTIONS_INIT,       .model = MODEL, .mode = PG_MODE_ONDEMAND,
                              .memory_bytes = bytes, .n_ctx = n_ctx, .n_threads = 2};
     struct pg_err err;
-    if (pg_engine_begin(e, &opt, &err)) {
+    if (pg_engine_begin(e, &opt, &err))
         fail_msg("%s", err.text);
-    }
 }
 
 /* From the least budget up: parts sum to no more than the budget, buffers hold the longest piece,
@@ -626,9 +606,8 @@ static void test_divide(void **state)
     uint64_t minimum = 0;
     size_t before = 0;
     (void)state;
-    for (int i = 0; i < N_DOCS; i++) {
+    for (int i = 0; i < N_DOCS; i++)
         lengths[i] = 200;
-    }
     make_docs(&text, lengths, N_DOCS);
     struct pg_distil_split how = {100000, N_CTX, 0.1f, 1};
     assert_int_equal(pg_distil_cut(&text, &how, &err), 0);
@@ -655,9 +634,8 @@ static void test_divide(void **state)
             assert_true(m.n_train + m.n_held >= before);
             assert_true(m.n_sessions >= 1 && m.n_batch >= 1);
             before = m.n_train + m.n_held;
-            if (more > 100 << 20) {
+            if (more > 100 << 20)
                 assert_int_equal(m.mode, PG_MODE_RESIDENT);
-            }
         }
         pg_engine_close(e);
     }

@@ -56,9 +56,8 @@ static int make_dir(void **state)
     (void)state;
     snprintf(dir, sizeof(dir), "%s/pg-test-eval-XXXXXX",
              access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    if (!mkdtemp(dir)) {
+    if (!mkdtemp(dir))
         return -1;
-    }
     for (int i = 0; i < N_DOCS; i++) {
         strcat(strcat(text, i ? "<|endoftext|>\n" : ""), docs[i]);
         strcat(text, "\n");
@@ -88,9 +87,8 @@ static pg_engine *open_with(const struct pg_options *opt)
 {
     pg_engine *e;
     struct pg_err err;
-    if (pg_engine_open(&e, opt, &err)) {
+    if (pg_engine_open(&e, opt, &err))
         fail_msg("%s", err.text);
-    }
     return e;
 }
 
@@ -98,9 +96,8 @@ static struct pg_eval_report evaluate(pg_engine *e, const struct pg_eval_options
 {
     struct pg_eval_report r;
     struct pg_err err;
-    if (pg_eval(e, opt, &r, &err)) {
+    if (pg_eval(e, opt, &r, &err))
         fail_msg("%s", err.text);
-    }
     return r;
 }
 
@@ -127,9 +124,8 @@ static struct pg_eval_report evaluate_text(const struct pg_options *opt, enum pg
 static double likelihood(const float *logits, int n_vocab, int32_t target)
 {
     double sum = 0;
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n_vocab; i++)
         sum += exp((double)logits[i] - (double)logits[target]);
-    }
     return log(sum);
 }
 
@@ -141,9 +137,8 @@ static double piece_likelihood(pg_session *s, int n_vocab, const int32_t *token,
     assert_non_null(logits);
     assert_int_equal(pg_session_truncate(s, 0), 0);
     assert_int_equal(pg_session_eval(s, token, n - 1, logits, NULL), 0);
-    for (size_t i = 0; i + 1 < n; i++) {
+    for (size_t i = 0; i + 1 < n; i++)
         sum += likelihood(logits + i * (size_t)n_vocab, n_vocab, token[i + 1]);
-    }
     free(logits);
     return sum;
 }
@@ -294,13 +289,11 @@ struct heard {
 static void best_two(const float *x, int out[2])
 {
     out[0] = 0;
-    for (int i = 1; i < N_EXPERT; i++) {
+    for (int i = 1; i < N_EXPERT; i++)
         out[0] = x[i] > x[out[0]] ? i : out[0];
-    }
     out[1] = out[0] == 0;
-    for (int i = 0; i < N_EXPERT; i++) {
+    for (int i = 0; i < N_EXPERT; i++)
         out[1] = i != out[0] && x[i] > x[out[1]] ? i : out[1];
-    }
 }
 
 static void hear(void *user, int block, int to, const struct pg_input *h, const float *logits)
@@ -340,9 +333,8 @@ static void test_agreement_of_gates(void **state)
                                      MAX_TOKENS, &n, NULL),
                          0);
         pg_session_truncate(s, 0);
-        for (size_t t = 0; t + 1 < n && t + 1 < N_CTX; t++, x.n_tokens++) {
+        for (size_t t = 0; t + 1 < n && t + 1 < N_CTX; t++, x.n_tokens++)
             assert_int_equal(pg_session_eval(s, &ids[t], 1, NULL, NULL), 0);
-        }
     }
     pg_session_close(s);
     pg_engine_close(e);
@@ -379,9 +371,8 @@ static void greedy_line(const int32_t *ids, size_t n, int n_predict, char out[40
     for (int i = 0; i < n_predict; i++) {
         int32_t token;
         assert_int_equal(pg_session_next(s, &greedy, &token, NULL), 0);
-        if (pg_vocab_is_end(d.vocab, token)) {
+        if (pg_vocab_is_end(d.vocab, token))
             break;
-        }
         n_text += pg_detokenize(&d, token, text + n_text);
     }
     text[n_text] = '\0';
@@ -494,9 +485,8 @@ static void test_documents(void **state)
     char *line[3] = {json_dumps(a, 0), json_dumps(b, 0), json_dumps(c, 0)};
     snprintf(text, sizeof(text), "%s\n\n%s\r\n%s", line[0], line[1], line[2]);
     put_text(path, "sum.jsonl", text);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++)
         free(line[i]);
-    }
     json_decref(a);
     json_decref(b);
     json_decref(c);
@@ -517,9 +507,8 @@ static void refused(const struct pg_options *opt, const struct pg_eval_options *
     struct pg_err err = {0};
     pg_engine *e = open_with(opt);
     int rc = pg_eval(e, o, &r, &err);
-    if (rc != code || !strstr(err.text, words)) {
+    if (rc != code || !strstr(err.text, words))
         fail_msg("%d \"%s\" found, %d \"%s\" wanted", rc, err.text, code, words);
-    }
     assert_null(e->gate.tap.seen);
     assert_int_equal(e->n_sessions, 0);
     pg_engine_close(e);

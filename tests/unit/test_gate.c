@@ -27,11 +27,9 @@ static int open_levels(void **state)
     static const enum pg_cpu_level levels[] = {PG_CPU_AVX2, PG_CPU_AVX512, PG_CPU_NEON};
     (void)state;
     pg_kernels_ref(&table[n_tables++]);
-    for (size_t i = 0; i < PG_COUNT(levels); i++) {
-        if (pg_kernels_present() & 1u << levels[i]) {
+    for (size_t i = 0; i < PG_COUNT(levels); i++)
+        if (pg_kernels_present() & 1u << levels[i])
             assert_int_equal(pg_kernels_init(&table[n_tables++], levels[i], NULL), 0);
-        }
-    }
     return 0;
 }
 
@@ -91,20 +89,17 @@ static void weights_of(const struct pg_gate_rule *rule, const float *logits, con
                        double *weight)
 {
     double max = -HUGE_VAL, all = 0, sum = 0;
-    for (int i = 0; i < rule->n_expert; i++) {
+    for (int i = 0; i < rule->n_expert; i++)
         max = fmax(max, (double)logits[i]);
-    }
-    for (int i = 0; i < rule->n_expert; i++) {
+    for (int i = 0; i < rule->n_expert; i++)
         all += exp((double)logits[i] - max);
-    }
     for (int i = 0; i < rule->n_used; i++) {
         double x = (double)logits[id[i]];
         weight[i] = rule->sigmoid ? 1 / (1 + exp(-x)) : exp(x - max) / all;
         sum += weight[i];
     }
-    for (int i = 0; i < rule->n_used; i++) {
+    for (int i = 0; i < rule->n_used; i++)
         weight[i] *= (double)rule->scale / (rule->renormalise ? sum : 1);
-    }
 }
 
 /* What the reference level chose is what float64 chooses, and every level gives its bits. */
@@ -114,9 +109,8 @@ static void check(const struct pg_gate_rule *rule, const float *logits, double t
     struct by_logit order[MAX_EXPERT];
     double want[MAX_EXPERT];
     assert_true(apply(rule, &table[0], logits, &ref));
-    for (int i = 0; i < rule->n_expert; i++) {
+    for (int i = 0; i < rule->n_expert; i++)
         order[i] = (struct by_logit){logits[i], i};
-    }
     qsort(order, (size_t)rule->n_expert, sizeof(*order), compare);
     weights_of(rule, logits, ref.id, want);
     for (int i = 0; i < rule->n_used; i++) {
@@ -156,9 +150,8 @@ static void fill(float *logits, int n)
 {
     bool tied = any_below(2);
     float size = (float)(1 << any_below(5));
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         logits[i] = tied ? (float)any_below(4) - 2 : size * ((float)uniform() - 0.5f);
-    }
 }
 
 static void test_random(void **state)
@@ -186,9 +179,8 @@ static void test_renormalised_sums_to_scale(void **state)
             double sum = 0;
             fill(logits, 64);
             assert_true(apply(&rule, &table[0], logits, &got));
-            for (int i = 0; i < n_used; i++) {
+            for (int i = 0; i < n_used; i++)
                 sum += (double)got.weight[i];
-            }
             assert_true(fabs(sum - 1.75) < 1e-5);
         }
     }
@@ -239,9 +231,8 @@ static void test_not_finite(void **state)
                 struct pg_gate_rule rule = {n, i & 4 ? n : 1, i & 8, true, 1};
                 fill(logits, n);
                 logits[at] = bad[i % 4];
-                if (at > 0 && uniform() < 0.5) { /* infinities of two signs do not cancel */
+                if (at > 0 && uniform() < 0.5) /* infinities of two signs do not cancel */
                     logits[0] = -bad[i % 4];
-                }
                 for (int k = 0; k < n_tables; k++) {
                     assert_false(apply(&rule, &table[k], logits, &got));
                     assert_false(weigh(&rule, &table[k], logits, id, weight));
@@ -270,9 +261,8 @@ static void test_weigh_given(void **state)
         }
         assert_true(weigh(&rule, &table[0], logits, id, weight));
         weights_of(&rule, logits, id, want);
-        for (int i = 0; i < n_used; i++) {
+        for (int i = 0; i < n_used; i++)
             assert_true(fabs((double)weight[i] - want[i]) <= 4e-6 * want[i]);
-        }
     }
 }
 
@@ -319,9 +309,8 @@ static void test_fold(void **state)
             int in = i % N_IN;
             bool zero = in == 5 || in == 9 || in == 11 || in == 13 || in == 17;
             double want = zero ? 0 : (double)means[i] * (double)to[in] / (double)from[in];
-            if (!(fabs((double)out[i] - want) <= 2e-7 * fabs(want))) {
+            if (!(fabs((double)out[i] - want) <= 2e-7 * fabs(want)))
                 fail_msg("row %d, input %d: %.9g, wanted %.9g", i / N_IN, in, (double)out[i], want);
-            }
         }
     }
 }
@@ -332,9 +321,8 @@ static void test_fold_same_gain(void **state)
     float data[N_IN * N_OUT], means[N_IN * N_OUT], out[N_IN * N_OUT], gain[N_IN];
     struct pg_weight router = make_router(PG_TYPE_F16, data, means);
     (void)state;
-    for (int i = 0; i < N_IN; i++) {
+    for (int i = 0; i < N_IN; i++)
         gain[i] = (float)uniform() + 0.01f;
-    }
     pg_gate_fold(&router, gain, gain, out);
     assert_memory_equal(out, means, sizeof(out));
 }

@@ -43,12 +43,10 @@ static float *engine_logits(const struct net_case *c, const int32_t *tokens, int
 static double nll_of(const float *logits, int n, int target)
 {
     double max = (double)logits[0], sum = 0;
-    for (int i = 1; i < n; i++) {
+    for (int i = 1; i < n; i++)
         max = fmax(max, (double)logits[i]);
-    }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum += exp((double)logits[i] - max);
-    }
     return max + log(sum) - (double)logits[target];
 }
 
@@ -63,15 +61,13 @@ static void same_as_engine(void **state)
         int begin = 9, n = LEN - begin, row = LEN;
         net_case_open(&c, files[f], &opt, 2);
         net_case_fill(&c, LEN, f);
-        for (int i = 0; i < LEN; i++) {
+        for (int i = 0; i < LEN; i++)
             c.start[row + i] = i < begin ? 0 : begin;
-        }
         float *logits = engine_logits(&c, c.token + row + begin, n);
         for (int i = 0; i < n; i += 5) {
             int target = (i * 7) % c.model.h.n_vocab;
-            for (int t = 0; t < 2 * LEN; t++) {
+            for (int t = 0; t < 2 * LEN; t++)
                 c.target[t] = -1;
-            }
             c.target[row + begin + i] = target;
             double found = net_case_run(&c, false).nll;
             double wanted = nll_of(logits + i * c.model.h.n_vocab, c.model.h.n_vocab, target);
@@ -128,9 +124,8 @@ static void gradients_add_up(void **state)
     size_t n = c.params->n_values;
     float *twice = calloc(n, sizeof(float));
     assert_non_null(twice);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         assert_int_equal(pg_net_run(c.net, c.w, &c.batch, 0.5f, twice, &loss, &err), 0);
-    }
     for (int i = 0; i < c.params->n; i++) {
         const struct pg_param *p = &c.params->p[i];
         float max = 0, apart = 0;
@@ -151,9 +146,8 @@ static void refused(struct net_case *c, int code, const char *word)
     struct pg_net_loss loss;
     struct pg_err err = {0};
     assert_int_equal(pg_net_run(c->net, c->w, &c->batch, 1, c->g, &loss, &err), code);
-    if (!strstr(err.text, word)) {
+    if (!strstr(err.text, word))
         fail_msg("'%s' has no '%s'", err.text, word);
-    }
 }
 
 static void bad_batches(void **state)
@@ -185,9 +179,8 @@ static void bad_batches(void **state)
     net_case_run(&c, true);
     c.w[pg_params_find(c.params, "output_norm.weight")->at] = NAN;
     refused(&c, PG_ENUMERIC, "the loss is");
-    for (int t = 0; t < 32; t++) {
+    for (int t = 0; t < 32; t++)
         c.target[t] = -1;
-    }
     refused(&c, PG_EARG, "without any target");
     net_case_close(&c);
 }
@@ -217,9 +210,8 @@ static void bad_options(void **state)
         bad.sticky_cache = cases[i].cache;
         assert_int_equal(pg_net_open(&net, &bad, &err), PG_EARG);
         assert_null(net);
-        if (!strstr(err.text, cases[i].word)) {
+        if (!strstr(err.text, cases[i].word))
             fail_msg("'%s' has no '%s'", err.text, cases[i].word);
-        }
     }
     bad = c.opt;
     bad.seq_len = 32;
@@ -240,9 +232,8 @@ struct rows {
 /* Within a few units of the last place of what was summed. */
 static void near(const char *what, int n, double found, double wanted, double size)
 {
-    if (!(fabs(found - wanted) <= 4e-6 * (fabs(wanted) + size))) {
+    if (!(fabs(found - wanted) <= 4e-6 * (fabs(wanted) + size)))
         fail_msg("%s of %d: %.9g found, %.9g wanted", what, n, found, wanted);
-    }
 }
 
 static void fill_rows(struct rows *r, int n, uint64_t seed)
@@ -285,9 +276,8 @@ static void check_softmax(const struct pg_row_ops *ops, struct rows *r)
 {
     int n = r->n;
     double sum = 0, mean = 0, p[MOST];
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum += exp((double)r->a[i] * 0.7);
-    }
     for (int i = 0; i < n; i++) {
         p[i] = exp((double)r->a[i] * 0.7) / sum;
         mean += p[i] * (double)r->c[i];
@@ -301,9 +291,8 @@ static void check_softmax(const struct pg_row_ops *ops, struct rows *r)
         r->z[i] = (float)p[i];
     }
     ops->softmax_back(r->z, r->u, (float)mean, n);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         near("softmax back", n, (double)r->u[i], p[i] * ((double)r->c[i] - mean), 1);
-    }
 }
 
 /* A window of a longer row; outside of it there are NaNs. */
@@ -396,9 +385,8 @@ static void rows_are_right(void **state)
 {
     (void)state;
     assert_non_null(pg_row_ops(0));
-    for (int below = 0; pg_row_ops(below); below++) {
+    for (int below = 0; pg_row_ops(below); below++)
         check_level(pg_row_ops(below));
-    }
 }
 
 /* Far out: nothing overflows into a NaN, and a NaN is not lost. */

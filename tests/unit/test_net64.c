@@ -38,20 +38,17 @@ static int32_t *routes_of(const struct net_case *c)
     size_t n = (size_t)(c->opt.n_seq * c->opt.seq_len) * (size_t)c->model.h.n_expert_used;
     int32_t *all = calloc(n * (size_t)c->model.n_moe + 1, sizeof(int32_t));
     assert_non_null(all);
-    for (int moe = 0; moe < c->model.n_moe; moe++) {
+    for (int moe = 0; moe < c->model.n_moe; moe++)
         memcpy(all + n * (size_t)moe, pg_net_route(c->net, moe), n * sizeof(int32_t));
-    }
     return all;
 }
 
 static bool routes_are(const struct net_case *c, const int32_t *all)
 {
     size_t n = (size_t)(c->opt.n_seq * c->opt.seq_len) * (size_t)c->model.h.n_expert_used;
-    for (int moe = 0; moe < c->model.n_moe; moe++) {
-        if (memcmp(all + n * (size_t)moe, pg_net_route(c->net, moe), n * sizeof(int32_t))) {
+    for (int moe = 0; moe < c->model.n_moe; moe++)
+        if (memcmp(all + n * (size_t)moe, pg_net_route(c->net, moe), n * sizeof(int32_t)))
             return false;
-        }
-    }
     return true;
 }
 
@@ -67,9 +64,8 @@ static bool loss_at(struct net_case *c, const struct direction *v, double h, dou
 {
     struct pg_err err;
     struct pg_net_loss l;
-    for (size_t i = 0; i < v->p->n; i++) {
+    for (size_t i = 0; i < v->p->n; i++)
         c->w[v->p->at + i] = v->w[v->p->at + i] + h * v->d[i];
-    }
     assert_int_equal(pg_net_run(c->net, c->w, &c->batch, 1, NULL, &l, &err), 0);
     memcpy(c->w + v->p->at, v->w + v->p->at, v->p->n * sizeof(double));
     *loss = l.total;
@@ -81,9 +77,8 @@ static bool difference(struct net_case *c, const struct direction *v, double h, 
 {
     double a, b, a2, b2;
     if (!loss_at(c, v, h, &a) || !loss_at(c, v, -h, &b) || !loss_at(c, v, 2 * h, &a2) ||
-        !loss_at(c, v, -2 * h, &b2)) {
+        !loss_at(c, v, -2 * h, &b2))
         return false;
-    }
     *out = (8 * (a - b) - (a2 - b2)) / (12 * h);
     return true;
 }
@@ -106,9 +101,8 @@ static void check_direction(struct net_case *c, const struct direction *v)
 static size_t largest(const double *g, size_t n)
 {
     size_t at = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         at = fabs(g[i]) > fabs(g[at]) ? i : at;
-    }
     return at;
 }
 
@@ -128,11 +122,10 @@ static void check_param(struct net_case *c, struct direction *v, uint64_t *rando
     double *d = calloc(n, sizeof(double));
     assert_non_null(d);
     size_t at = largest(g, n);
-    if (is_unused(c, v->p)) {
+    if (is_unused(c, v->p))
         assert_true(g[at] == 0);
-    } else {
+    else
         assert_true(fabs(g[at]) > 1e-7); /* what is compared is no rounding */
-    }
     v->d = d;
     d[at] = 1;
     v->derivative = g[at];
@@ -185,9 +178,8 @@ static void check_model(const struct net_test *t, uint64_t seed)
 static void derivatives_are_differences(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < PG_COUNT(tests64); i++) {
+    for (size_t i = 0; i < PG_COUNT(tests64); i++)
         check_model(&tests64[i], i + 1);
-    }
 }
 
 /* Several spans of rows, blocks of queries, chunks of an expert's rows: along one direction of all

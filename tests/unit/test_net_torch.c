@@ -45,9 +45,8 @@ struct fixture {
 
 static void must(int rc, const struct pg_err *err)
 {
-    if (rc) {
+    if (rc)
         fail_msg("%d: %s", rc, err->text);
-    }
 }
 
 static double real(const json_t *j, const char *key)
@@ -72,9 +71,8 @@ static const int32_t *ids(const json_t *j, const char *key, size_t n)
     int32_t *out = calloc(n, sizeof(*out));
     assert_non_null(out);
     assert_int_equal(json_array_size(list), n);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         out[i] = (int32_t)json_integer_value(json_array_get(list, i));
-    }
     return out;
 }
 
@@ -114,9 +112,8 @@ static void load_param(struct fixture *f, int fd, const struct pg_param *p)
     float *values = malloc(t->bytes);
     assert_non_null(values);
     assert_int_equal(pread(fd, values, t->bytes, (off_t)t->offset), t->bytes);
-    for (size_t i = 0; i < p->n; i++) {
+    for (size_t i = 0; i < p->n; i++)
         f->w[p->at + i] = (pg_real)values[i];
-    }
     free(values);
 }
 
@@ -134,9 +131,8 @@ static void fold_param(struct fixture *f, const struct pg_param *p)
 {
     int from = 0, to = 0, level = whole(f->want, "level");
     assert_int_equal(sscanf(p->name, "blk.%d.", &from), 1);
-    while (f->model.layer[to].moe != f->model.layer[from].moe + level) {
+    while (f->model.layer[to].moe != f->model.layer[from].moe + level)
         to++;
-    }
     const pg_real *router = weights_of(f, to, "ffn_gate_inp");
     const pg_real *gain_to = weights_of(f, to, "ffn_norm");
     const pg_real *gain_from = weights_of(f, from, "ffn_norm");
@@ -151,16 +147,12 @@ static void load_weights(struct fixture *f)
     const struct pg_params *params = pg_net_params(f->net);
     int fd = open(f->model_path, O_RDONLY);
     assert_true(fd >= 0);
-    for (int i = 0; i < params->n; i++) {
-        if (!strstr(params->p[i].name, "pregate")) {
+    for (int i = 0; i < params->n; i++)
+        if (!strstr(params->p[i].name, "pregate"))
             load_param(f, fd, &params->p[i]);
-        }
-    }
-    for (int i = 0; i < params->n; i++) {
-        if (strstr(params->p[i].name, "pregate")) {
+    for (int i = 0; i < params->n; i++)
+        if (strstr(params->p[i].name, "pregate"))
             fold_param(f, &params->p[i]);
-        }
-    }
     close(fd);
 }
 
@@ -200,9 +192,8 @@ static void teardown(struct fixture *f)
 static double check_loss(const struct fixture *f, const char *name, double got)
 {
     double want = real(f->want, name), diff = fabs(got - want) / fmax(1, fabs(want));
-    if (!(diff <= loss_tolerance)) {
+    if (!(diff <= loss_tolerance))
         fail_msg("%s: %.12g found, %.12g wanted", name, got, want);
-    }
     return diff;
 }
 
@@ -213,9 +204,8 @@ static double check_param(const struct fixture *f, const struct pg_param *p)
     const json_t *at = json_object_get(want, "at"), *value = json_object_get(want, "value");
     const pg_real *g = f->g + p->at;
     double largest = real(want, "max"), sum = 0, squares = 0, worst = 0;
-    if (!want) {
+    if (!want)
         fail_msg("%s: PyTorch has no such parameter", p->name);
-    }
     assert_int_equal(whole(want, "n"), p->n);
     for (size_t i = 0; i < p->n; i++) {
         sum += (double)g[i];
@@ -229,9 +219,8 @@ static double check_param(const struct fixture *f, const struct pg_param *p)
     }
     worst = fmax(worst, fabs(sqrt(squares) - real(want, "norm")) / norm);
     worst = fmax(worst, fabs(sum - real(want, "sum")) / (norm * sqrt((double)p->n)));
-    if (!(worst <= tolerance)) {
+    if (!(worst <= tolerance))
         fail_msg("%s: gradient differs by %.3g of its largest value", p->name, worst);
-    }
     return worst;
 }
 
@@ -249,9 +238,8 @@ static void check_case(const char *name)
     off = fmax(off, check_loss(&f, "balance", loss.balance));
     off = fmax(off, check_loss(&f, "sticky", loss.sticky));
     assert_int_equal(params->n, json_object_size(json_object_get(f.want, "params")));
-    for (int i = 0; i < params->n; i++) {
+    for (int i = 0; i < params->n; i++)
         worst = fmax(worst, check_param(&f, &params->p[i]));
-    }
     print_message("           %-22s %3d tensors, losses within %.1e, gradients within %.1e\n", name,
                   params->n, off, worst);
     teardown(&f);
@@ -260,9 +248,8 @@ static void check_case(const char *name)
 static void test_every_case(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         check_case(cases[i]);
-    }
 }
 
 int main(void)

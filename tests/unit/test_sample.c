@@ -57,18 +57,16 @@ static int close_model(void **state)
 static void start(pg_session *s, size_t n)
 {
     struct pg_err err;
-    if (pg_session_sync(s, prompt, n, &err)) {
+    if (pg_session_sync(s, prompt, n, &err))
         fail_msg("%s", err.text);
-    }
 }
 
 static int32_t sample(pg_session *s, const struct pg_sampling *how)
 {
     int32_t token = -1;
     struct pg_err err;
-    if (pg_session_sample(s, how, &token, &err)) {
+    if (pg_session_sample(s, how, &token, &err))
         fail_msg("%s", err.text);
-    }
     assert_in_range(token, 0, n_vocab - 1);
     return token;
 }
@@ -96,9 +94,8 @@ static void penalise(const struct pg_sampling *how, size_t n_tokens, struct want
 {
     size_t last = how->penalty_last_n ? (size_t)how->penalty_last_n : 64;
     int count[MAX_VOCAB] = {0};
-    for (size_t i = n_tokens > last ? n_tokens - last : 0; i < n_tokens; i++) {
+    for (size_t i = n_tokens > last ? n_tokens - last : 0; i < n_tokens; i++)
         count[prompt[i]]++;
-    }
     for (int i = 0; i < n_vocab; i++) {
         if (count[i]) {
             double repeat = how->repeat_penalty > 0 ? (double)how->repeat_penalty : 1;
@@ -112,12 +109,10 @@ static void penalise(const struct pg_sampling *how, size_t n_tokens, struct want
 static void softmax(struct want *w, int n, double temp)
 {
     double sum = 0;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum += exp((w[i].logit - w[0].logit) / temp);
-    }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         w[i].p = exp((w[i].logit - w[0].logit) / temp) / sum;
-    }
 }
 
 /* The tokens that may be drawn after the first n_tokens of the prompt, by falling logit. Returns
@@ -126,28 +121,24 @@ static int allowed(const struct pg_sampling *how, size_t n_tokens, double slack,
 {
     const float *logits = pg_session_logits(session);
     int n = n_vocab;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         w[i] = (struct want){(double)logits[i], 0, i};
-    }
     penalise(how, n_tokens, w);
     qsort(w, (size_t)n, sizeof(*w), compare);
-    if (how->temp == 0) {
+    if (how->temp == 0)
         return 1;
-    }
     n = how->top_k > 0 && how->top_k < n ? how->top_k : n;
     softmax(w, n, 1);
     if (how->top_p > 0 && how->top_p < 1) {
         double sum = 0;
         int keep = 0;
-        while (keep < n && sum < (double)how->top_p + slack) {
+        while (keep < n && sum < (double)how->top_p + slack)
             sum += w[keep++].p;
-        }
         n = keep;
     }
     int keep = 1;
-    while (keep < n && w[keep].p >= (double)how->min_p * w[0].p * (1 - slack)) {
+    while (keep < n && w[keep].p >= (double)how->min_p * w[0].p * (1 - slack))
         keep++;
-    }
     softmax(w, keep, (double)how->temp);
     return keep;
 }
@@ -157,9 +148,8 @@ static int allowed(const struct pg_sampling *how, size_t n_tokens, double slack,
 static int argmax(const float *x, int n)
 {
     int best = 0;
-    for (int i = 1; i < n; i++) {
+    for (int i = 1; i < n; i++)
         best = x[i] > x[best] ? i : best;
-    }
     return best;
 }
 
@@ -187,19 +177,16 @@ static void test_ties(void **state)
     (void)state;
     start(session, n_prompt);
     float *logits = own_logits();
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n_vocab; i++)
         logits[i] = i % 7 == 3 ? 2.0f : -1.0f;
-    }
     logits[400] = 2.5f;
     assert_int_equal(sample(session, NULL), 400);
     logits[400] = -INFINITY; /* which is never drawn, and hurts nothing */
     assert_int_equal(sample(session, NULL), 3);
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < 400; i++)
         seen[sample(session, &how)] = true;
-    }
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n_vocab; i++)
         assert_int_equal(seen[i], i % 7 == 3 && i < 5 * 7);
-    }
     pg_session_truncate(session, 0);
 }
 
@@ -227,9 +214,8 @@ static void check_counts(const struct want *w, int n, const int *count, int n_dr
     }
     /* Mean bins - 1, variance twice that. */
     double limit = bins - 1 + 5 * sqrt(2.0 * bins);
-    if (!(chi < limit)) {
+    if (!(chi < limit))
         fail_msg("chi-square %.1f of %d bins, %.1f is the limit", chi, bins, limit);
-    }
 }
 
 static void check_draws(const struct pg_sampling *how, int n_draws)
@@ -238,9 +224,8 @@ static void check_draws(const struct pg_sampling *how, int n_draws)
     bool may[MAX_VOCAB] = {false};
     int count[MAX_VOCAB] = {0};
     int n = allowed(how, n_prompt, 1e-4, w);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         may[w[i].id] = true;
-    }
     for (int i = 0; i < n_draws; i++) {
         int32_t token = sample(session, how);
         if (!may[token]) {
@@ -253,9 +238,8 @@ static void check_draws(const struct pg_sampling *how, int n_draws)
     n = allowed(how, n_prompt, 0, w);
     check_counts(w, n, count, n_draws);
     /* What should come fifteen times does come: no set is cut too small. */
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         assert_true(count[w[i].id] > 0 || w[i].p * n_draws < 15);
-    }
 }
 
 static void test_draws(void **state)
@@ -289,15 +273,12 @@ static void test_sets_of_flat_logits(void **state)
     bool seen[MAX_VOCAB] = {false};
     (void)state;
     start(session, n_prompt);
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n_vocab; i++)
         own_logits()[i] = -4;
-    }
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < 500; i++)
         seen[sample(session, &how)] = true;
-    }
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n_vocab; i++)
         assert_int_equal(seen[i], i < 8); /* 7 of 10 are 0.7, less than 0.75 */
-    }
     pg_session_truncate(session, 0);
 }
 
@@ -309,18 +290,14 @@ static void write_text(const struct pg_sampling *how, int n_greedy, int32_t *tex
 {
     pg_session *s;
     struct pg_err err;
-    if (pg_session_open(&s, engine, NULL, &err)) {
+    if (pg_session_open(&s, engine, NULL, &err))
         fail_msg("%s", err.text);
-    }
     start(s, n_prompt);
-    for (int i = 0; i < n_greedy; i++) {
+    for (int i = 0; i < n_greedy; i++)
         sample(s, NULL);
-    }
-    for (int i = 0; i < N_TEXT; i++) {
-        if (pg_session_next(s, how, &text[i], &err)) {
+    for (int i = 0; i < N_TEXT; i++)
+        if (pg_session_next(s, how, &text[i], &err))
             fail_msg("%s", err.text);
-        }
-    }
     assert_int_equal(pg_session_n_tokens(s), n_prompt + N_TEXT);
     pg_session_close(s);
 }
@@ -382,13 +359,11 @@ static void test_penalty_on_crafted(void **state)
     (void)state;
     start(session, n_prompt);
     float *logits = own_logits();
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n_vocab; i++)
         logits[i] = -100;
-    }
     bool used = false;
-    for (size_t i = 0; i < n_prompt; i++) {
+    for (size_t i = 0; i < n_prompt; i++)
         used = used || prompt[i] == b;
-    }
     assert_false(used);
     logits[a] = 4;
     logits[b] = 2.5f;
@@ -416,9 +391,8 @@ static void refused(const struct pg_sampling *how, int code, const char *named)
     assert_int_equal(pg_session_sample(session, how, &token, &err), code);
     assert_int_equal(err.code, code);
     assert_int_equal(token, -7);
-    if (!strstr(err.text, named)) {
+    if (!strstr(err.text, named))
         fail_msg("'%s' does not name %s", err.text, named);
-    }
     assert_int_equal(pg_session_sample(session, how, &token, NULL), code);
 }
 
@@ -498,9 +472,8 @@ static void test_logits_not_finite(void **state)
             }
         }
         start(session, n_prompt);
-        for (int at = 0; at < n_vocab; at++) {
+        for (int at = 0; at < n_vocab; at++)
             own_logits()[at] = -INFINITY;
-        }
         refused(&ways[i], PG_ENUMERIC, "logits");
         pg_session_truncate(session, 0);
     }
@@ -519,9 +492,8 @@ static size_t fill_context(pg_session *s, int32_t *text)
     struct pg_err err = {0};
     size_t n = 0;
     int rc;
-    while (!(rc = pg_session_next(s, NULL, &text[n], &err))) {
+    while (!(rc = pg_session_next(s, NULL, &text[n], &err)))
         assert_true(++n < N_CTX);
-    }
     assert_int_equal(rc, PG_ECONTEXT);
     assert_non_null(strstr(err.text, "full"));
     return n;

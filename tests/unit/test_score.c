@@ -40,9 +40,8 @@ static const char *text_of(const json_t *o, const char *key)
 
 static void near(double found, double wanted, const char *what, const char *text)
 {
-    if (!(fabs(found - wanted) <= 1e-12)) {
+    if (!(fabs(found - wanted) <= 1e-12))
         fail_msg("%s of \"%.60s\": %.17g found, %.17g wanted", what, text, found, wanted);
-    }
 }
 
 static void test_answers(void **state)
@@ -118,9 +117,8 @@ static void test_long_text(void **state)
     char *text = malloc(2 * N + 1);
     (void)state;
     assert_non_null(text);
-    for (size_t i = 0; i < N; i++) {
+    for (size_t i = 0; i < N; i++)
         memcpy(text + 2 * i, i % 3 ? "b " : "c ", 2);
-    }
     text[2 * N] = '\0';
     assert_true(pg_exact_match(text, text) == 1);
     near(pg_answer_f1(text, "b c c"), 2.0 * 3 / (N + 3), "F1", "a long text");

@@ -87,9 +87,8 @@ static pg_engine *open_with(const struct pg_options *opt)
 {
     pg_engine *e;
     struct pg_err err;
-    if (pg_engine_open(&e, opt, &err)) {
+    if (pg_engine_open(&e, opt, &err))
         fail_msg("%s", err.text);
-    }
     return e;
 }
 
@@ -103,9 +102,8 @@ static struct pg_options options(enum pg_mode mode, const char *sidecar)
 static void write_sidecar(const char *out, int level)
 {
     struct pg_err err;
-    if (pg_sidecar_write(model_path, out, level, &err)) {
+    if (pg_sidecar_write(model_path, out, level, &err))
         fail_msg("%s", err.text);
-    }
 }
 
 static int make_dir(void **state)
@@ -115,9 +113,8 @@ static int make_dir(void **state)
     (void)state;
     snprintf(dir, sizeof(dir), "%s/pg-test-sidecar-XXXXXX",
              access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    if (!mkdtemp(dir)) {
+    if (!mkdtemp(dir))
         return -1;
-    }
     /* A copy there, for it is read many times. */
     size_t n;
     char *bytes = whole_file(PG_MODELS "/tinystories-moe.gguf", &n);
@@ -126,9 +123,8 @@ static int make_dir(void **state)
     in_dir(good, sizeof(good), "good.gguf");
     in_dir(bad, sizeof(bad), "bad.gguf");
     if (pg_sidecar_write(model_path, good, 0, NULL) || pg_gguf_open(&g, good, NULL) ||
-        pg_gguf_get_str(g, "pregate.base.hash", PG_GGUF_REQUIRED, &hash, NULL) || hash.n != 16) {
+        pg_gguf_get_str(g, "pregate.base.hash", PG_GGUF_REQUIRED, &hash, NULL) || hash.n != 16)
         return -1;
-    }
     memcpy(good_hash, hash.s, 16);
     pg_gguf_close(g);
     return 0;
@@ -181,9 +177,8 @@ static void draw_gates(struct pg_pregate *gates)
     static float values[N_MOE][N_GATE_VALUES];
     for (int i = 0; i < N_MOE; i++) {
         const float *at = values[i];
-        for (int j = 0; j < N_GATE_VALUES; j++) {
+        for (int j = 0; j < N_GATE_VALUES; j++)
             values[i][j] = (float)((j * 7919 + i * 31) % 1009 - 504) / 4096;
-        }
         gates[i].inp = (struct pg_weight){PG_TYPE_F32, N_EMBD, N_EXPERT, at};
         gates[i].bias = (struct pg_weight){PG_TYPE_F32, N_EXPERT, 1, at += N_EXPERT * N_EMBD};
         gates[i].down = (struct pg_weight){PG_TYPE_F32, N_EMBD, N_HIDDEN, at += N_EXPERT};
@@ -258,19 +253,16 @@ static void said(void *user, int block, int to, const struct pg_input *h, const 
         double a[N_HIDDEN];
         for (int i = 0; i < N_HIDDEN; i++) {
             double u = (double)c[i];
-            for (int j = 0; j < N_EMBD; j++) {
+            for (int j = 0; j < N_EMBD; j++)
                 u += (double)d[i * N_EMBD + j] * (double)x[j];
-            }
             a[i] = u / (1 + exp(-u));
         }
         for (int e = 0; e < N_EXPERT; e++) {
             double z = (double)b[e];
-            for (int j = 0; j < N_EMBD; j++) {
+            for (int j = 0; j < N_EMBD; j++)
                 z += (double)w[e * N_EMBD + j] * (double)x[j];
-            }
-            for (int i = 0; i < N_HIDDEN; i++) {
+            for (int i = 0; i < N_HIDDEN; i++)
                 z += (double)up[e * N_HIDDEN + i] * a[i];
-            }
             if (fabs(z - (double)logits[t * N_EXPERT + e]) > 1e-4 * (1 + fabs(z))) {
                 fail_msg("block %d row %d expert %d: %g found, %g wanted", block, t, e,
                          (double)logits[t * N_EXPERT + e], z);
@@ -287,9 +279,8 @@ static void test_map(void **state)
     pg_session *s;
     (void)state;
     draw_gates(gates);
-    for (int i = 0; i <= N_PROMPT; i++) {
+    for (int i = 0; i <= N_PROMPT; i++)
         tokens[i] = 3 + i * 89 % 500;
-    }
     struct pg_options plain = options(PG_MODE_ONDEMAND, NULL), opt = options(PG_MODE_HINT, bad);
     pg_engine *base = open_with(&plain);
     struct pg_sidecar file = {&base->model, good_hash, 1, false, gates};
@@ -315,9 +306,8 @@ static void evaluate(struct pg_options opt, float *logits, int n_vocab)
     struct pg_stats stats;
     struct pg_err err;
     pg_session *s;
-    for (int i = 0; i < N_PROMPT + N_STEPS; i++) {
+    for (int i = 0; i < N_PROMPT + N_STEPS; i++)
         tokens[i] = 3 + i * 89 % 500;
-    }
     opt.hints = PG_HINTS_ON;
     assert_int_equal(pg_plan_make(&plan, &opt, &err), 0);
     opt.memory_bytes = plan.minimum + (2 << 20); /* a fifth of the experts */
@@ -358,9 +348,8 @@ static void test_same_warnings(void **state)
             assert_memory_equal(&heard.list[i], &wanted.list[i], sizeof(wanted.list[i]));
             assert_int_equal(wanted.list[i].block, level + i % (N_MOE - level));
             assert_false(wanted.list[i].certain);
-            if (i >= N_MOE - level) { /* a step of one token */
+            if (i >= N_MOE - level) /* a step of one token */
                 assert_int_equal(wanted.list[i].n, 2);
-            }
         }
         assert_memory_equal(made, plain, sizeof(plain));
         assert_memory_equal(read, plain, sizeof(plain));
@@ -462,18 +451,14 @@ static void add_keys(struct pg_gguf_writer *w, const struct recipe *r)
     const char *type = r->type ? r->type : "pregate", *hash = r->hash ? r->hash : good_hash;
     uint32_t level = r->level == LEVEL_0 ? 0 : r->level ? r->level : 1;
     assert_int_equal(pg_gguf_writer_str(w, "general.architecture", "pregate", NULL), 0);
-    if (!r->no_type) {
+    if (!r->no_type)
         assert_int_equal(pg_gguf_writer_str(w, "general.type", type, NULL), 0);
-    }
-    if (!r->no_hash) {
+    if (!r->no_hash)
         assert_int_equal(pg_gguf_writer_str(w, "pregate.base.hash", hash, NULL), 0);
-    }
-    if (!r->no_level) {
+    if (!r->no_level)
         assert_int_equal(pg_gguf_writer_u32(w, "pregate.level", level, NULL), 0);
-    }
-    if (r->purpose) {
+    if (r->purpose)
         assert_int_equal(pg_gguf_writer_str(w, "pregate.trained_for", r->purpose, NULL), 0);
-    }
 }
 
 static void add_tensor(struct pg_gguf_writer *w, const struct recipe *r, int block)
@@ -498,15 +483,12 @@ static void make(const struct recipe *r)
     int n = N_MOE - 1 + r->extra;
     assert_int_equal(pg_gguf_writer_open(&w, bad, NULL), 0);
     add_keys(w, r);
-    for (int block = 1; block <= n; block++) {
-        if (block != r->missing) {
+    for (int block = 1; block <= n; block++)
+        if (block != r->missing)
             add_tensor(w, r, block);
-        }
-    }
     for (int block = 1; block <= n; block++) {
-        if (block == r->missing) {
+        if (block == r->missing)
             continue;
-        }
         table[N_EXPERT * N_EMBD - 1] = block == r->spoilt ? r->spoiled_by : 0.5f;
         size_t bytes = block == r->halved ? sizeof(table) / 2 : sizeof(table);
         assert_int_equal(pg_gguf_writer_data(w, table, bytes, NULL), 0);
@@ -518,15 +500,12 @@ static void refused(const struct pg_options *opt, int code, const char *const *w
 {
     struct pg_err err;
     int rc = try_open(opt, &err);
-    if (rc != code) {
+    if (rc != code)
         fail_msg("%d found, %d wanted: %s (%s)", rc, code, err.text, words[0]);
-    }
     assert_non_null(strstr(err.text, opt->sidecar));
-    for (size_t i = 0; i < n && words[i]; i++) {
-        if (!strstr(err.text, words[i])) {
+    for (size_t i = 0; i < n && words[i]; i++)
+        if (!strstr(err.text, words[i]))
             fail_msg("'%s' does not say '%s'", err.text, words[i]);
-        }
-    }
 }
 
 static void test_refused(void **state)
@@ -686,19 +665,16 @@ static void test_split_set(void **state)
         snprintf(name, sizeof(name), "set-0000%u-of-00002.gguf", part + 1);
         assert_int_equal(
             pg_gguf_writer_open(&w, in_dir(path[part], sizeof(path[part]), name), NULL), 0);
-        if (part == 0) {
+        if (part == 0)
             add_keys(w, &(struct recipe){0});
-        }
         assert_int_equal(pg_gguf_writer_u32(w, "split.no", part, NULL), 0);
         assert_int_equal(pg_gguf_writer_u32(w, "split.count", 2, NULL), 0);
         assert_int_equal(pg_gguf_writer_u32(w, "split.tensors.count", N_MOE - 1, NULL), 0);
         int first = part ? 4 : 1, last = part ? N_MOE - 1 : 3;
-        for (int block = first; block <= last; block++) {
+        for (int block = first; block <= last; block++)
             add_tensor(w, &(struct recipe){0}, block);
-        }
-        for (int block = first; block <= last; block++) {
+        for (int block = first; block <= last; block++)
             assert_int_equal(pg_gguf_writer_data(w, table, sizeof(table), NULL), 0);
-        }
         assert_int_equal(pg_gguf_writer_commit(w, NULL), 0);
     }
     refused(&opt, PG_ENOTSUP, (const char *[]){"2 files found", "one file wanted"}, 2);

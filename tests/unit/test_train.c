@@ -57,18 +57,16 @@ static pg_trainer *open_good(const struct pg_train_options *o)
     struct pg_err err = {0};
     pg_trainer *t;
     int rc = pg_trainer_open(&t, o, &err);
-    if (rc) {
+    if (rc)
         fail_msg("%s", err.text);
-    }
     return t;
 }
 
 static void steps(pg_trainer *t, int n)
 {
     struct pg_train_report r;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         assert_int_equal(pg_trainer_step(t, &r, NULL), 0);
-    }
 }
 
 /* ------------------------------------------------------------------ weights ----------------- */
@@ -88,9 +86,8 @@ static float *read_all(const char *path, size_t *n)
     const struct pg_params *params = pg_net_params(net);
     float *w = calloc(params->n_values, sizeof(float));
     assert_non_null(w);
-    for (int i = 0; i < params->n; i++) {
+    for (int i = 0; i < params->n; i++)
         assert_int_equal(pg_source_param(&s, &params->p[i], w + params->p[i].at, &err), 0);
-    }
     *n = params->n_values;
     pg_net_close(net);
     pg_pool_close(pool);
@@ -184,13 +181,12 @@ static void test_schedules(void **state)
         steps(t, 8);
         for (int i = 0; i < 8; i++) {
             double want = 0.01;
-            if (i < 2) {
+            if (i < 2)
                 want = 0.01 * (i + 1) / 2;
-            } else if (schedule == PG_LR_COSINE) {
+            else if (schedule == PG_LR_COSINE)
                 want = 0.002 + 0.008 * (1 + cos(acos(-1) * part[i])) / 2;
-            } else if (schedule == PG_LR_LINEAR) {
+            else if (schedule == PG_LR_LINEAR)
                 want = 0.01 - 0.008 * part[i];
-            }
             assert_int_equal(pg_trainer_report_at(t, i + 1, &r), 0);
             assert_true(fabs(r.lr - want) < 1e-8);
             assert_true(r.step == i + 1 && r.n_steps == 8 && r.n_tokens == 16u * (unsigned)r.step);
@@ -335,9 +331,8 @@ static void test_broken(void **state)
     pg_trainer *t = open_good(&o);
     steps(t, 2);
     t->s.w[t->params->p[0].at] = NAN;
-    for (size_t i = 0; i < t->params->p[0].n; i++) {
+    for (size_t i = 0; i < t->params->p[0].n; i++)
         t->s.w[t->params->p[0].at + i] = NAN;
-    }
     assert_int_equal(pg_trainer_step(t, &r, &err), PG_ENUMERIC);
     assert_non_null(strstr(err.text, "step 3"));
     assert_int_equal(pg_trainer_step(t, &r, &err), PG_EARG);
@@ -370,9 +365,8 @@ static void test_bad_options(void **state)
     struct pg_train_options o[12];
     struct pg_err err;
     pg_trainer *t;
-    for (size_t i = 0; i < PG_COUNT(o); i++) {
+    for (size_t i = 0; i < PG_COUNT(o); i++)
         o[i] = good;
-    }
     o[0].size = sizeof(good) + 1;
     o[1].model = NULL;
     o[2].out = NULL;

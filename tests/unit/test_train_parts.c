@@ -29,9 +29,8 @@ static void make_docs(struct pg_docs *d, const int *lengths, int n)
     assert_non_null(d->first);
     for (int i = 0; i < n; i++) {
         d->first[i + 1] = d->first[i] + (size_t)lengths[i];
-        for (int k = 0; k < lengths[i]; k++) {
+        for (int k = 0; k < lengths[i]; k++)
             d->token[d->first[i] + (size_t)k] = 100 * i + k;
-        }
     }
 }
 
@@ -84,9 +83,8 @@ static void test_batches(void **state)
             seen[batch.token[8 * s] / 100]++;
         }
     }
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 7; i++)
         assert_true(i == 2 ? seen[i] == 0 : seen[i] > 0);
-    }
     assert_true(b.epoch > 10);
     pg_batches_close(&b);
     pg_docs_close(&d);
@@ -199,9 +197,8 @@ static struct pg_adam_state adam_state(void)
     float *all = pg_calloc(4 * N_ALL, sizeof(float));
     assert_non_null(all);
     struct pg_adam_state s = {all, all + N_ALL, all + 2 * N_ALL, all + 3 * N_ALL};
-    for (int i = 0; i < N_ALL; i++) {
+    for (int i = 0; i < N_ALL; i++)
         s.w[i] = noise(0, i);
-    }
     return s;
 }
 
@@ -218,14 +215,12 @@ static void run_adam(struct pg_adam_state *s, int n_threads, double *norms)
     for (int step = 1; step <= STEPS; step++) {
         struct pg_adam_rates r = rates;
         r.step = step;
-        for (int i = 0; i < N_ALL; i++) {
+        for (int i = 0; i < N_ALL; i++)
             s->g[i] = noise(step, i);
-        }
         norms[step - 1] = pg_adam_norm(&a, s->g);
         assert_true(pg_adam_step(&a, &r, s));
-        for (int i = 0; i < N_ALL; i++) {
+        for (int i = 0; i < N_ALL; i++)
             assert_true(s->g[i] == 0);
-        }
     }
     pg_adam_close(&a);
     pg_pool_close(pool);
@@ -261,9 +256,8 @@ static void test_adam(void **state)
         sum += (double)noise(1, i) * (double)noise(1, i);
     }
     assert_true(fabs(norms[0] - sqrt(sum)) < 1e-9 * sqrt(sum)); /* without what is frozen */
-    for (int i = N_A + N_B; i < N_ALL; i++) {
+    for (int i = N_A + N_B; i < N_ALL; i++)
         assert_true(s.w[i] == noise(0, i) && s.m[i] == 0 && s.v[i] == 0);
-    }
     free(s.w);
     free(two.w);
 }
@@ -334,9 +328,8 @@ static void test_freeze(void **state)
         bool frozen[5] = {0};
         unsigned got = 0;
         assert_int_equal(pg_freeze(&list, good[i].names, frozen, &err), 0);
-        for (int k = 0; k < 5; k++) {
+        for (int k = 0; k < 5; k++)
             got |= (unsigned)frozen[k] << k;
-        }
         assert_int_equal(got, good[i].want);
     }
     for (size_t i = 0; i < PG_COUNT(bad); i++) {

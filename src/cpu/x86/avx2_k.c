@@ -232,7 +232,9 @@ PG_INLINE __m256i off_dot(const struct heads *h, const int16_t *sums)
     OFF(2, a)
     OFF(3, b)
     OFF(4, a)
-    OFF(5, b) OFF(6, a) OFF(7, b)
+    OFF(5, b)
+    OFF(6, a)
+    OFF(7, b)
 #undef OFF
         return _mm256_add_epi32(a, b);
 }
