@@ -102,7 +102,7 @@ int pg_forward_run(struct pg_forward *f, struct pg_err *err)
     f->err = err;
     pg_rows(f->c, begin_row, f, f->n_tok);
     for (int il = 0; il < f->model->h.n_layer; il++)
-        PG_TRY(f->model->family->block(f, il));
+        PG_TRY(pg_block(f, il));
     return 0;
 }
 

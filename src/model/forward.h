@@ -65,19 +65,7 @@ int pg_forward_run(struct pg_forward *f, struct pg_err *err);
 /* logits[i] [n_vocab] of row rows[i], i < n. */
 void pg_forward_logits(struct pg_forward *f, const int32_t *rows, int n, float *logits);
 
-/* ---- pieces, in the order of a block */
-
-enum pg_rope_kind { PG_ROPE_PAIRS, PG_ROPE_HALVES }; /* (0,1),(2,3)… or (0,n/2),(1,n/2+1)… */
-
-void pg_norm_rows(struct pg_forward *f, const struct pg_weight *gain); /* h = norm(x) */
-void pg_qkv(struct pg_forward *f, const struct pg_layer *w);           /* q, k, v = W h (+ bias) */
-/* Norm over each head (gain of head_dim) or over the whole row (gain of the row's length). */
-void pg_qk_norm(struct pg_forward *f, const struct pg_layer *w);
-void pg_rope(struct pg_forward *f, enum pg_rope_kind kind);
-/* Appends k and v to the caches and adds attention's output to x. */
-void pg_attention(struct pg_forward *f, int il);
-/* x += the block's experts (and shared expert) of h. */
-int pg_moe(struct pg_forward *f, int il);
-void pg_dense_ffn(struct pg_forward *f, const struct pg_layer *w);
+/* x of all rows through block il. */
+int pg_block(struct pg_forward *f, int il);
 
 #endif

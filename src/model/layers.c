@@ -32,7 +32,7 @@ static void norm_row(void *arg, int t, int thread)
                      f->h + (size_t)t * (size_t)n, n);
 }
 
-void pg_norm_rows(struct pg_forward *f, const struct pg_weight *gain)
+static void norm_rows_of(struct pg_forward *f, const struct pg_weight *gain)
 {
     struct norm_rows r = {f, gain->data};
     pg_rows(f->c, norm_row, &r, f->n_tok);
@@ -45,7 +45,7 @@ static void add_bias(struct pg_forward *f, const struct pg_weight *bias, float *
         f->c->k.add(bias->data, y + (size_t)t * (size_t)bias->n_in, bias->n_in);
 }
 
-void pg_qkv(struct pg_forward *f, const struct pg_layer *w)
+static void qkv(struct pg_forward *f, const struct pg_layer *w)
 {
     struct pg_product p[] = {
         pg_product(f->c, &w->attn_q, &f->in_h, f->q),
@@ -63,7 +63,6 @@ void pg_qkv(struct pg_forward *f, const struct pg_layer *w)
 struct qk_rows {
     struct pg_forward *f;
     const struct pg_layer *w;
-    enum pg_rope_kind kind;
 };
 
 /* One row of n_head heads: the gain covers a head, or the whole row. */
@@ -85,7 +84,7 @@ static void qk_norm_row(void *arg, int t, int thread)
                h->n_head_kv);
 }
 
-void pg_qk_norm(struct pg_forward *f, const struct pg_layer *w)
+static void qk_norm(struct pg_forward *f, const struct pg_layer *w)
 {
     struct qk_rows r = {.f = f, .w = w};
     pg_rows(f->c, qk_norm_row, &r, f->n_tok);
@@ -115,14 +114,14 @@ static void rope_row(void *arg, int t, int thread)
     float *k = f->k + (size_t)t * (size_t)(h->n_head_kv * h->head_dim);
     (void)thread;
     for (int i = 0; i < h->n_head; i++)
-        rotate(q + i * h->head_dim, cosines, sines, h->n_rot, r->kind);
+        rotate(q + i * h->head_dim, cosines, sines, h->n_rot, h->rope);
     for (int i = 0; i < h->n_head_kv; i++)
-        rotate(k + i * h->head_dim, cosines, sines, h->n_rot, r->kind);
+        rotate(k + i * h->head_dim, cosines, sines, h->n_rot, h->rope);
 }
 
-void pg_rope(struct pg_forward *f, enum pg_rope_kind kind)
+static void rope(struct pg_forward *f)
 {
-    struct qk_rows r = {.f = f, .kind = kind};
+    struct qk_rows r = {.f = f};
     pg_rows(f->c, rope_row, &r, f->n_tok);
 }
 
@@ -226,7 +225,7 @@ static void add_proj_row(void *arg, int t, int thread)
     f->c->k.add(f->proj + (size_t)t * (size_t)n, f->x + (size_t)t * (size_t)n, n);
 }
 
-void pg_attention(struct pg_forward *f, int il)
+static void attend_all(struct pg_forward *f, int il)
 {
     const struct pg_hparams *h = &f->model->h;
     struct attention a = {f, il};
@@ -278,7 +277,7 @@ static void ffn(struct pg_forward *f, const struct pg_weight *gate, const struct
     pg_linear(f->c, down, &f->in_ff, f->proj);
 }
 
-void pg_dense_ffn(struct pg_forward *f, const struct pg_layer *w)
+static void dense_ffn(struct pg_forward *f, const struct pg_layer *w)
 {
     ffn(f, &w->ffn_gate, &w->ffn_up, &w->ffn_down);
     pg_rows(f->c, add_proj_row, f, f->n_tok);
@@ -440,7 +439,7 @@ static int run_experts(struct pg_forward *f, const struct pg_layer *w)
     return n;
 }
 
-int pg_moe(struct pg_forward *f, int il)
+static int moe(struct pg_forward *f, int il)
 {
     const struct pg_layer *w = &f->model->layer[il];
     const struct pg_route *route;
@@ -459,5 +458,21 @@ int pg_moe(struct pg_forward *f, int il)
     pg_rows(f->c, combine_row, &c, f->n_tok);
     if (w->ffn_down_shexp.data)
         add_shared(f, w);
+    return 0;
+}
+
+int pg_block(struct pg_forward *f, int il)
+{
+    const struct pg_layer *w = &f->model->layer[il];
+    norm_rows_of(f, &w->attn_norm);
+    qkv(f, w);
+    if (w->attn_q_norm.data)
+        qk_norm(f, w);
+    rope(f);
+    attend_all(f, il);
+    norm_rows_of(f, &w->ffn_norm);
+    if (w->moe >= 0)
+        return moe(f, il);
+    dense_ffn(f, w);
     return 0;
 }

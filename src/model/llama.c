@@ -2,7 +2,7 @@
  * Llama, and Mixtral, which is Llama with experts. Rows of attn_q and attn_k are stored permuted
  * for rotation in pairs. The chosen experts' weights sum to one.
  */
-#include "model/forward.h"
+#include "model/model.h"
 
 static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
 {
@@ -10,6 +10,7 @@ static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err 
     (void)err;
     h->n_ff_exp = h->n_ff;
     h->rule.renormalise = true;
+    h->rope = PG_ROPE_PAIRS;
     return 0;
 }
 
@@ -19,18 +20,4 @@ static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_er
     return pg_loader_experts(l, w, il, err);
 }
 
-static int block(struct pg_forward *f, int il)
-{
-    const struct pg_layer *w = &f->model->layer[il];
-    pg_norm_rows(f, &w->attn_norm);
-    pg_qkv(f, w);
-    pg_rope(f, PG_ROPE_PAIRS);
-    pg_attention(f, il);
-    pg_norm_rows(f, &w->ffn_norm);
-    if (w->moe >= 0)
-        return pg_moe(f, il);
-    pg_dense_ffn(f, w);
-    return 0;
-}
-
-const struct pg_family pg_family_llama = {"llama", hparams, tensors, block};
+const struct pg_family pg_family_llama = {"llama", hparams, tensors};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * A model's shapes, weights and forward pass. One file a family (llama.c, qwen2moe.c, qwen3moe.c,
- * olmoe.c): hyperparameters, tensor names, and the block written out. What families share is in
- * load.c (files to weights) and layers.c (the pieces of a block).
+ * olmoe.c): hyperparameters and tensor names. What families share is in load.c (files to weights)
+ * and layers.c (the block, one for all: it asks the hyperparameters, and which weights are there).
  *
  * Sizes carry GGUF's names. Matrices are [n_out, n_in], a row per output.
  */
@@ -10,6 +10,9 @@
 
 #include "format/gguf.h"
 #include "gate/gate.h"
+
+enum pg_rope_kind { PG_ROPE_PAIRS, PG_ROPE_HALVES }; /* (0,1),(2,3)… or (0,n/2),(1,n/2+1)… */
+enum pg_activation { PG_SILU };
 
 struct pg_hparams {
     int n_vocab, n_ctx_train, n_layer, n_embd;
@@ -20,6 +23,9 @@ struct pg_hparams {
     int n_rot;                   /* leading values of each head that are rotated */
     float rms_eps, rope_base, rope_scale;
     struct pg_gate_rule rule;
+    /* What the arch itself says, not a key of the file. */
+    enum pg_rope_kind rope;
+    enum pg_activation activation; /* of act(gate) * up */
 };
 
 /* One block. data NULL: the family or the file does not have it. */
@@ -35,18 +41,15 @@ struct pg_layer {
     struct pg_weight ffn_gate_inp_shexp, ffn_gate_shexp, ffn_up_shexp, ffn_down_shexp;
 };
 
-struct pg_forward;
 struct pg_model;
 struct pg_loader;
 
 struct pg_family {
     const char *arch;
-    /* Keys beyond the common ones. */
+    /* Keys beyond the common ones, and what the arch itself says. */
     int (*hparams)(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err);
     /* Names the tensors of block il. */
     int (*tensors)(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
-    /* x of all rows through block il. */
-    int (*block)(struct pg_forward *f, int il);
 };
 
 extern const struct pg_family pg_family_llama, pg_family_qwen2moe, pg_family_qwen3moe,

@@ -2,13 +2,14 @@
  * OLMoE. Queries and keys are normalised over their whole row before they are split into heads. The
  * chosen experts' weights are left as the softmax gave them.
  */
-#include "model/forward.h"
+#include "model/model.h"
 
 static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
 {
     (void)g;
     (void)err;
     h->n_ff_exp = h->n_ff; /* the key speaks of an expert here */
+    h->rope = PG_ROPE_HALVES;
     return 0;
 }
 
@@ -24,16 +25,4 @@ static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_er
     return pg_loader_experts(l, w, il, err);
 }
 
-static int block(struct pg_forward *f, int il)
-{
-    const struct pg_layer *w = &f->model->layer[il];
-    pg_norm_rows(f, &w->attn_norm);
-    pg_qkv(f, w);
-    pg_qk_norm(f, w);
-    pg_rope(f, PG_ROPE_HALVES);
-    pg_attention(f, il);
-    pg_norm_rows(f, &w->ffn_norm);
-    return pg_moe(f, il);
-}
-
-const struct pg_family pg_family_olmoe = {"olmoe", hparams, tensors, block};
+const struct pg_family pg_family_olmoe = {"olmoe", hparams, tensors};

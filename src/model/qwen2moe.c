@@ -2,7 +2,7 @@
  * Qwen1.5-MoE and Qwen2-MoE. Biases on queries, keys and values; a shared expert that every token
  * passes, weighted by a sigmoid gate of its own. The chosen experts' weights are not renormalised.
  */
-#include "model/forward.h"
+#include "model/model.h"
 
 static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
 {
@@ -13,6 +13,7 @@ static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err 
                            1 << 24, &n_ff_shexp, err));
     h->n_ff_exp = (int)n_ff_exp;
     h->n_ff_shexp = (int)n_ff_shexp;
+    h->rope = PG_ROPE_HALVES;
     return 0;
 }
 
@@ -36,18 +37,4 @@ static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_er
     return pg_loader_weight(l, &w->ffn_down_shexp, il, "ffn_down_shexp.weight", out, err);
 }
 
-static int block(struct pg_forward *f, int il)
-{
-    const struct pg_layer *w = &f->model->layer[il];
-    pg_norm_rows(f, &w->attn_norm);
-    pg_qkv(f, w);
-    pg_rope(f, PG_ROPE_HALVES);
-    pg_attention(f, il);
-    pg_norm_rows(f, &w->ffn_norm);
-    if (w->moe >= 0)
-        return pg_moe(f, il);
-    pg_dense_ffn(f, w);
-    return 0;
-}
-
-const struct pg_family pg_family_qwen2moe = {"qwen2moe", hparams, tensors, block};
+const struct pg_family pg_family_qwen2moe = {"qwen2moe", hparams, tensors};

@@ -2,7 +2,7 @@
  * Qwen3-MoE. Each head of queries and keys is normalised by itself. The chosen experts' weights sum
  * to one. Some checkpoints have dense blocks between.
  */
-#include "model/forward.h"
+#include "model/model.h"
 
 static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
 {
@@ -11,6 +11,7 @@ static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err 
                            &n_ff_exp, err));
     h->n_ff_exp = (int)n_ff_exp;
     h->rule.renormalise = true;
+    h->rope = PG_ROPE_HALVES;
     return 0;
 }
 
@@ -23,19 +24,4 @@ static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_er
     return pg_loader_experts(l, w, il, err);
 }
 
-static int block(struct pg_forward *f, int il)
-{
-    const struct pg_layer *w = &f->model->layer[il];
-    pg_norm_rows(f, &w->attn_norm);
-    pg_qkv(f, w);
-    pg_qk_norm(f, w);
-    pg_rope(f, PG_ROPE_HALVES);
-    pg_attention(f, il);
-    pg_norm_rows(f, &w->ffn_norm);
-    if (w->moe >= 0)
-        return pg_moe(f, il);
-    pg_dense_ffn(f, w);
-    return 0;
-}
-
-const struct pg_family pg_family_qwen3moe = {"qwen3moe", hparams, tensors, block};
+const struct pg_family pg_family_qwen3moe = {"qwen3moe", hparams, tensors};

@@ -185,7 +185,7 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
     const struct pg_layer *first = &o->model->layer[0];
     int out_rows = LOGITS / h->n_vocab / PG_NET_OUT_ROWS * PG_NET_OUT_ROWS;
     *n = (struct pg_net){.opt = *o, .model = o->model, .h = h, .ops = pg_row_ops(0)};
-    n->rope_pairs = o->model->family == &pg_family_llama;
+    n->rope_pairs = h->rope == PG_ROPE_PAIRS;
     n->eps = (pg_real)h->rms_eps;
     n->n_tok = o->n_seq * o->seq_len;
     n->n_spans = (n->n_tok + PG_NET_ROWS - 1) / PG_NET_ROWS;
