@@ -24,7 +24,8 @@
  *  - `open` gives, `close` takes; closing NULL is fine. A pointer parameter is borrowed for the
  * call unless its comment says more.
  *  - Option structs begin with `size`; write {PG_..._INIT, .field = value}. A zero field means its
- *    default, so that a program built against an older header keeps working.
+ *    default, so that a program built against an older header keeps working. A size of 0 is
+ *    refused, as is one that is larger than the library knows.
  *  - The library never exits, prints, or reads the environment. Nothing allocates after
  *    pg_session_open on the token path.
  *  - Where an expert is stored, the memory budget, the batch, the thread count and the instruction

@@ -5,7 +5,6 @@
 #include "engine/engine.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 enum { MIN_BATCH = 8, MAX_BATCH = 512, DEFAULT_CTX = 4096 };
 
@@ -245,13 +244,7 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
 
 int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err)
 {
-    if (opt->size > sizeof(*opt) || opt->size < sizeof(opt->size)) {
-        return pg_fail(err, PG_EARG,
-                       "options: size %zu found, at most %zu wanted (use "
-                       "PG_OPTIONS_INIT)",
-                       opt->size, sizeof(*opt));
-    }
-    memcpy(&e->opt, opt, opt->size);
+    PG_TRY(pg_options_take(&e->opt, sizeof(e->opt), opt, "PG_OPTIONS_INIT", err));
     if (!e->opt.model)
         return pg_fail(err, PG_EARG, "no model file given");
     PG_TRY(pg_gguf_open(&e->gguf, e->opt.model, err));

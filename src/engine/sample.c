@@ -170,9 +170,9 @@ static int fill_candidates(pg_session *s)
 int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
                       struct pg_err *err)
 {
-    struct pg_sampling h = {.size = sizeof(h)};
+    struct pg_sampling h = {PG_SAMPLING_INIT};
     if (how)
-        memcpy(&h, how, PG_MIN(how->size, sizeof(h)));
+        PG_TRY(pg_options_take(&h, sizeof(h), how, "PG_SAMPLING_INIT", err));
     PG_TRY(check_sampling(&h, err));
     if (!s->has_logits)
         return pg_fail(err, PG_EARG, "nothing to sample from: the session has no logits yet");

@@ -11,10 +11,10 @@
 int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_options *opt,
                     struct pg_err *err)
 {
-    struct pg_session_options o = {.size = sizeof(o)};
+    struct pg_session_options o = {PG_SESSION_OPTIONS_INIT};
     *out = NULL;
     if (opt)
-        memcpy(&o, opt, PG_MIN(opt->size, sizeof(o)));
+        PG_TRY(pg_options_take(&o, sizeof(o), opt, "PG_SESSION_OPTIONS_INIT", err));
     int n_ctx = o.n_ctx ? o.n_ctx : e->opt.n_ctx;
     if (n_ctx < 1 || n_ctx > e->opt.n_ctx) {
         return pg_fail(err, PG_EARG, "session context: %d found, 1 to the engine's %d wanted",

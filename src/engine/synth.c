@@ -504,8 +504,10 @@ static const struct shape *find_shape(const char *name, struct pg_err *err)
 
 int pg_synth(const struct pg_synth_options *opt, struct pg_err *err)
 {
-    const char *type_name = opt->type ? opt->type : "Q4_K";
-    const struct shape *s = find_shape(opt->shape, err);
+    struct pg_synth_options o;
+    PG_TRY(pg_options_take(&o, sizeof(o), opt, "PG_SYNTH_OPTIONS_INIT", err));
+    const char *type_name = o.type ? o.type : "Q4_K";
+    const struct shape *s = find_shape(o.shape, err);
     int type = pg_type_parse(type_name);
     struct pg_gguf_writer *w;
 
@@ -514,10 +516,10 @@ int pg_synth(const struct pg_synth_options *opt, struct pg_err *err)
     if (type < 0)
         return pg_fail(err, PG_EARG, "type \"%s\": a format such as Q4_K, Q8_0 or F16 is wanted",
                        pg_quote(type_name, strlen(type_name)).s);
-    if (!opt->out)
+    if (!o.out)
         return pg_fail(err, PG_EARG, "synth: an output file is wanted");
-    PG_TRY(pg_gguf_writer_open(&w, opt->out, err));
-    int rc = write_model(w, opt, s, (enum pg_type)type, err);
+    PG_TRY(pg_gguf_writer_open(&w, o.out, err));
+    int rc = write_model(w, &o, s, (enum pg_type)type, err);
     if (rc) {
         pg_gguf_writer_abandon(w);
         return rc;

@@ -8,7 +8,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 enum {
@@ -58,12 +57,7 @@ static double mib(uint64_t bytes)
 static int check_options(struct tune *t, const struct pg_tune_options *opt, struct pg_err *err)
 {
     struct pg_tune_options *o = &t->opt;
-    if (opt->size > sizeof(*opt) || opt->size < sizeof(opt->size)) {
-        return pg_fail(err, PG_EARG,
-                       "options: size %zu found, at most %zu wanted (use PG_TUNE_OPTIONS_INIT)",
-                       opt->size, sizeof(*opt));
-    }
-    memcpy(o, opt, opt->size);
+    PG_TRY(pg_options_take(o, sizeof(*o), opt, "PG_TUNE_OPTIONS_INIT", err));
     if (!o->model || !o->out || o->n_data < 1)
         return pg_fail(err, PG_EARG, "a model, a file of text and a file to write are wanted");
     o->level = o->level ? o->level : 1;

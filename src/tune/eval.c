@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <sha256.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 const char *pg_eval_task_name(enum pg_eval_task t)
@@ -17,12 +16,7 @@ static int check_options(struct pg_evaluation *v, const struct pg_eval_options *
                          struct pg_err *err)
 {
     struct pg_eval_options *o = &v->opt;
-    if (opt->size > sizeof(*opt) || opt->size < sizeof(opt->size)) {
-        return pg_fail(err, PG_EARG,
-                       "options: size %zu found, at most %zu wanted (use PG_EVAL_OPTIONS_INIT)",
-                       opt->size, sizeof(*opt));
-    }
-    memcpy(o, opt, opt->size);
+    PG_TRY(pg_options_take(o, sizeof(*o), opt, "PG_EVAL_OPTIONS_INIT", err));
     if (!pg_eval_task_name(o->task)) {
         return pg_fail(err, PG_EARG, "task: %d found, 0 to %d wanted", (int)o->task,
                        PG_EVAL_COUNT - 1);

@@ -152,11 +152,6 @@ static void drop_strings(struct pg_train_options *o)
 
 static int check_options(const struct pg_train_options *opt, struct pg_err *err)
 {
-    if (opt->size > sizeof(*opt) || opt->size < sizeof(opt->size)) {
-        return pg_fail(err, PG_EARG,
-                       "options: size %zu found, at most %zu wanted (use PG_TRAIN_OPTIONS_INIT)",
-                       opt->size, sizeof(*opt));
-    }
     if (!opt->model || !opt->out)
         return pg_fail(err, PG_EARG, "no %s given", opt->model ? "file for the result" : "model");
     if (opt->n_data < 1)
@@ -372,7 +367,7 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
                         struct pg_err *err)
 {
     const struct pg_model *m = &t->source.model;
-    memcpy(&t->opt, opt, opt->size);
+    t->opt = *opt;
     if (keep_strings(&t->opt))
         return pg_fail(err, PG_ENOMEM, "out of memory");
     PG_TRY(pg_train_type(opt->type, &t->type, err));
@@ -395,13 +390,12 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
 int pg_trainer_open(pg_trainer **out, const struct pg_train_options *opt, struct pg_err *err)
 {
     *out = NULL;
-    struct pg_train_options whole = {0};
-    PG_TRY(check_options(opt, err));
+    struct pg_train_options whole;
+    PG_TRY(pg_options_take(&whole, sizeof(whole), opt, "PG_TRAIN_OPTIONS_INIT", err));
+    PG_TRY(check_options(&whole, err));
     struct pg_trainer *t = pg_calloc(1, sizeof(*t));
     if (!t)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    memcpy(&whole, opt, opt->size);
-    whole.size = sizeof(whole);
     int rc = open_trainer(t, &whole, err);
     if (rc) {
         pg_trainer_close(t);

@@ -447,9 +447,6 @@ static void test_older_struct(void **state)
     (void)state;
     start(session, n_prompt);
     assert_int_equal(sample(session, &how), argmax(pg_session_logits(session), n_vocab));
-    how.size = 0;
-    how.temp = -1;
-    assert_int_equal(sample(session, &how), argmax(pg_session_logits(session), n_vocab));
 }
 
 static void test_logits_not_finite(void **state)
