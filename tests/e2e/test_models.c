@@ -11,19 +11,15 @@
  * "Same" walks all of mode x budget x threads x batch; eviction, hints, instruction set, reading
  * path and depth of warning take turns, so that each value meets each mode many times.
  */
+#include "helpers.h"
+
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <cmocka.h>
-
-#include "pregate.h"
 
 #define N_PROMPT  23 /* tokens of the walk: a prompt that no batch of 7 divides, */
 #define N_DECODE  6  /* then one by one */
@@ -79,7 +75,7 @@ struct fixture {
     struct numbers ids, logits, greedy;
     int n_vocab;
     int32_t walk[N_WALK];
-    char dir[64], sidecar[96];
+    char sidecar[128];
     float *resident; /* [N_WALK, n_vocab], KV in f32 */
     float *got;      /* the same, of the variant at hand */
     int n_moe_layer;
@@ -110,12 +106,6 @@ static struct numbers read_numbers(const json_t *root, const char *key)
     assert_non_null(j);
     flatten(j, &out, CAP);
     return out;
-}
-
-static void must(int rc, const struct pg_err *err, const char *what)
-{
-    if (rc)
-        fail_msg("%s: %d: %s", what, rc, err->text);
 }
 
 static struct pg_options options_of(const struct fixture *fx, enum pg_mode mode)
@@ -165,9 +155,9 @@ static void walk_in(pg_session *s, const struct fixture *fx, float *logits)
 {
     struct pg_err err = {0};
     size_t row = (size_t)fx->n_vocab;
-    must(pg_session_eval(s, fx->walk, N_PROMPT, logits, &err), &err, "prompt");
+    must(pg_session_eval(s, fx->walk, N_PROMPT, logits, &err), &err);
     for (size_t i = N_PROMPT; i < N_WALK; i++)
-        must(pg_session_eval(s, fx->walk + i, 1, logits + i * row, &err), &err, "decode");
+        must(pg_session_eval(s, fx->walk + i, 1, logits + i * row, &err), &err);
     assert_int_equal(pg_session_n_tokens(s), N_WALK);
     assert_memory_equal(pg_session_logits(s), logits + (N_WALK - 1) * row, row * sizeof *logits);
 }
@@ -197,7 +187,7 @@ static void run(struct fixture *fx, struct pg_options *opt, int step, float *log
     struct pg_model_info info;
     pg_engine *e = open_under(opt, step);
     pg_session *s = NULL;
-    must(pg_session_open(&s, e, NULL, &err), &err, "session");
+    must(pg_session_open(&s, e, NULL, &err), &err);
     walk_in(s, fx, logits);
     pg_engine_stats(e, &stats);
     pg_engine_plan(e, &plan);
@@ -287,9 +277,9 @@ static void test_reference_logits(void **state)
         pg_session *s = NULL;
         double worst = 0, error = 0, power = 0;
         opt.cpu = levels[l];
-        must(pg_engine_open(&e, &opt, &err), &err, "engine");
-        must(pg_session_open(&s, e, NULL, &err), &err, "session");
-        must(pg_session_eval(s, ids, n, logits, &err), &err, "eval");
+        must(pg_engine_open(&e, &opt, &err), &err);
+        must(pg_session_open(&s, e, NULL, &err), &err);
+        must(pg_session_eval(s, ids, n, logits, &err), &err);
         for (size_t i = 0; i < n * row; i++) {
             double d = fabs((double)logits[i] - fx->logits.v[i]);
             worst = d <= worst ? worst : d; /* a NaN stays */
@@ -321,11 +311,11 @@ static void test_greedy_tokens(void **state)
         skip();
     for (size_t i = 0; i < fx->ids.n; i++)
         ids[i] = (int32_t)fx->ids.v[i];
-    must(pg_engine_open(&e, &opt, &err), &err, "engine");
-    must(pg_session_open(&s, e, NULL, &err), &err, "session");
-    must(pg_session_sync(s, ids, fx->ids.n, &err), &err, "sync");
+    must(pg_engine_open(&e, &opt, &err), &err);
+    must(pg_session_open(&s, e, NULL, &err), &err);
+    must(pg_session_sync(s, ids, fx->ids.n, &err), &err);
     for (size_t i = 0; i < fx->greedy.n; i++) {
-        must(pg_session_next(s, &how, &token, &err), &err, "next");
+        must(pg_session_next(s, &how, &token, &err), &err);
         assert_int_equal(token, (int32_t)fx->greedy.v[i]);
     }
     pg_session_close(s);
@@ -399,25 +389,25 @@ static void test_chunks_sync_truncate(void **state)
     opt.n_threads = 2;
     opt.n_batch = 8;
     pg_engine *e = open_under(&opt, 0);
-    must(pg_session_open(&s, e, NULL, &err), &err, "session");
+    must(pg_session_open(&s, e, NULL, &err), &err);
     assert_null(pg_session_logits(s));
     for (size_t chunk = 1; chunk <= N_WALK; chunk += chunk < 5 ? 2 : 8) {
         assert_int_equal(pg_session_truncate(s, 0), 0);
         for (size_t at = 0; at < N_WALK; at += chunk) {
             size_t n = chunk < N_WALK - at ? chunk : N_WALK - at;
-            must(pg_session_eval(s, fx->walk + at, n, fx->got + at * row, &err), &err, "chunk");
+            must(pg_session_eval(s, fx->walk + at, n, fx->got + at * row, &err), &err);
         }
         assert_memory_equal(fx->got, want, N_WALK * bytes);
     }
     for (size_t keep = 1; keep < N_WALK; keep += 9) {
         assert_int_equal(pg_session_truncate(s, keep), 0);
         assert_int_equal(pg_session_n_tokens(s), keep);
-        must(pg_session_eval(s, fx->walk + keep, N_WALK - keep, NULL, &err), &err, "again");
+        must(pg_session_eval(s, fx->walk + keep, N_WALK - keep, NULL, &err), &err);
         assert_memory_equal(pg_session_logits(s), want + (N_WALK - 1) * row, bytes);
     }
     static const size_t lengths[] = {10, 20, N_WALK, 7, 1, N_WALK};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
-        must(pg_session_sync(s, fx->walk, lengths[i], &err), &err, "sync");
+        must(pg_session_sync(s, fx->walk, lengths[i], &err), &err);
         assert_int_equal(pg_session_n_tokens(s), lengths[i]);
         assert_memory_equal(pg_session_logits(s), want + (lengths[i] - 1) * row, bytes);
     }
@@ -451,8 +441,8 @@ static void steps_together(struct fixture *fx, struct pg_options *opt, uint64_t 
             text[k][i] = k == 1   ? fx->walk[N_WALK - 1 - i]
                          : k == 2 ? fx->walk[(i * 5) % N_WALK]
                                   : fx->walk[i];
-        must(pg_session_open(&s[k], e, NULL, &err), &err, "session");
-        must(pg_session_eval(s[k], text[k], N_WALK, alone[k], &err), &err, "alone");
+        must(pg_session_open(&s[k], e, NULL, &err), &err);
+        must(pg_session_eval(s[k], text[k], N_WALK, alone[k], &err), &err);
         assert_int_equal(pg_session_truncate(s[k], 0), 0);
     }
     for (int left = N_SESSIONS * N_WALK; left > 0;) {
@@ -470,7 +460,7 @@ static void steps_together(struct fixture *fx, struct pg_options *opt, uint64_t 
         }
         if (!n_rows)
             continue;
-        must(pg_step(e, rows, n_rows, &err), &err, "step");
+        must(pg_step(e, rows, n_rows, &err), &err);
         for (int i = 0; i < n_rows; i++) {
             size_t at = pg_session_n_tokens(rows[i].session) - 1;
             assert_memory_equal(pg_session_logits(rows[i].session), alone[who[i]] + at * row,
@@ -513,12 +503,12 @@ static void test_budget_and_context_refused(void **state)
     assert_null(e);
     assert_true(err.code == PG_EBUDGET && strstr(err.text, "minimum"));
     e = open_under(&opt, 0);
-    must(pg_session_open(&s, e, NULL, &err), &err, "session");
+    must(pg_session_open(&s, e, NULL, &err), &err);
     for (int i = 0; i <= N_CTX; i++)
         many[i] = fx->walk[i % N_WALK];
     assert_int_equal(pg_session_eval(s, many, N_CTX + 1, NULL, &err), PG_ECONTEXT);
     assert_int_equal(pg_session_n_tokens(s), 0);
-    must(pg_session_eval(s, many, N_CTX, NULL, &err), &err, "a full context");
+    must(pg_session_eval(s, many, N_CTX, NULL, &err), &err);
     struct pg_sampling how = {PG_SAMPLING_INIT, .temp = 0};
     int32_t token;
     assert_int_equal(pg_session_next(s, &how, &token, &err), PG_ECONTEXT);
@@ -561,11 +551,10 @@ static int set_up(void **state)
     for (int i = 0; i < N_WALK; i++)
         fx->walk[i] = i < (int)fx->ids.n ? (int32_t)fx->ids.v[i]
                                          : (int32_t)draw(&seed, (unsigned)fx->n_vocab);
-    strcpy(fx->dir, "/tmp/pregate-models-XXXXXX");
-    assert_non_null(mkdtemp(fx->dir));
-    snprintf(fx->sidecar, sizeof fx->sidecar, "%.60s/pregate.gguf", fx->dir);
+    assert_int_equal(make_dir(state), 0);
+    in_dir(fx->sidecar, "pregate.gguf");
     if (fx->model->is_moe)
-        must(pg_sidecar_write(fx->model->gguf, fx->sidecar, 1, &err), &err, "sidecar");
+        must(pg_sidecar_write(fx->model->gguf, fx->sidecar, 1, &err), &err);
     size_t n = N_WALK * (size_t)fx->n_vocab;
     fx->resident = calloc(n, sizeof(float));
     fx->got = calloc(n, sizeof(float));
@@ -578,14 +567,12 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     struct fixture *fx = *state;
-    unlink(fx->sidecar);
-    rmdir(fx->dir);
     free(fx->ids.v);
     free(fx->logits.v);
     free(fx->greedy.v);
     free(fx->resident);
     free(fx->got);
-    return 0;
+    return remove_dir(state);
 }
 
 int main(int argc, char **argv)

@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Allocation n fails, thread n is refused: opening each layer with every failure in turn.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 #include <jansson.h>
 
 #include "alloc_faults.h"

@@ -3,12 +3,7 @@
  * with n = 1, 2, 3 … until there is nothing left to fail. And that after pg_session_open nothing
  * allocates, in any mode.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "alloc_faults.h"
 #include "io_faults.h"
@@ -36,12 +31,6 @@ const char *__asan_default_options(void)
 
 static const int32_t prompt[N_PROMPT] = {5, 17};
 static const struct pg_sampling greedy = {PG_SAMPLING_INIT};
-
-static void must(int rc, const struct pg_err *err)
-{
-    if (rc)
-        fail_msg("%d: %s", rc, err->text);
-}
 
 /* Rows of the embedding: the small model has no vocabulary. */
 static int n_vocab_of(const char *model)

@@ -2,12 +2,7 @@
  * Allocation n fails while a model is trained: opened, stepped, saved, resumed and finished. Every
  * refusal comes back as "out of memory", and nothing is left open or allocated.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "alloc_faults.h"
 #include "tiny_train.h"
@@ -15,29 +10,18 @@
 
 #include <sys/stat.h>
 
-static char dir[64], model[96], text[96], out[96], sidecar[96], checkpoint[112];
+static char model[128], text[128], out[128], sidecar[128];
 
 static int setup(void **state)
 {
-    (void)state;
     struct pg_err err = {0};
-    snprintf(dir, sizeof(dir), "test_train_alloc.%d", (int)getpid());
-    mkdir(dir, 0700);
-    snprintf(model, sizeof(model), "%s/tiny.gguf", dir);
-    snprintf(text, sizeof(text), "%s/text", dir);
-    snprintf(out, sizeof(out), "%s/out.gguf", dir);
-    snprintf(sidecar, sizeof(sidecar), "%s/out.pregate.gguf", dir);
-    snprintf(checkpoint, sizeof(checkpoint), "%s.checkpoint", out);
+    if (make_dir(state))
+        return -1;
+    in_dir(model, "tiny.gguf");
+    in_dir(text, "text");
+    in_dir(out, "out.gguf");
+    in_dir(sidecar, "out.pregate.gguf");
     return tiny_write(model, text, &err);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    const char *const files[] = {model, text, out, sidecar, checkpoint};
-    for (size_t i = 0; i < PG_COUNT(files); i++)
-        unlink(files[i]);
-    return rmdir(dir);
 }
 
 static int steps(const struct pg_train_options *o, int n, struct pg_err *err)
@@ -103,7 +87,7 @@ static void test_finish(void **state)
     assert_true(fault_each(finish, NULL, false, PG_ENOMEM) > 50);
     assert_int_equal(access(out, F_OK), 0);
     assert_int_equal(access(sidecar, F_OK), 0);
-    assert_int_equal(access(checkpoint, F_OK), -1);
+    assert_int_equal(access(IN_DIR("out.gguf.checkpoint"), F_OK), -1);
 }
 
 int main(void)
@@ -112,5 +96,5 @@ int main(void)
         cmocka_unit_test(test_train),
         cmocka_unit_test(test_finish),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, remove_dir);
 }

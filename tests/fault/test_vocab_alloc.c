@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Every allocation of opening a vocabulary and of tokenizing with it is refused in turn.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "fault/alloc_faults.h"
 #include "text/vocab.h"

@@ -5,12 +5,10 @@
  *                  float64 within a bound; numbers that are not finite included
  *   kern --bench [THREADS [FORMAT]]   measures: see kern_bench.h
  */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
+#include "helpers.h"
 
-#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
 
 #include "kern/kern_bench.h"
 #include "kern/kern_data.h"

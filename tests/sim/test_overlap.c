@@ -3,11 +3,7 @@
  * modelled compute: the schedule of an engine, block after block, with experts that are known one
  * block early.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "sim/sim_world.h"
 

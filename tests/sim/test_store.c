@@ -2,11 +2,7 @@
  * The store on a simulated disk: random routes, hints, latencies, failures and sizes, with every
  * invariant derived anew; and the promises of store.h one by one.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "base/os.h"
 #include "sim/sim_world.h"
@@ -529,21 +525,15 @@ static void test_trace_events(void **state)
     struct world w;
     struct world_options opt = plain(8);
     struct pg_err err;
-    char path[] = "/tmp/pregate_test_XXXXXX", text[8192] = {0};
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
+    char path[128];
+    size_t n_text;
     assert_int_equal(pg_trace_open(&opt.trace, 64, &err), 0);
     world_open(&w, &opt);
     pg_store_hint(w.store, 1, id, 1, false);
     pg_io_sim_advance(w.io, 2 * EXPERT_NS);
     run_ids(&w, 1, id, 3);
-    assert_int_equal(pg_trace_save(opt.trace, path, &err), 0);
-    FILE *f = fopen(path, "r");
-    assert_non_null(f);
-    assert_true(fread(text, 1, sizeof text - 1, f) > 0);
-    fclose(f);
-    close(fd);
-    unlink(path);
+    assert_int_equal(pg_trace_save(opt.trace, in_dir(path, "trace"), &err), 0);
+    char *text = whole_file(path, &n_text);
     static const char *const names[] = {"\"hint\"", "\"demand\"", "\"stall\""};
     static const int counts[] = {1, 2, 1};
     for (int i = 0; i < 3; i++) {
@@ -552,6 +542,7 @@ static void test_trace_events(void **state)
             n++;
         assert_true(n >= counts[i]);
     }
+    free(text);
     world_close(&w);
     pg_trace_close(opt.trace);
 }
@@ -607,5 +598,5 @@ int main(void)
         cmocka_unit_test(test_trace_events),      cmocka_unit_test(test_open_arguments),
         cmocka_unit_test(test_random_worlds),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

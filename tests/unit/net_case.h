@@ -6,11 +6,7 @@
 #ifndef NET_CASE_H
 #define NET_CASE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "tune/net.h"
 

@@ -2,11 +2,7 @@
  * base/: sentences, the thread pool, memory limits read from made-up machines, files that appear
  * whole or not at all, and the trace.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "base/os.h"
 #include "base/pool.h"
@@ -22,24 +18,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof(dir), "/tmp/pg-test-base-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char command[96];
-
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
-}
 
 /* ---- sentences ---------------------------------------------------------------------------------
  */
@@ -254,7 +232,7 @@ static void new_machine(void)
 {
     static int i;
 
-    snprintf(root, sizeof(root), "%s/machine-%d", dir, i++);
+    snprintf(root, sizeof(root), "%s/machine-%d", test_dir, i++);
 }
 
 /* Writes a file of the made-up machine, with the folders on the way. */
@@ -269,10 +247,7 @@ static void set(const char *path, const char *text)
             mkdir(full, 0700);
             full[i] = '/';
         }
-    FILE *f = fopen(full, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
+    put_text(full, text);
 }
 
 #define MIB(n) ((uint64_t)(n) << 20)
@@ -497,24 +472,15 @@ static int count_files(const char *path)
     return n;
 }
 
-static void read_back(const char *path, char *text, size_t size)
-{
-    FILE *f = fopen(path, "r");
-
-    assert_non_null(f);
-    text[fread(text, 1, size - 1, f)] = 0;
-    fclose(f);
-}
-
 static void test_outfile(void **state)
 {
     (void)state;
-    char box[96], path[128], text[64];
+    char box[128], path[160];
     struct pg_outfile f;
     struct pg_err err;
     struct stat st;
 
-    snprintf(box, sizeof(box), "%s/box", dir);
+    in_dir(box, "box");
     snprintf(path, sizeof(path), "%s/out", box);
     assert_int_equal(mkdir(box, 0700), 0);
     umask(022);
@@ -523,8 +489,7 @@ static void test_outfile(void **state)
     assert_int_not_equal(access(path, F_OK), 0);
     assert_int_equal(pg_outfile_commit(&f, &err), 0);
     pg_outfile_abandon(&f);
-    read_back(path, text, sizeof(text));
-    assert_string_equal(text, "first");
+    file_says(path, "first");
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0644);
 
@@ -533,8 +498,7 @@ static void test_outfile(void **state)
     assert_int_equal(pg_outfile_write(&f, "second", 6, &err), 0);
     pg_outfile_abandon(&f);
     pg_outfile_abandon(&f);
-    read_back(path, text, sizeof(text));
-    assert_string_equal(text, "first");
+    file_says(path, "first");
     assert_int_equal(count_files(box), 1);
 
     /* Two writers of one file: each is whole, the last one stays. */
@@ -545,8 +509,7 @@ static void test_outfile(void **state)
     assert_int_equal(pg_outfile_write(&other, "BB", 2, &err), 0);
     assert_int_equal(pg_outfile_commit(&other, &err), 0);
     assert_int_equal(pg_outfile_commit(&f, &err), 0);
-    read_back(path, text, sizeof(text));
-    assert_string_equal(text, "AAAA");
+    file_says(path, "AAAA");
     assert_int_equal(count_files(box), 1);
 }
 
@@ -557,15 +520,15 @@ static void test_outfile_fails(void **state)
     struct pg_err err;
     char path[128];
 
-    snprintf(path, sizeof(path), "%s/none/out", dir);
+    in_dir(path, "none/out");
     assert_int_equal(pg_outfile_open(&f, path, &err), PG_EIO);
     assert_non_null(strstr(err.text, "No such file"));
     pg_outfile_abandon(&f);
     assert_int_equal(pg_outfile_open(&f, "/dev/null", &err), PG_EARG);
     assert_non_null(strstr(err.text, "/dev/null: exists and is not a regular file"));
-    assert_int_equal(pg_outfile_open(&f, dir, &err), PG_EARG);
+    assert_int_equal(pg_outfile_open(&f, test_dir, &err), PG_EARG);
     /* A full disk. */
-    snprintf(path, sizeof(path), "%s/full", dir);
+    in_dir(path, "full");
     assert_int_equal(pg_outfile_open(&f, path, &err), 0);
     int full = open("/dev/full", O_WRONLY);
     assert_true(full >= 0 && dup2(full, f.fd) >= 0);
@@ -585,7 +548,7 @@ static json_t *saved_events(struct pg_trace *t)
     json_error_t why;
     struct pg_err err;
 
-    snprintf(path, sizeof(path), "%s/trace.json", dir);
+    in_dir(path, "trace.json");
     assert_int_equal(pg_trace_save(t, path, &err), 0);
     json_t *all = json_load_file(path, JSON_REJECT_DUPLICATES, &why);
     if (!all)

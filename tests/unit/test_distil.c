@@ -3,11 +3,7 @@
  * bits for any number of threads and any interruption; the checkpoint, damaged in every way; how
  * text is cut and memory is divided.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "tune/distil.h"
 
@@ -20,30 +16,6 @@
 #define MODEL PG_MODELS "/tinystories-moe.gguf"
 
 enum { N_EMBD = 24, N_EXPERT = 7, N_USED = 2, N_MOE = 3, N_VALUES_MOST = 4096 };
-
-static char dir[64];
-
-static char *in_dir(char out[128], const char *name)
-{
-    assert_true(snprintf(out, 128, "%s/%s", dir, name) < 128);
-    return out;
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof(dir), "%s/pg-test-distil-XXXXXX",
-             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char command[96];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
-}
 
 /* [-1, 1) */
 static float draw(uint64_t stream, uint64_t n)
@@ -161,8 +133,7 @@ static void run_all(struct world *w)
 {
     struct pg_err err;
     while (!pg_fit_done(&w->fit))
-        if (pg_fit_round(&w->fit, &w->train, &w->held, &err))
-            fail_msg("%s", err.text);
+        must(pg_fit_round(&w->fit, &w->train, &w->held, &err), &err);
     pg_fit_agree(&w->fit, &w->held);
 }
 
@@ -336,8 +307,7 @@ static void test_interrupted(void **state)
         assert_int_equal(pg_distil_save(in_dir(path, "checkpoint"), &h, &first.fit, &err), 0);
         close_world(&first);
         open_world(&second, &two);
-        if (pg_distil_load(path, &h, &second.fit, &err))
-            fail_msg("%s", err.text);
+        must(pg_distil_load(path, &h, &second.fit, &err), &err);
         run_all(&second);
         same_fit(&whole.fit, &second.fit);
         close_world(&second);
@@ -347,28 +317,6 @@ static void test_interrupted(void **state)
 
 /* ------------------------------------------------------------------ the checkpoint ---------- */
 
-static char *whole_file(const char *path, size_t *n)
-{
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    fseek(f, 0, SEEK_END);
-    *n = (size_t)ftell(f);
-    rewind(f);
-    char *bytes = malloc(*n);
-    assert_non_null(bytes);
-    assert_int_equal(fread(bytes, 1, *n, f), *n);
-    fclose(f);
-    return bytes;
-}
-
-static void put_file(const char *path, const char *bytes, size_t n)
-{
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes, 1, n, f), n);
-    assert_int_equal(fclose(f), 0);
-}
-
 static void refused(const char *path, const struct pg_distil_head *h, struct pg_fit *f,
                     const char *word)
 {
@@ -377,8 +325,7 @@ static void refused(const char *path, const struct pg_distil_head *h, struct pg_
     assert_true(rc == PG_EFORMAT || rc == PG_EARG || rc == PG_EIO);
     assert_int_equal(err.code, rc);
     assert_non_null(strstr(err.text, path));
-    if (!strstr(err.text, word))
-        fail_msg("'%s' does not say '%s'", err.text, word);
+    says(err.text, word);
 }
 
 static void test_damaged(void **state)
@@ -591,8 +538,7 @@ static void begin_engine(struct pg_engine *e, uint64_t bytes, int n_ctx)
     struct pg_options opt = {PG_OPTIONS_INIT,       .model = MODEL, .mode = PG_MODE_ONDEMAND,
                              .memory_bytes = bytes, .n_ctx = n_ctx, .n_threads = 2};
     struct pg_err err;
-    if (pg_engine_begin(e, &opt, &err))
-        fail_msg("%s", err.text);
+    must(pg_engine_begin(e, &opt, &err), &err);
 }
 
 /* From the least budget up: parts sum to no more than the budget, buffers hold the longest piece,

@@ -2,11 +2,7 @@
  * Evaluation beside what this file computes itself from logits, gates and greedy text; the same
  * bits for any batch, budget, mode and number of threads and sessions; and what is refused.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "engine/engine.h"
 
@@ -33,45 +29,17 @@ enum { N_CTX = 48, N_DOCS = 5, MAX_TOKENS = 512 };
 static const char *const docs[N_DOCS] = {BIRD, "a", "the dog ran.", SLIDE,
                                          "one day, a girl named lily found a key."};
 
-static char dir[64];
-
-static char *in_dir(char out[128], const char *name)
+static int make_text(void **state)
 {
-    snprintf(out, 128, "%s/%s", dir, name);
-    return out;
-}
-
-static const char *put_text(char path[128], const char *name, const char *text)
-{
-    FILE *f = fopen(in_dir(path, name), "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(text, 1, strlen(text), f), strlen(text));
-    assert_int_equal(fclose(f), 0);
-    return path;
-}
-
-static int make_dir(void **state)
-{
-    char path[128], text[2048] = "";
-    (void)state;
-    snprintf(dir, sizeof(dir), "%s/pg-test-eval-XXXXXX",
-             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    if (!mkdtemp(dir))
+    char text[2048] = "";
+    if (make_dir(state))
         return -1;
     for (int i = 0; i < N_DOCS; i++) {
         strcat(strcat(text, i ? "<|endoftext|>\n" : ""), docs[i]);
         strcat(text, "\n");
     }
-    put_text(path, "text.txt", text);
+    put_text(IN_DIR("text.txt"), text);
     return 0;
-}
-
-static int remove_dir(void **state)
-{
-    char command[96];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
 }
 
 /* ------------------------------------------------------------------ engines ----------------- */
@@ -87,8 +55,7 @@ static pg_engine *open_with(const struct pg_options *opt)
 {
     pg_engine *e;
     struct pg_err err;
-    if (pg_engine_open(&e, opt, &err))
-        fail_msg("%s", err.text);
+    must(pg_engine_open(&e, opt, &err), &err);
     return e;
 }
 
@@ -96,8 +63,7 @@ static struct pg_eval_report evaluate(pg_engine *e, const struct pg_eval_options
 {
     struct pg_eval_report r;
     struct pg_err err;
-    if (pg_eval(e, opt, &r, &err))
-        fail_msg("%s", err.text);
+    must(pg_eval(e, opt, &r, &err), &err);
     return r;
 }
 
@@ -409,10 +375,9 @@ static json_t *question(const char *text, const char *answer, const char *other)
 
 static void put_json(const char *name, json_t *o)
 {
-    char path[128];
     char *text = json_dumps(o, JSON_COMPACT);
     assert_non_null(text);
-    put_text(path, name, text);
+    put_text(IN_DIR(name), text);
     free(text);
     json_decref(o);
 }
@@ -470,7 +435,7 @@ static void test_questions(void **state)
 static void test_documents(void **state)
 {
     int32_t ids[MAX_TOKENS], tail[MAX_TOKENS];
-    char right[4096], cut[4096], text[9000], path[128];
+    char right[4096], cut[4096], text[9000];
     (void)state;
     size_t n = prompt_tokens("tom has a cat. it is big.\n\nSummary:", 99, 0, ids);
     greedy_line(ids, n, 12, right);
@@ -484,7 +449,7 @@ static void test_documents(void **state)
     json_t *c = json_pack("{s:s, s:s}", "article", "tom.", "highlights", "xyzzy");
     char *line[3] = {json_dumps(a, 0), json_dumps(b, 0), json_dumps(c, 0)};
     snprintf(text, sizeof(text), "%s\n\n%s\r\n%s", line[0], line[1], line[2]);
-    put_text(path, "sum.jsonl", text);
+    put_text(IN_DIR("sum.jsonl"), text);
     for (int i = 0; i < 3; i++)
         free(line[i]);
     json_decref(a);
@@ -535,9 +500,9 @@ static void test_refusals(void **state)
     refused(&opt, &o, PG_EARG, "no data");
     o.data = in_dir(other, "none");
     refused(&opt, &o, PG_EIO, "none");
-    o.data = dir;
+    o.data = test_dir;
     refused(&opt, &o, PG_EARG, "regular");
-    o.data = put_text(other, "blank", " \n\n");
+    o.data = put_text(in_dir(other, "blank"), " \n\n");
     refused(&opt, &o, PG_EFORMAT, "no text");
     o.task = PG_EVAL_SUMMARIZE;
     o.n_predict = 8;
@@ -580,5 +545,5 @@ int main(void)
         cmocka_unit_test(test_questions),         cmocka_unit_test(test_documents),
         cmocka_unit_test(test_refusals),          cmocka_unit_test(test_cancel),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_text, remove_dir);
 }

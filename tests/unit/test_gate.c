@@ -3,11 +3,7 @@
  * (ties, extremes, numbers that are not finite), with the same bits at every kernel level that this
  * machine has; and the folding of a router into a pre-gate.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "gate/gate.h"
 

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT
  * The reading layer: every backend against the same checks, then what is particular to each.
  */
+#include "helpers.h"
+
 #include "base/os.h"
 #include "io/io.h"
 #include "io_faults.h"
 
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-
-#include <cmocka.h>
 
 #define N_SLOTS    16
 #define SLOT_BYTES (64u * PG_PAGE)
@@ -32,10 +31,7 @@ static void file_write(const char *path, size_t n)
     char *text = malloc(n);
     assert_non_null(text);
     pg_io_sim_fill(0, 0, text, n);
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(text, 1, n, f), n);
-    assert_int_equal(fclose(f), 0);
+    put_file(path, text, n);
     free(text);
 }
 
@@ -340,8 +336,7 @@ static void open_and_read(struct fixture *x, const char *path, enum pg_io_path h
 {
     struct pg_io *io;
     struct pg_err err;
-    if (open_path(&io, path, how, false, &err))
-        fail_msg("%s", err.text);
+    must(open_path(&io, path, how, false, &err), &err);
     if (describe)
         assert_string_equal(pg_io_describe(io), describe);
     reads_in_flight(x, io, 100);

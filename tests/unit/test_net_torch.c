@@ -2,19 +2,15 @@
  * Losses and gradients of every family against PyTorch in float64 (tools/dump_gradients.py). Built
  * twice: in float, which is the product, and in double, where nothing but rounding may differ.
  */
+#include "helpers.h"
+
 #include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 #include "base/pool.h"
 #include "tune/net.h"
@@ -42,12 +38,6 @@ struct fixture {
     struct pg_net_batch batch;
     pg_real *w, *g;
 };
-
-static void must(int rc, const struct pg_err *err)
-{
-    if (rc)
-        fail_msg("%d: %s", rc, err->text);
-}
 
 static double real(const json_t *j, const char *key)
 {

@@ -11,8 +11,7 @@ static struct bytes nfc(const char *s, size_t n)
     struct pg_err err = {0};
     struct bytes out = {malloc(PG_NFC_GROWTH * n + 1), 0, 0};
     assert_non_null(out.s);
-    if (pg_nfc(s, n, out.s, &out.n, &err))
-        fail_msg("%s", err.text);
+    must(pg_nfc(s, n, out.s, &out.n, &err), &err);
     assert_true(out.n <= PG_NFC_GROWTH * n);
     out.s[out.n] = 0;
     return out;

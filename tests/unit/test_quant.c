@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT
  * Block formats: each against values worked out here from the format's definition, bit by bit.
  */
+#include "helpers.h"
+
 #include "quant/quant.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 /* A block under construction, a row of bits that are set one field at a time. */
 struct block {

@@ -2,11 +2,7 @@
  * From logits to a token, through the public header: each choice is compared with one made in
  * float64 from pg_session_logits, and what is drawn with the probabilities that it should have.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "pregate.h"
 
@@ -57,16 +53,14 @@ static int close_model(void **state)
 static void start(pg_session *s, size_t n)
 {
     struct pg_err err;
-    if (pg_session_sync(s, prompt, n, &err))
-        fail_msg("%s", err.text);
+    must(pg_session_sync(s, prompt, n, &err), &err);
 }
 
 static int32_t sample(pg_session *s, const struct pg_sampling *how)
 {
     int32_t token = -1;
     struct pg_err err;
-    if (pg_session_sample(s, how, &token, &err))
-        fail_msg("%s", err.text);
+    must(pg_session_sample(s, how, &token, &err), &err);
     assert_in_range(token, 0, n_vocab - 1);
     return token;
 }
@@ -290,14 +284,12 @@ static void write_text(const struct pg_sampling *how, int n_greedy, int32_t *tex
 {
     pg_session *s;
     struct pg_err err;
-    if (pg_session_open(&s, engine, NULL, &err))
-        fail_msg("%s", err.text);
+    must(pg_session_open(&s, engine, NULL, &err), &err);
     start(s, n_prompt);
     for (int i = 0; i < n_greedy; i++)
         sample(s, NULL);
     for (int i = 0; i < N_TEXT; i++)
-        if (pg_session_next(s, how, &text[i], &err))
-            fail_msg("%s", err.text);
+        must(pg_session_next(s, how, &text[i], &err), &err);
     assert_int_equal(pg_session_n_tokens(s), n_prompt + N_TEXT);
     pg_session_close(s);
 }
@@ -391,8 +383,7 @@ static void refused(const struct pg_sampling *how, int code, const char *named)
     assert_int_equal(pg_session_sample(session, how, &token, &err), code);
     assert_int_equal(err.code, code);
     assert_int_equal(token, -7);
-    if (!strstr(err.text, named))
-        fail_msg("'%s' does not name %s", err.text, named);
+    says(err.text, named);
     assert_int_equal(pg_session_sample(session, how, &token, NULL), code);
 }
 

@@ -2,11 +2,7 @@
  * Marks of answers and summaries beside what others give the same texts (tests/data/scores, made by
  * tools/mkscores.py), and texts that are no text.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "base/err.h"
 

@@ -2,11 +2,7 @@
  * pg_synth and pg_file through the public header: every small shape in every format, the same bytes
  * for the same seed, values of the size that was meant, and a directory that people can read.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "base/os.h"
 #include "format/gguf.h"
@@ -17,27 +13,14 @@
 #include <string.h>
 #include <unistd.h>
 
-static char dir[64], path[96];
+static char path[128];
 
-static int make_dir(void **state)
+static int make_path(void **state)
 {
-    (void)state;
-    /* In memory where that can be: each file is synced, which a slow disk makes a second of. */
-    snprintf(dir, sizeof(dir), "%s/pg-test-synth-XXXXXX",
-             access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    if (!mkdtemp(dir))
+    if (make_dir(state))
         return -1;
-    snprintf(path, sizeof(path), "%s/model.gguf", dir);
+    in_dir(path, "model.gguf");
     return 0;
-}
-
-static int remove_dir(void **state)
-{
-    char command[96];
-
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
 }
 
 static void make(const char *shape, const char *type, uint64_t seed)
@@ -50,22 +33,6 @@ static void make(const char *shape, const char *type, uint64_t seed)
         fail_msg("%s %s: %s", shape, type, err.text);
 }
 
-static char *whole_file(size_t *n)
-{
-    FILE *f = fopen(path, "rb");
-    char *bytes;
-
-    assert_non_null(f);
-    fseek(f, 0, SEEK_END);
-    *n = (size_t)ftell(f);
-    rewind(f);
-    bytes = malloc(*n);
-    assert_non_null(bytes);
-    assert_int_equal(fread(bytes, 1, *n, f), *n);
-    fclose(f);
-    return bytes;
-}
-
 static void test_same_seed(void **state)
 {
     (void)state;
@@ -74,7 +41,7 @@ static void test_same_seed(void **state)
 
     for (int i = 0; i < 3; i++) {
         make("qwen2moe-tiny", "Q4_K", i < 2 ? 5 : 6);
-        file[i] = whole_file(&n[i]);
+        file[i] = whole_file(path, &n[i]);
     }
     assert_true(n[0] == n[1] && n[0] == n[2]);
     assert_int_equal(memcmp(file[0], file[1], n[0]), 0);
@@ -157,7 +124,7 @@ static void test_values(void **state)
                 continue;
             make(shape, types[i], 1);
             assert_int_equal(pg_gguf_open(&g, path, NULL), 0);
-            char *bytes = whole_file(&n);
+            char *bytes = whole_file(path, &n);
             check_values(g, bytes);
             check_experts(g, bytes);
             free(bytes);
@@ -209,7 +176,7 @@ static void test_keys(void **state)
     assert_true(t.n_dims == 2 && t.ne[0] == 256 && t.ne[1] == 640 && t.part == 0);
     assert_int_equal(t.bytes, 640 * 144);
     size_t n;
-    free(whole_file(&n));
+    free(whole_file(path, &n));
     assert_int_equal(pg_file_bytes(f), n);
     pg_file_close(f);
     pg_file_close(NULL);
@@ -251,7 +218,7 @@ static void test_value_text(void **state)
             assert_non_null(strstr(k.value, "..."));
     }
     pg_file_close(f);
-    assert_int_equal(pg_file_open(&f, dir, &err), PG_EARG);
+    assert_int_equal(pg_file_open(&f, test_dir, &err), PG_EARG);
     assert_null(f);
 }
 
@@ -285,8 +252,8 @@ static void test_progress(void **state)
     c = (struct calls){.stop_at = 7};
     assert_int_equal(pg_synth(&opt, &err), PG_ECANCELLED);
     assert_int_equal(c.n, 7);
-    assert_int_equal(rmdir(dir), 0); /* nothing was left */
-    make_dir(state);
+    assert_int_equal(rmdir(test_dir), 0); /* nothing was left */
+    make_path(state);
 }
 
 static void test_refuses(void **state)
@@ -322,5 +289,5 @@ int main(void)
         cmocka_unit_test(test_progress),  cmocka_unit_test(test_refuses),
     };
 
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_path, remove_dir);
 }

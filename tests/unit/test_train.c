@@ -2,11 +2,7 @@
  * A trainer from within: where weights come from, how the learning rate goes, that a checkpoint
  * brings back every bit, and that no damaged one does harm.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "tiny_train.h"
 #include "tune/train.h"
@@ -18,29 +14,18 @@
 
 #define MOE PG_TEST_DATA "/gguf_moe/"
 
-static char dir[64], model[96], text[96], out[96], checkpoint[112];
+static char model[128], text[128], out[128], checkpoint[128];
 
 static int setup(void **state)
 {
-    (void)state;
     struct pg_err err = {0};
-    snprintf(dir, sizeof(dir), "test_train.%d", (int)getpid());
-    mkdir(dir, 0700);
-    snprintf(model, sizeof(model), "%s/tiny.gguf", dir);
-    snprintf(text, sizeof(text), "%s/text", dir);
-    snprintf(out, sizeof(out), "%s/out.gguf", dir);
-    snprintf(checkpoint, sizeof(checkpoint), "%s.checkpoint", out);
+    if (make_dir(state))
+        return -1;
+    in_dir(model, "tiny.gguf");
+    in_dir(text, "text");
+    in_dir(out, "out.gguf");
+    in_dir(checkpoint, "out.gguf.checkpoint");
     return tiny_write(model, text, &err);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    unlink(model);
-    unlink(text);
-    unlink(out);
-    unlink(checkpoint);
-    return rmdir(dir);
 }
 
 static const char *const texts[] = {text};
@@ -56,9 +41,7 @@ static pg_trainer *open_good(const struct pg_train_options *o)
 {
     struct pg_err err = {0};
     pg_trainer *t;
-    int rc = pg_trainer_open(&t, o, &err);
-    if (rc)
-        fail_msg("%s", err.text);
+    must(pg_trainer_open(&t, o, &err), &err);
     return t;
 }
 
@@ -234,28 +217,6 @@ static void test_round_trip(void **state)
     unlink(checkpoint);
 }
 
-static char *slurp(size_t *n)
-{
-    FILE *f = fopen(checkpoint, "rb");
-    assert_non_null(f);
-    fseek(f, 0, SEEK_END);
-    *n = (size_t)ftell(f);
-    rewind(f);
-    char *bytes = malloc(*n);
-    assert_non_null(bytes);
-    assert_int_equal(fread(bytes, 1, *n, f), *n);
-    fclose(f);
-    return bytes;
-}
-
-static void put_file(const char *bytes, size_t n)
-{
-    int fd = open(checkpoint, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, bytes, n), n);
-    close(fd);
-}
-
 /* Loads what lies there: it is refused with a sentence that names the file, or it changes nothing.
  * Returns whether it was refused. */
 static bool refused(pg_trainer *t, const pg_trainer *want)
@@ -280,22 +241,22 @@ static void test_hostile(void **state)
     size_t n, n_refused = 0, n_tried = 0, header = 2048;
     steps(t, 3);
     assert_int_equal(pg_trainer_checkpoint(t, NULL), 0);
-    char *good = slurp(&n);
+    char *good = whole_file(checkpoint, &n);
     assert_false(refused(victim, t));
     for (size_t at = 0; at < n; at += at < header ? 7 : 20011) {
-        put_file(good, at);
+        put_file(checkpoint, good, at);
         assert_true(refused(victim, t));
     }
     for (size_t at = 0; at < n; at += at < header ? 3 : 20011) {
         good[at] ^= (char)(1 << at % 8);
-        put_file(good, n);
+        put_file(checkpoint, good, n);
         n_refused += refused(victim, t);
         n_tried++;
         good[at] ^= (char)(1 << at % 8);
     }
     /* What may change unseen is padding, and a key that nobody reads. */
     assert_true(n_refused > n_tried * 9 / 10);
-    put_file(good, n);
+    put_file(checkpoint, good, n);
     assert_false(refused(victim, t));
     free(good);
     pg_trainer_close(t);
@@ -399,5 +360,5 @@ int main(void)
         cmocka_unit_test(test_not_finite), cmocka_unit_test(test_broken),
         cmocka_unit_test(test_too_large),  cmocka_unit_test(test_bad_options),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, remove_dir);
 }

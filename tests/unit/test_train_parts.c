@@ -2,11 +2,7 @@
  * The parts of training that need no model: text to batches, the optimiser against a plain one in
  * double precision, and which tensors a list of names freezes.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "base/os.h"
 #include "tune/adam.h"

@@ -35,8 +35,7 @@ static pg_vocab *open_vocab(const char *path)
 {
     struct pg_err err = {0};
     pg_vocab *v;
-    if (pg_vocab_open(&v, path, &err))
-        fail_msg("%s", err.text);
+    must(pg_vocab_open(&v, path, &err), &err);
     return v;
 }
 

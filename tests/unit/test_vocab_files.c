@@ -124,8 +124,7 @@ static pg_vocab *good(struct plan *p)
 {
     struct pg_err err = {0};
     pg_vocab *v;
-    if (open_plan(p, &v, &err))
-        fail_msg("%s", err.text);
+    must(open_plan(p, &v, &err), &err);
     return v;
 }
 

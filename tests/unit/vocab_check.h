@@ -4,15 +4,13 @@
 #ifndef PG_TESTS_VOCAB_CHECK_H
 #define PG_TESTS_VOCAB_CHECK_H
 
+#include "helpers.h"
 #include "text/vocab.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
+#include <unistd.h>
 
 struct bytes {
     char *s;
@@ -23,17 +21,8 @@ struct bytes {
 static inline struct bytes file_bytes(const char *path)
 {
     struct bytes b = {0};
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return b;
-    fseek(f, 0, SEEK_END);
-    b.n = (size_t)ftell(f);
-    rewind(f);
-    b.s = malloc(b.n + 1);
-    assert_non_null(b.s);
-    assert_int_equal(fread(b.s, 1, b.n, f), b.n);
-    b.s[b.n] = 0;
-    fclose(f);
+    if (!access(path, R_OK))
+        b.s = whole_file(path, &b.n);
     return b;
 }
 
@@ -121,8 +110,7 @@ static inline int32_t *ids_of(const pg_vocab *v, const char *text, size_t n_text
     size_t cap = 3 * n_text + 2;
     int32_t *ids = malloc(cap * sizeof *ids);
     assert_non_null(ids);
-    if (pg_tokenize(v, text, n_text, flags, ids, cap, n, &err))
-        fail_msg("%s", err.text);
+    must(pg_tokenize(v, text, n_text, flags, ids, cap, n, &err), &err);
     return ids;
 }
 
