@@ -81,14 +81,14 @@ PG_API const char *pg_error_text(int code);
 
 /* ------------------------------------------------------------------ options ----------------- */
 
-/* Who decides which experts of block N+1 run, and what is warned about them while block N runs. */
+/* Who decides which experts of block N+1 run, and what hint is given while block N runs. */
 enum pg_mode {
     PG_MODE_AUTO,         /* resident if everything fits, else lookahead */
     PG_MODE_RESIDENT,     /* everything in fast memory; refused if it does not fit */
-    PG_MODE_ONDEMAND,     /* router decides, no warning */
-    PG_MODE_PREFETCH_ALL, /* router decides; all experts of the next block are warned */
-    PG_MODE_LOOKAHEAD, /* router decides; the next router run early on this block's state warns */
-    PG_MODE_HINT,      /* router decides; the trained pre-gate of this block warns */
+    PG_MODE_ONDEMAND,     /* router decides, no hint */
+    PG_MODE_PREFETCH_ALL, /* router decides; all experts of the next block are hinted */
+    PG_MODE_LOOKAHEAD, /* router decides; the next router run early on this block's state hints */
+    PG_MODE_HINT,      /* router decides; the trained pre-gate of this block hints */
     PG_MODE_PREGATE,   /* the trained pre-gate decides, one block early, finally */
     PG_MODE_COUNT
 };
@@ -119,7 +119,7 @@ struct pg_options {
     enum pg_mode mode;
     enum pg_evict evict;
     enum pg_hints hints;
-    int lookahead;  /* blocks ahead that lookahead warns; 0 = 1 */
+    int lookahead;  /* blocks ahead that lookahead hints; 0 = 1 */
     int n_threads;  /* 0 = the machine's */
     int n_ctx;      /* context the plan makes room for; 0 = min(model's, 4096) */
     int n_sessions; /* sessions the plan makes room for; 0 = 1 */
@@ -200,19 +200,19 @@ struct pg_stats {
     double prompt_seconds, decode_seconds; /* wall time in steps: compute + stall */
     double compute_seconds, stall_seconds; /* stall: nothing to compute, waiting for a read */
     uint64_t expert_requests;   /* (block, expert) wanted by a step, counted once a step */
-    uint64_t hits;              /* already in a slot, not thanks to a pending warning */
-    uint64_t warned_in_time;    /* arrived through a warning before it was wanted */
-    uint64_t warned_late;       /* warned, still under way when wanted */
+    uint64_t hits;              /* already in a slot, not thanks to a pending hint */
+    uint64_t hinted_in_time;    /* arrived through a hint before it was wanted */
+    uint64_t hinted_late;       /* hinted, still under way when wanted */
     uint64_t missed;            /* read on demand */
-    uint64_t warned_unused;     /* read through a warning and evicted unused */
-    uint64_t expert_bytes_read; /* demand and warned together */
+    uint64_t hinted_unused;     /* read through a hint and evicted unused */
+    uint64_t expert_bytes_read; /* demand and hinted together */
     uint64_t hint_bytes_read, hint_bytes_used;
     double io_busy_seconds;        /* at least one read under way */
     double io_busy_decode_seconds; /* the same, in decode steps only */
     uint64_t expert_bytes_read_decode;
     uint64_t read_errors;
     uint64_t peak_rss_bytes; /* VmHWM */
-    bool hints_active;       /* false once warned reads stopped paying */
+    bool hints_active;       /* false once hinted reads stopped paying */
     const char *io_path; /* "io_uring, direct", "pread x8, buffered", ...; lives with the engine */
     const char *cpu_level; /* likewise */
 };
@@ -432,7 +432,7 @@ struct pg_tune_options {
     const char *out;       /* the sidecar */
     bool decide;           /* trained to decide, else to hint */
     int level;             /* 0 = 1 */
-    int n_hidden;          /* values of the layer beside the matrix; 0 = 64, below 0 = none */
+    int n_hidden;          /* hidden values beside the matrix; 0 = 64, below 0 = none */
     uint64_t memory_bytes; /* of the whole process, collected states included; 0 as the engine */
     uint64_t n_tokens;     /* of text to run; 0 = 200,000 or all there are */
     float holdout;         /* part of the documents that is only measured on; 0 = 0.1 */
@@ -519,7 +519,7 @@ PG_API struct pg_rouge pg_rouge_l(const char *summary, const char *reference);
 PG_API int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err);
 PG_API void pg_routes_close(pg_routes *r);
 PG_API int pg_routes_n_tokens(const pg_routes *r);
-PG_API int pg_routes_n_layers(const pg_routes *r);
+PG_API int pg_routes_n_blocks(const pg_routes *r);
 PG_API int pg_routes_n_used(const pg_routes *r);   /* experts a token and block */
 PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
 

@@ -93,8 +93,8 @@ static void bar_found(const struct bench *b, const struct bench_row *row, struct
     const struct pg_stats *d = &row->typical->decode;
     (void)b;
     out->part[0] = 100 * bench_share(row, d->hits);
-    out->part[1] = 100 * bench_share(row, d->warned_in_time);
-    out->part[2] = 100 * bench_share(row, d->warned_late);
+    out->part[1] = 100 * bench_share(row, d->hinted_in_time);
+    out->part[2] = 100 * bench_share(row, d->hinted_late);
     out->part[3] = 100 * bench_share(row, d->missed);
     if (d->expert_requests)
         snprintf(out->value, sizeof out->value, "%.0f %% without waiting",
@@ -119,9 +119,9 @@ static const struct chart charts[] = {
  "nothing.",
  3, {"computing", "stalled", "other"}, {"c1", "c4", "c5"}, "floor", 0, bar_time},
 {"Where wanted experts were found", "% of the experts wanted", "In memory: it was there already. "
- "Warned in time: it had been announced a block earlier and had arrived. Warned, late: announced, but "
+ "Hinted in time: a hint had named it earlier and it had arrived. Hinted, late: named, but "
  "still on its way. Missed: nobody knew, and the computation had to wait for the disk.",
- 4, {"in memory", "warned in time", "warned, late", "missed"}, {"c1", "c2", "c3", "c4"}, NULL, 100,
+ 4, {"in memory", "hinted in time", "hinted, late", "missed"}, {"c1", "c2", "c3", "c4"}, NULL, 100,
  bar_found},
 };
 // clang-format on
@@ -304,10 +304,9 @@ static void put_modes_text(const struct bench *b)
     static const char *const text[PG_MODE_COUNT] = {
         [PG_MODE_RESIDENT] = "the whole model is in memory; no disk at all.",
         [PG_MODE_ONDEMAND] = "an expert is read when it is wanted; the computation waits.",
-        [PG_MODE_PREFETCH_ALL] = "all experts of the next block are announced, wanted or not.",
-        [PG_MODE_LOOKAHEAD] = "the next block's router is asked early; what it names is announced.",
-        [PG_MODE_HINT] =
-            "a predictor made for it (a pre-gate) announces; the router still decides.",
+        [PG_MODE_PREFETCH_ALL] = "all experts of the next block are hinted, wanted or not.",
+        [PG_MODE_LOOKAHEAD] = "the next block's router is asked early; what it names is hinted.",
+        [PG_MODE_HINT] = "a predictor made for it (a pre-gate) hints; the router still decides.",
         [PG_MODE_PREGATE] = "the pre-gate itself decides, one block early, so that every read is "
                             "known in time."};
     bool seen[PG_MODE_COUNT] = {false};
@@ -437,7 +436,7 @@ static void put_head(const struct bench *b)
 static void put_table(const struct bench *b)
 {
     puts("<section><h2>All numbers</h2><div class=scroll><table><tr><th>mode<th>eviction<th>budget"
-         "<th>prompt tok/s<th>decode tok/s<th>MiB/token<th>in memory<th>warned<th>missed"
+         "<th>prompt tok/s<th>decode tok/s<th>MiB/token<th>in memory<th>hinted<th>missed"
          "<th>stalled<th>of the floor<th>peak used</tr>");
     for (int i = 0; i < b->n_rows; i++) {
         const struct bench_row *row = &b->rows[i];
@@ -456,7 +455,7 @@ static void put_table(const struct bench *b)
                row->prefill_tps, row->decode_tps, row->decode_tps_sd,
                bench_per_token(b, (double)d->expert_bytes_read) / MIB,
                100 * bench_share(row, d->hits),
-               100 * bench_share(row, d->warned_in_time + d->warned_late),
+               100 * bench_share(row, d->hinted_in_time + d->hinted_late),
                100 * bench_share(row, d->missed),
                100 * cli_ratio(d->stall_seconds, row->typical->decode_seconds),
                row->overlap_efficiency, cli_size_text(row->peak_rss_bytes, peak));

@@ -40,7 +40,7 @@ static void print_md_row(const struct bench *b, const struct bench_row *row)
     printf(" %7.1f | %7.2f ± %-5.2f | %9.1f | %5.1f | %6.1f | %6.1f | %7.1f | %5.2f | %10s |\n",
            row->prefill_tps, row->decode_tps, row->decode_tps_sd,
            bench_per_token(b, (double)d->expert_bytes_read) / MIB, 100 * bench_share(row, d->hits),
-           100 * bench_share(row, d->warned_in_time + d->warned_late),
+           100 * bench_share(row, d->hinted_in_time + d->hinted_late),
            100 * bench_share(row, d->missed),
            100 * cli_ratio(d->stall_seconds, row->typical->decode_seconds), row->overlap_efficiency,
            cli_size_text(row->peak_rss_bytes, peak));
@@ -53,7 +53,7 @@ static void print_stopped(const struct bench *b)
         char size[16];
         if (row->typical && cli_hints_stopped(row->mode, &row->typical->decode, b->args))
             printf(
-                "%s with %s: warned reads did not pay and were stopped (--hints on keeps them).\n",
+                "%s with %s: hinted reads did not pay and were stopped (--hints on keeps them).\n",
                 pg_mode_name(row->mode), cli_size_text(row->memory_bytes, size));
     }
 }
@@ -62,13 +62,13 @@ void bench_print_md(const struct bench *b)
 {
     print_head(b);
     puts("| mode         | evict  |     memory | prefill |  decode tok/s   | MiB/token | hit % | "
-         "warn % | miss % | stall % | floor |  peak used |\n"
+         "hint % | miss % | stall % | floor |  peak used |\n"
          "|--------------|--------|-----------:|--------:|----------------:|----------:|------:|-"
          "------:|-------:|--------:|------:|-----------:|");
     for (int i = 0; i < b->n_rows; i++)
         print_md_row(b, &b->rows[i]);
     puts("\nfloor = time that computing or reading alone would take / measured decode time; 1 = "
-         "cannot be beaten.\nMiB/token, hits, warnings, misses and stalls are those of decoding.");
+         "cannot be beaten.\nMiB/token, hits, hints, misses and stalls are those of decoding.");
     print_stopped(b);
 }
 
@@ -86,7 +86,7 @@ static void print_csv_text(const char *text)
 void bench_print_csv(const struct bench *b)
 {
     puts("mode,evict,memory_bytes,prefill_tps,decode_tps,decode_tps_sd,peak_rss_bytes,"
-         "expert_bytes_read,expert_requests,hits,warned_in_time,warned_late,missed,stall_seconds,"
+         "expert_bytes_read,expert_requests,hits,hinted_in_time,hinted_late,missed,stall_seconds,"
          "compute_seconds,floor_seconds,overlap_efficiency,error");
     for (int i = 0; i < b->n_rows; i++) {
         const struct bench_row *row = &b->rows[i];
@@ -102,7 +102,7 @@ void bench_print_csv(const struct bench *b)
         printf("%.9g,%.9g,%.9g,%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
                ",%" PRIu64 ",%.9g,%.9g,%.9g,%.9g,\n",
                row->prefill_tps, row->decode_tps, row->decode_tps_sd, row->peak_rss_bytes,
-               d->expert_bytes_read, d->expert_requests, d->hits, d->warned_in_time, d->warned_late,
+               d->expert_bytes_read, d->expert_requests, d->hits, d->hinted_in_time, d->hinted_late,
                d->missed, d->stall_seconds, d->compute_seconds, row->floor_seconds,
                row->overlap_efficiency);
     }
@@ -170,8 +170,7 @@ static json_t *json_row(const struct bench_row *row)
     put_size(o, "expert_bytes_read", d->expert_bytes_read);
     put_size(o, "expert_requests", d->expert_requests);
     put_size(o, "hits", d->hits);
-    put_size(o, "warned_in_time", d->warned_in_time);
-    put_size(o, "warned_late", d->warned_late);
+    cli_json_put_hinted(o, d);
     put_size(o, "missed", d->missed);
     put_real(o, "stall_seconds", d->stall_seconds);
     put_real(o, "compute_seconds", d->compute_seconds);

@@ -160,7 +160,7 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
 
 /* b - a for the counters; the other fields are b's. */
 struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats *b);
-/* Whether warnings were made, and their reads stopped because they did not pay. */
+/* Whether hints were given, and their reads stopped because they did not pay. */
 bool cli_hints_stopped(enum pg_mode mode, const struct pg_stats *s, const struct cli_args *args);
 /* Wall time of all steps, whatever their kind. */
 double cli_stats_seconds(const struct pg_stats *s);
@@ -170,6 +170,9 @@ json_t *cli_json_real(double v);                   /* null when not finite */
 json_t *cli_json_text(const char *text, size_t n); /* invalid UTF-8 replaced by U+FFFD */
 json_t *cli_json_plan(const struct pg_plan *p);
 json_t *cli_json_model(const struct pg_model_info *m);
+/* hinted_in_time, hinted_late and hinted_unused, and for one more release the old names warned_*.
+ */
+void cli_json_put_hinted(json_t *o, const struct pg_stats *s);
 json_t *cli_json_stats(const struct pg_stats *s); /* counters, as the header names them */
 int cli_json_print(json_t *j);                    /* to stdout, takes j; returns the exit code */
 

@@ -4,7 +4,7 @@
  * The expectation is a bound that needs no trace: routing is taken to be uniform, so that a wanted
  * expert is in a slot with probability n_slots / n_expert_total. Real routing has locality and a
  * real policy uses it; hits are then more. Weights stream from memory once a token; reads overlap
- * with that in the modes that warn.
+ * with that in the modes that hint.
  */
 #include "cli.h"
 
@@ -43,7 +43,7 @@ static void mode_expect(struct plan_mode *m, int mode, const struct plan_report 
         cli_ratio((double)(p->token_dense_bytes + p->token_expert_bytes), r->roof_dram);
     m->read_bytes = (1 - hit_rate(p)) * wanted;
     const double disk = cli_ratio(m->read_bytes, r->roof_disk);
-    /* Without a warning a block's misses wait for its router, and the disk for the block. */
+    /* Without a hint a block's misses wait for its router, and the disk for the block. */
     m->seconds = mode == PG_MODE_ONDEMAND ? memory + disk : fmax(memory, disk);
 }
 

@@ -102,7 +102,8 @@ static int print_json(const struct replay_table *t, const struct cli_args *args)
     json_t *o = json_object(), *rows = json_array();
     json_object_set_new(o, "trace", cli_json_text(args->subject, strlen(args->subject)));
     json_object_set_new(o, "n_tokens", json_integer(t->n_tokens));
-    json_object_set_new(o, "n_layers", json_integer(pg_routes_n_layers(t->routes)));
+    json_object_set_new(o, "n_blocks", json_integer(pg_routes_n_blocks(t->routes)));
+    json_object_set_new(o, "n_layers", json_integer(pg_routes_n_blocks(t->routes))); /* old name */
     json_object_set_new(o, "n_used", json_integer(pg_routes_n_used(t->routes)));
     json_object_set_new(o, "n_expert", json_integer(pg_routes_n_expert(t->routes)));
     json_object_set_new(o, "working_set", json_integer(t->working_set));
@@ -127,7 +128,7 @@ static int print_text(const struct replay_table *t, const struct cli_args *args)
 {
     printf("%s: %d tokens, %d blocks, %d of %d experts a block; one token uses %d.\n"
            "Hits in %% of requests. belady knows the future: no policy can do better.\n",
-           args->subject, t->n_tokens, pg_routes_n_layers(t->routes), pg_routes_n_used(t->routes),
+           args->subject, t->n_tokens, pg_routes_n_blocks(t->routes), pg_routes_n_used(t->routes),
            pg_routes_n_expert(t->routes), t->working_set);
     print_table(t, WHOLE, "Whole trace");
     if (args->split) {
@@ -150,7 +151,7 @@ int cli_replay(const struct cli_args *args)
         return cli_failed(&err);
     }
     t->n_tokens = pg_routes_n_tokens(t->routes);
-    t->working_set = pg_routes_n_layers(t->routes) * pg_routes_n_used(t->routes);
+    t->working_set = pg_routes_n_blocks(t->routes) * pg_routes_n_used(t->routes);
     int code = sizes_parse(t, args);
     if (!code && replay_all(t, &progress, &err))
         code = cli_failed(&err);

@@ -183,11 +183,11 @@ static double found_rate(const struct pg_stats *s)
 static void print_reads(const struct pg_stats *d, double n)
 {
     char read[16];
-    const double warned = (double)(d->warned_in_time + d->warned_late);
+    const double hinted = (double)(d->hinted_in_time + d->hinted_late);
     fprintf(stderr, " %.2f tok/s | hits %.1f %%", cli_ratio(n, cli_stats_seconds(d)),
             100 * found_rate(d));
-    if (warned > 0)
-        fprintf(stderr, " + %.1f %% warned", 100 * cli_ratio(warned, (double)d->expert_requests));
+    if (hinted > 0)
+        fprintf(stderr, " + %.1f %% hinted", 100 * cli_ratio(hinted, (double)d->expert_requests));
     fprintf(stderr, " | %s read/token | stalled %.2f s of %.2f s",
             cli_size_text((uint64_t)cli_ratio((double)d->expert_bytes_read, n), read),
             d->stall_seconds, cli_stats_seconds(d));
@@ -206,7 +206,7 @@ static void print_summary(const struct run *r, const struct pg_stats *p, const s
     fprintf(stderr, " | peak %s of %s | %s, %s, %s%s", cli_size_text(pg_peak_rss(), peak),
             cli_size_text(r->plan.budget, budget), pg_mode_name(r->plan.mode),
             d->io_path ? d->io_path : "-", d->cpu_level ? d->cpu_level : "-",
-            cli_hints_stopped(r->plan.mode, d, r->args) ? ", warned reads off: they did not pay"
+            cli_hints_stopped(r->plan.mode, d, r->args) ? ", hinted reads off: they did not pay"
                                                         : "");
     if (r->sampling.temp > 0)
         fprintf(stderr, " | seed %llu", (unsigned long long)r->sampling.seed);

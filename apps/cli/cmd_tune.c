@@ -16,7 +16,7 @@ static char *default_output(const char *model)
 }
 
 /* The name that the engine tries first would hide what was written under the second one. */
-static void warn_hidden(const char *model)
+static void note_hidden(const char *model)
 {
     const size_t n = strlen(model);
     const size_t stem = n > 5 && !strcmp(model + n - 5, ".gguf") ? n - 5 : n;
@@ -149,7 +149,7 @@ int cli_tune(const struct cli_args *args)
         return cli_usage("tune: out of memory");
     const int code = run(args, args->output ? args->output : made);
     if (!code && made)
-        warn_hidden(args->subject);
+        note_hidden(args->subject);
     free(made);
     return code;
 }

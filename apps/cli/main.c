@@ -50,8 +50,8 @@ static const struct cli_command commands[] = {
  "  pregate synth olmoe-7b -o olmoe-7b.gguf\n"
  "  pregate synth qwen3-30b --type Q8_0 --seed 7 -o big.gguf\n", cli_synth},
 {"sidecar", "MODEL", "make pre-gates out of the model's own routers",
- "Writes a sidecar whose pre-gate of block N is the router of block N + L. `hint` mode with it warns\n"
- "what `lookahead` warns; trained pre-gates start from it.",
+ "Writes a sidecar whose pre-gate of block N is the router of block N + L. `hint` mode with it hints\n"
+ "at what `lookahead` hints; trained pre-gates start from it.",
  "  pregate sidecar model.gguf -o model.pregate.gguf\n"
  "  pregate run model.gguf --pregate model.pregate.gguf --mode hint -p Hello\n", cli_sidecar},
 {"tune", "MODEL", "distil pre-gates out of runs of a model",

@@ -44,10 +44,10 @@ struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats 
     d.stall_seconds -= a->stall_seconds;
     d.expert_requests -= a->expert_requests;
     d.hits -= a->hits;
-    d.warned_in_time -= a->warned_in_time;
-    d.warned_late -= a->warned_late;
+    d.hinted_in_time -= a->hinted_in_time;
+    d.hinted_late -= a->hinted_late;
     d.missed -= a->missed;
-    d.warned_unused -= a->warned_unused;
+    d.hinted_unused -= a->hinted_unused;
     d.expert_bytes_read -= a->expert_bytes_read;
     d.hint_bytes_read -= a->hint_bytes_read;
     d.hint_bytes_used -= a->hint_bytes_used;
@@ -60,9 +60,9 @@ struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats 
 
 bool cli_hints_stopped(enum pg_mode mode, const struct pg_stats *s, const struct cli_args *args)
 {
-    const bool guesses =
+    const bool uncertain =
         mode == PG_MODE_PREFETCH_ALL || mode == PG_MODE_LOOKAHEAD || mode == PG_MODE_HINT;
-    return guesses && !s->hints_active && args->hints != PG_HINTS_OFF;
+    return uncertain && !s->hints_active && args->hints != PG_HINTS_OFF;
 }
 
 double cli_stats_seconds(const struct pg_stats *s)
@@ -170,6 +170,16 @@ json_t *cli_json_model(const struct pg_model_info *m)
     return o;
 }
 
+void cli_json_put_hinted(json_t *o, const struct pg_stats *s)
+{
+    put_size(o, "hinted_in_time", s->hinted_in_time);
+    put_size(o, "hinted_late", s->hinted_late);
+    put_size(o, "hinted_unused", s->hinted_unused);
+    put_size(o, "warned_in_time", s->hinted_in_time);
+    put_size(o, "warned_late", s->hinted_late);
+    put_size(o, "warned_unused", s->hinted_unused);
+}
+
 json_t *cli_json_stats(const struct pg_stats *s)
 {
     json_t *o = json_object();
@@ -181,10 +191,8 @@ json_t *cli_json_stats(const struct pg_stats *s)
     put_real(o, "stall_seconds", s->stall_seconds);
     put_size(o, "expert_requests", s->expert_requests);
     put_size(o, "hits", s->hits);
-    put_size(o, "warned_in_time", s->warned_in_time);
-    put_size(o, "warned_late", s->warned_late);
+    cli_json_put_hinted(o, s);
     put_size(o, "missed", s->missed);
-    put_size(o, "warned_unused", s->warned_unused);
     put_size(o, "expert_bytes_read", s->expert_bytes_read);
     put_size(o, "hint_bytes_read", s->hint_bytes_read);
     put_size(o, "hint_bytes_used", s->hint_bytes_used);

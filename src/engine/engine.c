@@ -246,10 +246,10 @@ void pg_engine_stats(const pg_engine *e, struct pg_stats *out)
         pg_store_stats(e->store, &s);
     out->expert_requests = s.requests - s0.requests;
     out->hits = s.hits - s0.hits;
-    out->warned_in_time = s.warned_in_time;
-    out->warned_late = s.warned_late;
+    out->hinted_in_time = s.hinted_in_time;
+    out->hinted_late = s.hinted_late;
     out->missed = s.missed - s0.missed;
-    out->warned_unused = s.warned_unused;
+    out->hinted_unused = s.hinted_unused;
     out->expert_bytes_read = s.bytes_read - s0.bytes_read;
     out->hint_bytes_read = s.hint_bytes_read;
     out->hint_bytes_used = s.hint_bytes_used;

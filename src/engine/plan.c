@@ -202,12 +202,12 @@ static int check_routes(const struct pg_engine *e, struct pg_err *err)
 {
     const pg_routes *r = e->opt.routes;
     const struct pg_model *m = &e->model;
-    if (r && (pg_routes_n_layers(r) != m->n_moe || pg_routes_n_used(r) != m->h.n_expert_used ||
+    if (r && (pg_routes_n_blocks(r) != m->n_moe || pg_routes_n_used(r) != m->h.n_expert_used ||
               pg_routes_n_expert(r) > m->h.n_expert)) {
         return pg_fail(err, PG_EARG,
                        "the route trace has %d blocks with %d of (at least) %d experts, the model "
                        "has %d blocks with %d of %d",
-                       pg_routes_n_layers(r), pg_routes_n_used(r), pg_routes_n_expert(r), m->n_moe,
+                       pg_routes_n_blocks(r), pg_routes_n_used(r), pg_routes_n_expert(r), m->n_moe,
                        m->h.n_expert_used, m->h.n_expert);
     }
     return 0;

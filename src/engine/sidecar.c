@@ -14,7 +14,7 @@
  * The first is in all pre-gates; the second, and the last three together, in all or in none.
  *
  * In lookahead mode the same tables are made in memory from the next routers, so that a sidecar
- * made of those routers warns the same, bit for bit.
+ * made of those routers hints the same, bit for bit.
  */
 #include "engine/engine.h"
 

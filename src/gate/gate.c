@@ -30,7 +30,7 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
         g->added = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
     }
     g->now = take_route(a, opt);
-    g->warn_ids = pg_arena_take(a, n_expert * sizeof(int32_t));
+    g->hint_ids = pg_arena_take(a, n_expert * sizeof(int32_t));
     g->votes = pg_arena_take(a, n_expert * sizeof(uint32_t));
     g->ahead = pg_arena_take(a, (size_t)(opt->level + 1) * sizeof(struct pg_route));
     for (int i = 0; i <= opt->level; i++) {
@@ -260,27 +260,27 @@ static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
         for (int t = 0; t < n_tok; t++) {
             int32_t id = r->id[(size_t)t * (size_t)n_used + (size_t)rank];
             if (g->votes[id]++ == 0)
-                g->warn_ids[n++] = id;
+                g->hint_ids[n++] = id;
         }
     }
     for (int i = 1; i < n; i++) { /* stable insertion sort: n is small or nearly sorted */
-        int32_t id = g->warn_ids[i];
+        int32_t id = g->hint_ids[i];
         int at = i;
-        for (; at > 0 && g->votes[g->warn_ids[at - 1]] < g->votes[id]; at--)
-            g->warn_ids[at] = g->warn_ids[at - 1];
-        g->warn_ids[at] = id;
+        for (; at > 0 && g->votes[g->hint_ids[at - 1]] < g->votes[id]; at--)
+            g->hint_ids[at] = g->hint_ids[at - 1];
+        g->hint_ids[at] = id;
     }
     return n;
 }
 
-static void warn_all(struct pg_gate *g, int block)
+static void hint_all(struct pg_gate *g, int block)
 {
     for (int i = 0; i < g->opt.rule.n_expert; i++)
-        g->warn_ids[i] = i;
-    pg_store_hint(g->opt.store, block, g->warn_ids, g->opt.rule.n_expert, false);
+        g->hint_ids[i] = i;
+    pg_store_hint(g->opt.store, block, g->hint_ids, g->opt.rule.n_expert, false);
 }
 
-int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
                  struct pg_err *err)
 {
     const struct pg_gate_options *o = &g->opt;
@@ -288,7 +288,7 @@ int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t
         return 0;
     if (o->mode == PG_MODE_PREFETCH_ALL) {
         if (block + 1 < o->n_block)
-            warn_all(g, block + 1);
+            hint_all(g, block + 1);
         return 0;
     }
     int to = block + o->level;
@@ -301,11 +301,11 @@ int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t
                        .pos = pos,
                        .to = &g->ahead[to % (o->level + 1)],
                        .forced = decides && o->routes};
-    /* A guess from a state that is not finite is no guess; the router of that block will speak. */
+    /* A state that is not finite gives no hint; the router of that block will speak. */
     if (choose(&r, &o->pregates[block], h))
         return decides ? numeric(to, err) : 0;
     int n = union_of(g, r.to, h->n_tok);
-    pg_store_hint(o->store, to, g->warn_ids, n, decides);
+    pg_store_hint(o->store, to, g->hint_ids, n, decides);
     return 0;
 }
 

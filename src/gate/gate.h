@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
- * Which experts, and when it is known: routers, pre-gates, and the warnings they give.
+ * Which experts, and when it is known: routers, pre-gates, and the hints they give.
  *
  * Blocks are counted over MoE blocks only, 0 … n_block - 1. Per token and block one decision is
- * made (which experts run, with which weights) and one warning may be given earlier (which will
+ * made (which experts run, with which weights) and one hint may be given earlier (which will
  * probably run). The mode names the pair:
  *
- *   mode          decides block b           warns, while block b runs
+ *   mode          decides block b           hints, while block b runs
  *   resident      router b                  -
  *   ondemand      router b                  -
  *   prefetch-all  router b                  all experts of b + 1
@@ -78,7 +78,7 @@ struct pg_gate {
     float *added;           /* [max_tok, n_expert] what the hidden layer adds */
     struct pg_route *ahead; /* ring of level + 1 decisions: block b is in b % (level + 1) */
     struct pg_route now;    /* where routers decide */
-    int32_t *warn_ids;      /* [n_expert] */
+    int32_t *hint_ids;      /* [n_expert] */
     uint32_t *votes;        /* [n_expert] */
 };
 
@@ -91,7 +91,7 @@ int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32
                    const struct pg_route **out, struct pg_err *err);
 /* What the mode knows, at block `block`, of later blocks; tells the store. In pregate mode this
  * decides block + level and may fail as pg_gate_decide does. */
-int pg_gate_warn(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
                  struct pg_err *err);
 
 /* The rule alone: logits [n_expert] to ids and weights [n_used]. Overwrites logits. False when they

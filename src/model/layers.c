@@ -446,7 +446,7 @@ static int moe(struct pg_forward *f, int il)
     PG_TRY(pg_gate_decide(f->opt.gate, w->moe, &f->in_h, f->pos, &route, f->err));
     sort_by_expert(f, route);
     pg_store_acquire(f->opt.store, w->moe, f->wanted, f->n_wanted);
-    int rc = pg_gate_warn(f->opt.gate, w->moe, &f->in_h, f->pos, f->err);
+    int rc = pg_gate_hint(f->opt.gate, w->moe, &f->in_h, f->pos, f->err);
     if (rc) {
         pg_store_abandon(f->opt.store);
         return rc;

@@ -212,11 +212,11 @@ void pg_policy_remove(struct pg_policy *p, int slot)
         p->least[block] = -1;
 }
 
-void pg_policy_expect(struct pg_policy *p, int key, int distance, bool certain)
+void pg_policy_hint(struct pg_policy *p, int key, int distance, bool certain)
 {
     /* More than a cycle away the block has another wave before. */
     if (p->cycle && distance <= p->n_block) {
-        pg_cycle_expect(p, key, certain);
+        pg_cycle_hint(p, key, certain);
         p->stale[key / p->n_expert] = true;
     }
 }

@@ -23,8 +23,8 @@ void pg_policy_tick(struct pg_policy *p, int block);          /* a wave of this 
 void pg_policy_use(struct pg_policy *p, int key);             /* wanted by the wave */
 void pg_policy_admit(struct pg_policy *p, int slot, int key); /* key now lives in slot */
 void pg_policy_remove(struct pg_policy *p, int slot);         /* slot is empty now */
-/* What is known of the future: key will be wanted in `distance` ticks; certain or guessed. */
-void pg_policy_expect(struct pg_policy *p, int key, int distance, bool certain);
+/* What is known of the future: key will be wanted in `distance` ticks; certain or not. */
+void pg_policy_hint(struct pg_policy *p, int key, int distance, bool certain);
 /* The slot to give up among those with may[slot] != 0; -1 if none. */
 int pg_policy_victim(struct pg_policy *p, const uint8_t *may);
 

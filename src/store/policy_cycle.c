@@ -45,7 +45,7 @@ static const float first_share[N_STAGES] = {[SLOW] = 1, [FAST] = 0.3f, [RECALL] 
 #define EXPOSED     4       /* how much more a miss costs that nothing hides */
 #define SHARE_PRIOR 20.0f   /* how firmly: in sums of squares */
 #define SHARE_FADE  0.9995f /* a tick */
-#define GUESS_RIGHT 0.75f   /* of the experts that a guess names, how many are wanted */
+#define HINT_RIGHT  0.75f   /* of the experts that an uncertain hint names, how many are wanted */
 
 struct past_wave {
     uint16_t n; /* 0: not kept */
@@ -54,10 +54,10 @@ struct past_wave {
 
 /* What is known about a block. */
 struct outlook {
-    uint32_t round;    /* waves so far */
-    int n_used;        /* by the last */
-    int n_expected;    /* for wave `expected` */
-    uint32_t expected; /* 0: nothing */
+    uint32_t round;  /* waves so far */
+    int n_used;      /* by the last */
+    int n_hinted;    /* for wave `hinted` */
+    uint32_t hinted; /* 0: nothing */
     bool certain;
     bool recalled; /* the recall forecast is for the next wave */
     uint32_t recall_tick;
@@ -75,7 +75,7 @@ struct pg_cycle {
     uint32_t *weight;        /* [n_block + 1] by ticks until the wave */
     float *rate[N_RATES];    /* [n_block * n_expert] */
     float *recall;           /* [n_block * n_expert] */
-    uint32_t *expected;      /* [n_block * n_expert] wave for which it is expected, 0: none */
+    uint32_t *hinted;        /* [n_block * n_expert] wave for which it is hinted, 0: none */
     int32_t *used;           /* [n_expert] by the wave */
     float *is_used;          /* [n_expert] 1 or 0 */
     float share[N_STAGES], moment[N_STAGES], square[N_STAGES];
@@ -97,7 +97,7 @@ struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
     for (int i = 0; i < N_RATES; i++)
         to->rate[i] = pg_arena_take(a, n_key * sizeof *to->rate[i]);
     to->recall = pg_arena_take(a, n_key * sizeof *to->recall);
-    to->expected = pg_arena_take(a, n_key * sizeof *to->expected);
+    to->hinted = pg_arena_take(a, n_key * sizeof *to->hinted);
     to->used = pg_arena_take(a, (size_t)n_expert * sizeof *to->used);
     to->is_used = pg_arena_take(a, (size_t)n_expert * sizeof *to->is_used);
     to->weight = pg_arena_take(a, ((size_t)n_block + 1) * sizeof *to->weight);
@@ -301,32 +301,32 @@ void pg_cycle_forecast(struct pg_policy *p)
     c->fresh = true;
 }
 
-void pg_cycle_expect(struct pg_policy *p, int key, bool certain)
+void pg_cycle_hint(struct pg_policy *p, int key, bool certain)
 {
     struct pg_cycle *c = p->cycle;
     struct outlook *o = &c->outlook[key / c->n_expert];
     uint32_t wave = o->round + 1 + (c->open && c->block == key / c->n_expert);
-    if (o->expected != wave) {
-        o->expected = wave;
-        o->n_expected = 0;
+    if (o->hinted != wave) {
+        o->hinted = wave;
+        o->n_hinted = 0;
         o->certain = certain;
     }
-    o->n_expected += c->expected[key] != wave;
-    c->expected[key] = wave;
+    o->n_hinted += c->hinted[key] != wave;
+    c->hinted[key] = wave;
 }
 
-/* The probability that the block's next wave wants it, given what has been announced. */
-static float announced(const struct pg_cycle *c, int key, float p)
+/* The probability that the block's next wave wants it, given the hint for it. */
+static float with_hint(const struct pg_cycle *c, int key, float p)
 {
     const struct outlook *o = &c->outlook[key / c->n_expert];
-    bool named = c->expected[key] == o->expected;
+    bool named = c->hinted[key] == o->hinted;
     if (o->certain)
         return named ? 1 : p / 16; /* not before the wave after the next */
     float n_used = (float)PG_MAX(1, o->n_used);
-    float right = GUESS_RIGHT * PG_MIN(1.0f, n_used / (float)o->n_expected);
+    float right = HINT_RIGHT * PG_MIN(1.0f, n_used / (float)o->n_hinted);
     if (named)
         return PG_MAX(p, right);
-    float rest = 1 - right * (float)o->n_expected / n_used;
+    float rest = 1 - right * (float)o->n_hinted / n_used;
     return p * PG_MAX(0.25f, rest);
 }
 
@@ -339,8 +339,8 @@ uint64_t pg_cycle_worth(const struct pg_policy *p, int key)
     chance += c->share[FAST] * (c->rate[FAST][key] - chance);
     if (o->recalled)
         chance += c->share[RECALL] * (c->recall[key] - chance);
-    if (o->expected > o->round)
-        chance = announced(c, key, chance);
+    if (o->hinted > o->round)
+        chance = with_hint(c, key, chance);
     return (uint64_t)(chance * (float)(1 << 30));
 }
 

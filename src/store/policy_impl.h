@@ -38,7 +38,7 @@ struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert);
 void pg_cycle_expose(struct pg_policy *p, int n_block);
 void pg_cycle_tick(struct pg_policy *p, int block);
 void pg_cycle_use(struct pg_policy *p, int key);
-void pg_cycle_expect(struct pg_policy *p, int key, bool certain);
+void pg_cycle_hint(struct pg_policy *p, int key, bool certain);
 /* Learns from the wave and forecasts anew; marks blocks whose worths have changed as stale. */
 void pg_cycle_forecast(struct pg_policy *p);
 uint64_t pg_cycle_worth(const struct pg_policy *p, int key);

@@ -16,11 +16,11 @@ struct replay {
     const pg_routes *r;
     int n_slots, n_free;
     struct pg_policy *policy; /* NULL: Belady */
-    int32_t *slot_of;         /* [n_layers * n_expert] */
+    int32_t *slot_of;         /* [n_blocks * n_expert] */
     int32_t *key_of;          /* [n_slots] */
     uint8_t *may;             /* [n_slots] */
     /* Belady: the wave of the next use, for each request of the trace and for each slot. */
-    uint32_t *next_use;  /* [n_tokens * n_layers * n_used] */
+    uint32_t *next_use;  /* [n_tokens * n_blocks * n_used] */
     uint32_t *slot_next; /* [n_slots] */
 };
 
@@ -38,17 +38,17 @@ static void fini(struct replay *x)
 static int find_next_uses(struct replay *x, int t1)
 {
     const pg_routes *r = x->r;
-    size_t n_keys = (size_t)r->n_layers * (size_t)r->n_expert;
+    size_t n_keys = (size_t)r->n_blocks * (size_t)r->n_expert;
     uint32_t *next = pg_calloc(n_keys, sizeof *next);
     x->slot_next = pg_calloc((size_t)x->n_slots, sizeof *x->slot_next);
-    x->next_use = pg_calloc((size_t)r->n_tokens * (size_t)r->n_layers * (size_t)r->n_used,
+    x->next_use = pg_calloc((size_t)r->n_tokens * (size_t)r->n_blocks * (size_t)r->n_used,
                             sizeof *x->next_use);
     if (next && x->next_use && x->slot_next) {
         memset(next, 0xff, n_keys * sizeof *next);
-        for (int w = t1 * r->n_layers - 1; w >= 0; w--) {
-            const uint16_t *ids = pg_routes_ids(r, w / r->n_layers, w % r->n_layers);
+        for (int w = t1 * r->n_blocks - 1; w >= 0; w--) {
+            const uint16_t *ids = pg_routes_ids(r, w / r->n_blocks, w % r->n_blocks);
             for (int i = 0; i < r->n_used; i++) {
-                uint32_t *at = &next[w % r->n_layers * r->n_expert + ids[i]];
+                uint32_t *at = &next[w % r->n_blocks * r->n_expert + ids[i]];
                 x->next_use[(size_t)w * (size_t)r->n_used + (size_t)i] = *at;
                 *at = (uint32_t)w;
             }
@@ -62,7 +62,7 @@ static int find_next_uses(struct replay *x, int t1)
 static int init(struct replay *x, int policy, int t1, struct pg_err *err)
 {
     const pg_routes *r = x->r;
-    size_t n_keys = (size_t)r->n_layers * (size_t)r->n_expert;
+    size_t n_keys = (size_t)r->n_blocks * (size_t)r->n_expert;
     x->slot_of = pg_calloc(n_keys, sizeof *x->slot_of);
     x->key_of = pg_calloc((size_t)x->n_slots, sizeof *x->key_of);
     x->may = pg_calloc((size_t)x->n_slots, 1);
@@ -71,7 +71,7 @@ static int init(struct replay *x, int policy, int t1, struct pg_err *err)
         return pg_fail(err, PG_ENOMEM, "replay with %d slots: out of memory", x->n_slots);
     memset(x->slot_of, 0xff, n_keys * sizeof *x->slot_of);
     if (policy != PG_EVICT_BELADY)
-        PG_TRY(pg_policy_open(&x->policy, (enum pg_evict)policy, r->n_layers, r->n_expert,
+        PG_TRY(pg_policy_open(&x->policy, (enum pg_evict)policy, r->n_blocks, r->n_expert,
                               x->n_slots, err));
     return 0;
 }
@@ -126,7 +126,7 @@ static int replay_wave(struct replay *x, int token, int layer)
     for (int i = 0; i < r->n_used; i++)
         if (x->slot_of[base + ids[i]] < 0)
             admit(x, base + ids[i]);
-    size_t at = ((size_t)token * (size_t)r->n_layers + (size_t)layer) * (size_t)r->n_used;
+    size_t at = ((size_t)token * (size_t)r->n_blocks + (size_t)layer) * (size_t)r->n_used;
     for (int i = 0; i < r->n_used; i++) {
         int slot = x->slot_of[base + ids[i]];
         if (slot < 0)
@@ -154,7 +154,7 @@ int pg_replay_run(const pg_routes *r, int policy, int n_slots, int t0, int t1,
     for (int slot = 0; slot < n_slots && !rc; slot++)
         x.key_of[slot] = -1;
     for (int token = 0; token < t1 && !rc; token++) {
-        for (int layer = 0; layer < r->n_layers; layer++) {
+        for (int layer = 0; layer < r->n_blocks; layer++) {
             int hits = replay_wave(&x, token, layer);
             if (token < t0)
                 continue;

@@ -47,7 +47,7 @@ static int read_block(struct reader *in, const json_t *ids, int block)
                        in->line, block, json_array_size(ids), r->n_used);
     in->n_seen++;
     uint16_t *out =
-        r->ids + ((size_t)r->n_tokens * (size_t)r->n_layers + (size_t)block) * (size_t)r->n_used;
+        r->ids + ((size_t)r->n_tokens * (size_t)r->n_blocks + (size_t)block) * (size_t)r->n_used;
     for (int i = 0; i < r->n_used; i++) {
         const json_t *id = json_array_get(ids, (size_t)i);
         if (!json_is_integer(id))
@@ -71,7 +71,7 @@ static int read_block(struct reader *in, const json_t *ids, int block)
 static int reserve(struct reader *in)
 {
     pg_routes *r = in->r;
-    size_t per_token = (size_t)r->n_layers * (size_t)r->n_used;
+    size_t per_token = (size_t)r->n_blocks * (size_t)r->n_used;
     size_t need = 0;
     if (__builtin_mul_overflow((size_t)r->n_tokens + 1, per_token, &need) ||
         r->n_tokens >= MAX_TOKEN)
@@ -96,20 +96,20 @@ static int read_token(struct reader *in, const json_t *line)
     const json_t *layers = json_object_get(line, "layers");
     if (!json_is_array(layers) || !json_array_size(layers))
         return line_fail(in, "\"layers\" is not an array of arrays of ids");
-    if (!r->n_layers) {
+    if (!r->n_blocks) {
         const json_t *first = json_array_get(layers, 0);
         if (!json_is_array(first) || !json_array_size(first))
             return line_fail(in, "layer 0 is not an array of ids");
         if (json_array_size(layers) > MAX_ID || json_array_size(first) > MAX_ID)
             return line_fail(in, "too many layers or ids");
-        r->n_layers = (int)json_array_size(layers);
+        r->n_blocks = (int)json_array_size(layers);
         r->n_used = (int)json_array_size(first);
     }
-    if ((int)json_array_size(layers) != r->n_layers)
+    if ((int)json_array_size(layers) != r->n_blocks)
         return pg_fail(in->err, PG_EFORMAT, "%s:%d: %zu layers, want %d as in the first line",
-                       in->path, in->line, json_array_size(layers), r->n_layers);
+                       in->path, in->line, json_array_size(layers), r->n_blocks);
     PG_TRY(reserve(in));
-    for (int block = 0; block < r->n_layers; block++)
+    for (int block = 0; block < r->n_blocks; block++)
         PG_TRY(read_block(in, json_array_get(layers, (size_t)block), block));
     r->n_tokens++;
     return 0;
@@ -212,9 +212,9 @@ int pg_routes_n_tokens(const pg_routes *r)
     return r->n_tokens;
 }
 
-int pg_routes_n_layers(const pg_routes *r)
+int pg_routes_n_blocks(const pg_routes *r)
 {
-    return r->n_layers;
+    return r->n_blocks;
 }
 
 int pg_routes_n_used(const pg_routes *r)
@@ -229,5 +229,5 @@ int pg_routes_n_expert(const pg_routes *r)
 
 const uint16_t *pg_routes_ids(const pg_routes *r, int token, int layer)
 {
-    return r->ids + ((size_t)token * (size_t)r->n_layers + (size_t)layer) * (size_t)r->n_used;
+    return r->ids + ((size_t)token * (size_t)r->n_blocks + (size_t)layer) * (size_t)r->n_used;
 }

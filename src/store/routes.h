@@ -7,8 +7,8 @@
 #include "base/err.h"
 
 struct pg_routes {
-    int n_tokens, n_layers, n_used, n_expert;
-    uint16_t *ids; /* [n_tokens][n_layers][n_used] */
+    int n_tokens, n_blocks, n_used, n_expert;
+    uint16_t *ids; /* [n_tokens][n_blocks][n_used] */
 };
 
 /* The n_used ids of a token in a layer, distinct, in the file's order. */

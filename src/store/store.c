@@ -7,9 +7,9 @@
  * than it must be, and a wave larger than the slots needs no case of its own: its missing experts
  * wait until others are released.
  *
- * Who leaves for a demand read, in this order: an expert that is not hinted for certain (guesses
- * are the policy's to weigh); one of the wave itself that has been released; any. For a hint only
- * an expert leaves that no hint names.
+ * Who leaves for a demand read, in this order: an expert that is not hinted for certain (other
+ * hints are the policy's to weigh); one of the wave itself that has been released; any. For a hint
+ * only an expert leaves that no hint names.
  */
 #include "store/store_impl.h"
 
@@ -194,8 +194,8 @@ static void slot_empty(struct pg_store *s, int slot)
     PG_ASSERT(!it->pinned && !it->pending && !it->queued && s->hint_slot != slot);
     if (it->state == SLOT_READY) {
         pg_policy_remove(s->policy, slot);
-        if (it->warned)
-            s->stats.warned_unused++;
+        if (it->hinted)
+            s->stats.hinted_unused++;
     }
     s->slot_of[it->key] = -1;
     *it = (struct slot){.key = -1, .wave = -1};
@@ -240,7 +240,7 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     char *at = (char *)s->opt.arena + (size_t)slot * s->opt.slot_bytes;
     PG_ASSERT(it->state == SLOT_FREE && s->slot_of[key] < 0);
     *it = (struct slot){.key = key, .wave = -1, .state = SLOT_LOADING};
-    it->by_hint = it->waits = it->warned = by_hint;
+    it->by_hint = it->waits = it->hinted = by_hint;
     it->begin_ns = UINT64_MAX;
     s->slot_of[key] = slot;
     for (int k = 0; k < PG_SLABS; k++) {
@@ -362,7 +362,7 @@ static void read_done(struct pg_store *s, struct pg_read *r)
         s->stats.bytes_read += r->size;
         if (it->by_hint)
             s->stats.hint_bytes_read += r->size;
-        if (it->guess)
+        if (it->uncertain)
             s->check.read += r->size;
     }
     if (it->pending || it->todo)
@@ -468,24 +468,24 @@ static void want_id(struct pg_store *s, int i)
     int key = s->wave.block * s->opt.n_expert + s->ids[i];
     int slot = s->slot_of[key];
     struct slot *it = slot < 0 ? NULL : &s->slots[slot];
-    bool warned = it && it->warned;
+    bool hinted = it && it->hinted;
     bool ready = it && it->state == SLOT_READY;
     pg_policy_use(s->policy, key);
     s->stats.requests++;
-    s->stats.hits += ready && !warned;
-    s->stats.warned_in_time += ready && warned;
-    s->stats.warned_late += !ready && warned;
-    s->stats.missed += !ready && !warned;
+    s->stats.hits += ready && !hinted;
+    s->stats.hinted_in_time += ready && hinted;
+    s->stats.hinted_late += !ready && hinted;
+    s->stats.missed += !ready && !hinted;
     if (!it) {
         s->want[i] = WANT_MISSING;
         s->wave.n_missing++;
         pg_store_hint_missed(s, key);
         return;
     }
-    if (warned)
+    if (hinted)
         pg_store_hint_used(s, slot);
     it->wave = i;
-    it->warned = false;
+    it->hinted = false;
     if (ready) {
         s->want[i] = WANT_READY;
         s->ready[s->wave.n_ready++] = i;

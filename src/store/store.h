@@ -61,7 +61,7 @@ struct pg_lease {
 };
 
 struct pg_store_stats {
-    uint64_t requests, hits, warned_in_time, warned_late, missed, warned_unused;
+    uint64_t requests, hits, hinted_in_time, hinted_late, missed, hinted_unused;
     uint64_t bytes_read, hint_bytes_read, hint_bytes_used;
     uint64_t stall_ns, io_busy_ns, read_errors;
     bool hints_active;

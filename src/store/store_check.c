@@ -27,7 +27,7 @@ static void check_slot(const struct pg_store *s, int slot)
     PG_ASSERT((it->pending || it->todo));
     PG_ASSERT(!it->todo || it->queued || s->hint_slot == slot);
     PG_ASSERT(!it->queued || (it->todo && it->wave >= 0 && !it->waits));
-    PG_ASSERT(!it->waits || (it->wave < 0 && it->by_hint && it->warned));
+    PG_ASSERT(!it->waits || (it->wave < 0 && it->by_hint && it->hinted));
 }
 
 static void add(struct under_way *sum, struct under_way u)
@@ -117,6 +117,6 @@ void pg_store_check(const struct pg_store *s)
     check_slots(s);
     check_wave(s);
     check_hints(s);
-    PG_ASSERT(st->requests == st->hits + st->warned_in_time + st->warned_late + st->missed);
+    PG_ASSERT(st->requests == st->hits + st->hinted_in_time + st->hinted_late + st->missed);
     PG_ASSERT(st->hint_bytes_read <= st->bytes_read);
 }

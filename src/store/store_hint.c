@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT
  * What is read ahead of demand, and whether that pays.
  *
- * Reading a guess pays with time in which the disk would have been idle, and costs the reads that
- * were for nothing. A guess that comes true is neither: its bytes had to be read anyway. So, with
- * bytes for disk time, guesses pay in a window of decode steps when
+ * Reading for an uncertain hint pays with time in which the disk would have been idle, and costs
+ * the reads that were for nothing. A hint that comes true is neither: its bytes had to be read
+ * anyway. So, with bytes for disk time, such hints pay in a window of decode steps when
  *
  *     bytes read while only hinted reads were under way  >  bytes read for nothing
  *
  * where the left side is the time when that was so, times the bandwidth of the window, and the
- * right side includes experts that left for a guess and were demanded within a cycle. If they do
- * not pay, guesses are not read for some windows (what they say still guides eviction), then tried
+ * right side includes experts that left for a hint and were demanded within a cycle. If they do
+ * not pay, they are not read for some windows (what they say still guides eviction), then tried
  * for one window again; each failure doubles the pause. Certain hints are always read.
  */
 #include "store/store_impl.h"
@@ -59,7 +59,7 @@ void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, boo
         int key = block * s->opt.n_expert + ids[i];
         ids_of(s, block)[h->n++] = ids[i];
         set_hinted(s, key, certain ? 2 : 1);
-        pg_policy_expect(s->policy, key, distance, certain);
+        pg_policy_hint(s->policy, key, distance, certain);
     }
     if (!certain && !s->stats.hints_active)
         h->next = h->n;
@@ -115,7 +115,7 @@ void pg_store_hint_pump(struct pg_store *s)
         s->hints[key / s->opt.n_expert].next++;
         s->n_hints_queued--;
         pg_store_load(s, slot, key, true);
-        s->slots[slot].guess = !certain;
+        s->slots[slot].uncertain = !certain;
         if (s->slots[slot].todo)
             s->hint_slot = slot;
         else
@@ -129,7 +129,7 @@ void pg_store_hint_used(struct pg_store *s, int slot)
 {
     uint64_t bytes = pg_store_expert_bytes(s, s->slots[slot].key);
     s->stats.hint_bytes_used += bytes;
-    if (s->slots[slot].guess)
+    if (s->slots[slot].uncertain)
         s->check.used += bytes;
 }
 

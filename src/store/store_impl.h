@@ -19,11 +19,11 @@ struct slot {
     uint8_t pending; /* slabs whose read is under way */
     bool retried;
     bool pinned;
-    bool by_hint; /* loaded for a hint: its bytes count as a hint's */
-    bool waits;   /* nobody wants it yet: its reads go after demand */
-    bool warned;  /* brought by a hint and not wanted since */
-    bool guess;   /* the hint was a guess, which the self-check watches */
-    bool queued;  /* in the demand queue */
+    bool by_hint;   /* loaded for a hint: its bytes count as a hint's */
+    bool waits;     /* nobody wants it yet: its reads go after demand */
+    bool hinted;    /* brought by a hint and not wanted since */
+    bool uncertain; /* so was the hint: the self-check watches it */
+    bool queued;    /* in the demand queue */
     uint64_t begin_ns;
 };
 
@@ -56,14 +56,14 @@ struct hint {
     bool certain;
 };
 
-/* Whether guessed reads pay; see store_hint.c. Counts of this window of decode steps. */
+/* Whether uncertain hints pay; see store_hint.c. Counts of this window of decode steps. */
 struct self_check {
-    uint64_t read, used;       /* bytes of guesses */
-    uint64_t evicted;          /* bytes demanded again soon after they left for a guess */
+    uint64_t read, used;       /* bytes of uncertain hints */
+    uint64_t evicted;          /* bytes demanded again soon after they left for one */
     uint64_t alone_ns;         /* with hinted reads under way and no others */
     uint64_t bytes0, busy0_ns; /* all bytes read and the io's busy time when the window began */
     int n_steps;
-    int pause;      /* windows still to be passed without guessed reads */
+    int pause;      /* windows still to be passed without such reads */
     int next_pause; /* windows to pass when they do not pay again */
 };
 
@@ -91,14 +91,15 @@ struct pg_store {
 
     struct hint *hints;            /* [n_block] */
     int32_t *hint_ids;             /* [n_block][n_expert] */
-    uint8_t *hinted;               /* [n_block * n_expert] 0: no, 1: guessed, 2: certain */
+    uint8_t *hinted;               /* [n_block * n_expert] 0: no, 1: uncertain, 2: certain */
     int n_hints_queued;            /* over all blocks */
     int hint_slot;                 /* slot whose hinted reads are partly submitted, -1 */
     struct under_way demand, hint; /* reads of slots that are wanted, and of slots that wait */
     bool alone;                    /* only hinted reads are under way */
     uint64_t alone_since_ns;
     uint32_t n_waves;
-    uint32_t *ghost; /* [n_block * n_expert] n_waves when it left for a guess, 0: it did not */
+    uint32_t
+        *ghost; /* [n_block * n_expert] n_waves when it left for an uncertain hint, 0: it did not */
     struct self_check check;
 
     struct pg_store_stats stats;
@@ -118,7 +119,7 @@ uint64_t pg_store_expert_bytes(const struct pg_store *s, int key);       /* that
 /* store_hint.c */
 void pg_store_hint_forget(struct pg_store *s, int block);
 void pg_store_hint_pump(struct pg_store *s);
-/* For the self-check: a warned expert is wanted; a missing one is; reads began or ended. */
+/* For the self-check: a hinted expert is wanted; a missing one is; reads began or ended. */
 void pg_store_hint_used(struct pg_store *s, int slot);
 void pg_store_hint_missed(struct pg_store *s, int key);
 void pg_store_watch(struct pg_store *s, const struct pg_read *ended);

@@ -53,7 +53,7 @@ static void seen(void *user, int block, int to, const struct pg_input *h, const 
         return; /* no pre-gate before it */
     for (int t = 0; t < h->n_tok; t++) {
         memcpy(a->logits, logits + (size_t)t * n_expert, n_expert * sizeof(float));
-        /* Logits that are no numbers: the engine refuses those of a router; a pre-gate's guess from
+        /* Logits that are no numbers: the engine refuses those of a router; a pre-gate's hint from
          * them is none, for which the first experts stand. */
         if (!pg_gate_rule_apply(&a->rule, k, a->logits, a->id, a->weight))
             for (size_t i = 0; i < n_used; i++)

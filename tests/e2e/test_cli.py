@@ -23,7 +23,7 @@ PROGRAM = SOURCE = None
 SANITIZED = False
 MIB = 1 << 20
 ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
-    expert_requests hits warned_in_time warned_late missed stall_seconds compute_seconds
+    expert_requests hits hinted_in_time hinted_late missed stall_seconds compute_seconds
     floor_seconds overlap_efficiency""".split()
 COMMANDS = "run bench inspect plan tokenize logits synth sidecar eval replay train".split()
 
@@ -347,7 +347,9 @@ class Cli(unittest.TestCase):
                 continue
             for key in ROW_KEYS:
                 self.assertIn(key, row)
-            found = sum(row[k] for k in ["hits", "warned_in_time", "warned_late", "missed"])
+            for key in ["in_time", "late", "unused"]:  # the old names, for one more release
+                self.assertEqual(row[f"warned_{key}"], row[f"hinted_{key}"])
+            found = sum(row[k] for k in ["hits", "hinted_in_time", "hinted_late", "missed"])
             self.assertEqual(found, row["expert_requests"], row)
             self.assertGreaterEqual(row["floor_seconds"], row["compute_seconds"] * 0.999999)
             self.assertGreater(row["decode_tps"], 0)
@@ -434,7 +436,7 @@ class Cli(unittest.TestCase):
             return json.loads(r.stdout)
         a, b = stats("lookahead"), stats("hint", "--pregate", self.sidecar)
         self.assertEqual(a["tokens"], b["tokens"])
-        self.assertGreater(b["decode_stats"]["warned_in_time"] + b["decode_stats"]["warned_late"], 0)
+        self.assertGreater(b["decode_stats"]["hinted_in_time"] + b["decode_stats"]["hinted_late"], 0)
         self.bad(1, ["sidecar"], "run", self.model, "-p", "x", "--mode", "hint")
 
     def trace(self):
@@ -451,6 +453,7 @@ class Cli(unittest.TestCase):
         whole = json.loads(self.good("replay", self.trace(), "--ratio", "0.5,1,2", "-o",
                                      "json").stdout)
         self.assertEqual((whole["n_tokens"], whole["working_set"]), (60, 8))
+        self.assertEqual((whole["n_blocks"], whole["n_layers"]), (4, 4))
         self.assertEqual(len(whole["rows"]), 15)
         for size in [4, 8, 16]:
             hits = {r["policy"]: r["hits"] for r in whole["rows"] if r["n_slots"] == size}

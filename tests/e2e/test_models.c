@@ -3,13 +3,13 @@
  *
  *   right   logits are those of an independent implementation, and so are the greedy tokens
  *   same    where an expert is stored, the budget, the batch, the threads, the instruction set, the
- *           way experts are read and evicted and what is warned change no bit of a logit
+ *           way experts are read and evicted and what is hinted change no bit of a logit
  *   alone   a session gets the same bits beside others as alone, in any chunking of its prompt
  *
  *     test_models MODEL      one of the names below; a test of ctest each
  *
  * "Same" walks all of mode x budget x threads x batch; eviction, hints, instruction set, reading
- * path and depth of warning take turns, so that each value meets each mode many times.
+ * path and depth of hints take turns, so that each value meets each mode many times.
  */
 #include "helpers.h"
 
@@ -80,7 +80,7 @@ struct fixture {
     float *got;      /* the same, of the variant at hand */
     int n_moe_layer;
     uint64_t expert_bytes;
-    uint64_t n_warned; /* experts that were wanted after a warning */
+    uint64_t n_hinted; /* experts that were wanted after a hint */
     int n_evicting;    /* runs so far in which not all experts had a slot */
 };
 
@@ -165,15 +165,15 @@ static void walk_in(pg_session *s, const struct fixture *fx, float *logits)
 static void check_stats(const struct pg_stats *st, const struct pg_options *opt)
 {
     assert_true(st->expert_requests ==
-                st->hits + st->warned_in_time + st->warned_late + st->missed);
+                st->hits + st->hinted_in_time + st->hinted_late + st->missed);
     assert_true(st->n_prompt + st->n_decode == N_WALK);
     assert_true(st->hint_bytes_used <= st->hint_bytes_read);
     assert_true(st->hint_bytes_read <= st->expert_bytes_read);
     assert_true(st->read_errors == 0);
-    bool warns = opt->mode != PG_MODE_RESIDENT && opt->mode != PG_MODE_ONDEMAND &&
+    bool hints = opt->mode != PG_MODE_RESIDENT && opt->mode != PG_MODE_ONDEMAND &&
                  opt->hints != PG_HINTS_OFF;
-    if (!warns)
-        assert_true(st->hint_bytes_read == 0 && st->warned_in_time == 0 && st->warned_late == 0);
+    if (!hints)
+        assert_true(st->hint_bytes_read == 0 && st->hinted_in_time == 0 && st->hinted_late == 0);
     if (opt->mode == PG_MODE_RESIDENT)
         assert_true(st->missed == 0);
 }
@@ -197,8 +197,8 @@ static void run(struct fixture *fx, struct pg_options *opt, int step, float *log
     check_stats(&stats, opt);
     if (plan.n_slots < plan.n_expert_total) {
         fx->n_evicting++;
-        fx->n_warned += stats.warned_in_time + stats.warned_late;
-        assert_true(stats.missed + stats.warned_in_time + stats.warned_late > 0);
+        fx->n_hinted += stats.hinted_in_time + stats.hinted_late;
+        assert_true(stats.missed + stats.hinted_in_time + stats.hinted_late > 0);
     }
     pg_session_close(s);
     pg_engine_close(e);
@@ -330,9 +330,9 @@ static void test_modes_same_bits(void **state)
     size_t n_modes = fx->model->is_moe ? sizeof exact_modes / sizeof *exact_modes : 1;
     for (size_t m = 0; m < n_modes; m++)
         same_everywhere(fx, exact_modes[m], fx->resident, (int)m * 7);
-    print_message("           %d runs with fewer slots than experts, %llu experts warned\n",
-                  fx->n_evicting, (unsigned long long)fx->n_warned);
-    assert_true((fx->n_evicting > 0 && fx->n_warned > 0) || !fx->model->is_moe);
+    print_message("           %d runs with fewer slots than experts, %llu experts hinted\n",
+                  fx->n_evicting, (unsigned long long)fx->n_hinted);
+    assert_true((fx->n_evicting > 0 && fx->n_hinted > 0) || !fx->model->is_moe);
 }
 
 /* With KV in f16 the bits are others, and as independent of the rest. */

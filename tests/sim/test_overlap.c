@@ -85,21 +85,21 @@ static void make_routes(struct random *r)
     }
 }
 
-/* right: the share of the warned ids that are the right ones. */
+/* right: the share of the hinted ids that are the right ones. */
 static void run_step(struct world *w, const struct machine *m, struct random *r, int step,
                      bool certain, double right)
 {
     pg_store_step(w->store, true);
     for (int block = 0; block < N_BLOCK; block++) {
         int next = (block + 1) % N_BLOCK;
-        int32_t warned[N_USED];
+        int32_t hinted[N_USED];
         compute(w, m, m->attention_ns);
         for (int i = 0; i < N_USED; i++) {
             bool is_right = random_chance(r, right);
             int wrong = random_below(r, N_EXPERT);
-            warned[i] = is_right ? routes[step + (block + 1) / N_BLOCK][next][i] : wrong;
+            hinted[i] = is_right ? routes[step + (block + 1) / N_BLOCK][next][i] : wrong;
         }
-        pg_store_hint(w->store, next, warned, N_USED, certain);
+        pg_store_hint(w->store, next, hinted, N_USED, certain);
         run_block(w, m, block, routes[step][block]);
     }
 }
@@ -173,7 +173,7 @@ static void test_compute_bound(void **state)
     assert_true(efficiency(&x) >= 0.95);
 }
 
-/* Guesses that are mostly right fill a disk that would idle. */
+/* Uncertain hints that are mostly right fill a disk that would idle. */
 static void test_guesses_pay(void **state)
 {
     (void)state;
@@ -185,8 +185,8 @@ static void test_guesses_pay(void **state)
     assert_true(with.st.hints_active);
 }
 
-/* The same guesses lose where the disk has no idle time; the self-check finds out by itself and
- * gives nearly all of it back. So it does when the guesses are mostly wrong. */
+/* The same hints lose where the disk has no idle time; the self-check finds out by itself and
+ * gives nearly all of it back. So it does when the hints are mostly wrong. */
 static void test_guesses_stop(void **state)
 {
     (void)state;

@@ -146,14 +146,14 @@ static uint64_t run_world(uint64_t seed, int n_steps, uint64_t *n_failed_waves)
     }
     struct pg_store_stats st = world_stats(&x.w);
     assert_true(st.requests == x.n_requests);
-    assert_true(st.requests == st.hits + st.warned_in_time + st.warned_late + st.missed);
+    assert_true(st.requests == st.hits + st.hinted_in_time + st.hinted_late + st.missed);
     assert_true(st.hint_bytes_read <= st.bytes_read);
     if (!faulty) {
         assert_true(st.read_errors == 0);
         assert_true(st.hint_bytes_used <= st.hint_bytes_read);
     }
     if (opt.hints == PG_HINTS_OFF || x.hint_rate == 0)
-        assert_true(st.hint_bytes_read == 0 && st.warned_in_time + st.warned_late == 0);
+        assert_true(st.hint_bytes_read == 0 && st.hinted_in_time + st.hinted_late == 0);
     *n_failed_waves += x.n_failed_waves;
     world_close(&x.w);
     return x.n_delivered;
@@ -250,7 +250,7 @@ static void test_late_hint_is_joined(void **state)
     assert_true(pg_io_now(w.io) - begin <= EXPERT_NS / 2 + 10);
     assert_int_equal(pg_io_sim_n_reads(w.io), PG_SLABS);
     struct pg_store_stats st = world_stats(&w);
-    assert_int_equal(st.warned_late, 1);
+    assert_int_equal(st.hinted_late, 1);
     assert_int_equal(st.requests, 1);
     assert_int_equal(st.hint_bytes_read, EXPERT_BYTES);
     assert_int_equal(st.hint_bytes_used, EXPERT_BYTES);
@@ -268,7 +268,7 @@ static void test_hint_in_time(void **state)
     pg_io_sim_advance(w.io, 3 * EXPERT_NS);
     run_ids(&w, 1, id, 1);
     struct pg_store_stats st = world_stats(&w);
-    assert_int_equal(st.warned_in_time, 1);
+    assert_int_equal(st.hinted_in_time, 1);
     assert_int_equal(st.stall_ns, 0);
     run_ids(&w, 1, id, 1);
     assert_int_equal(world_stats(&w).hits, 1);
@@ -277,13 +277,13 @@ static void test_hint_in_time(void **state)
         run_ids(&w, block, id, 2);
     run_ids(&w, 0, id, 4);
     st = world_stats(&w);
-    assert_int_equal(st.warned_unused, 1);
+    assert_int_equal(st.hinted_unused, 1);
     assert_int_equal(st.hint_bytes_read, 2 * EXPERT_BYTES);
     assert_int_equal(st.hint_bytes_used, EXPERT_BYTES);
     world_close(&w);
 }
 
-/* A demand read is delayed by no more than the two guesses that may be under way. */
+/* A demand read is delayed by no more than the two hinted ones that may be under way. */
 static void test_demand_before_hints(void **state)
 {
     (void)state;
@@ -351,7 +351,7 @@ static void test_hint_takes_nothing_needed(void **state)
     finish_wave(&w, 0);
     pg_io_sim_advance(w.io, 20 * EXPERT_NS);
     run_ids(&w, 1, id, 2); /* the first two of the nearest block are there */
-    assert_int_equal(world_stats(&w).warned_in_time, 2);
+    assert_int_equal(world_stats(&w).hinted_in_time, 2);
     world_close(&w);
 }
 
@@ -372,7 +372,7 @@ static void test_new_hint_replaces(void **state)
     assert_int_equal(pg_io_sim_n_reads(w.io), 4 * PG_SLABS);
     pg_store_drain(w.store);
     run_ids(&w, 1, other, 2);
-    assert_int_equal(world_stats(&w).warned_in_time, 2);
+    assert_int_equal(world_stats(&w).hinted_in_time, 2);
     world_close(&w);
 }
 
@@ -449,7 +449,7 @@ static void test_failed_hint(void **state)
     struct pg_store_stats st = world_stats(&w);
     assert_int_equal(st.read_errors, 1);
     assert_int_equal(st.missed, 1);
-    assert_int_equal(st.warned_in_time + st.warned_late, 0);
+    assert_int_equal(st.hinted_in_time + st.hinted_late, 0);
     world_close(&w);
 }
 
@@ -485,7 +485,8 @@ static void test_hints_off(void **state)
     world_close(&w);
 }
 
-/* Guesses that never come true stop and are tried again after a while; certain ones go on. */
+/* Uncertain hints that never come true stop and are tried again after a while; certain ones go on.
+ */
 static void test_self_check(void **state)
 {
     (void)state;

@@ -24,7 +24,7 @@ static int hits_of(int policy, int n_slots, const char *sequence)
     int n = (int)strlen(sequence);
     for (int i = 0; i < n; i++)
         ids[i] = (uint16_t)(sequence[i] - '0');
-    struct pg_routes r = {.n_tokens = n, .n_layers = 1, .n_used = 1, .n_expert = 10, .ids = ids};
+    struct pg_routes r = {.n_tokens = n, .n_blocks = 1, .n_used = 1, .n_expert = 10, .ids = ids};
     assert_int_equal(pg_replay_run(&r, policy, n_slots, 0, n, &out, &err), 0);
     assert_int_equal(out.requests, n);
     return (int)out.hits;
@@ -55,7 +55,7 @@ static void test_own_wave(void **state)
 {
     (void)state;
     uint16_t ids[] = {0, 1, 1, 2, 1, 2};
-    struct pg_routes r = {.n_tokens = 3, .n_layers = 1, .n_used = 2, .n_expert = 3, .ids = ids};
+    struct pg_routes r = {.n_tokens = 3, .n_blocks = 1, .n_used = 2, .n_expert = 3, .ids = ids};
     struct pg_replay out;
     for (int policy = 0; policy <= PG_EVICT_BELADY; policy++) {
         assert_int_equal(pg_replay_run(&r, policy, 2, 0, 3, &out, NULL), 0);
@@ -73,7 +73,7 @@ static void test_replay_arguments(void **state)
 {
     (void)state;
     uint16_t ids[] = {0};
-    struct pg_routes r = {.n_tokens = 1, .n_layers = 1, .n_used = 1, .n_expert = 1, .ids = ids};
+    struct pg_routes r = {.n_tokens = 1, .n_blocks = 1, .n_used = 1, .n_expert = 1, .ids = ids};
     struct pg_replay out;
     struct pg_err err;
     assert_int_equal(pg_replay_run(&r, -1, 1, 0, 1, &out, &err), PG_EARG);
@@ -177,7 +177,7 @@ static void test_cycle_expects(void **state)
     memset(may, 1, sizeof may);
     struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
     /* Block 0 comes next and will want expert 1, not 0, for certain. */
-    pg_policy_expect(p, 0 * N_EXPERT + 1, 1, true);
+    pg_policy_hint(p, 0 * N_EXPERT + 1, 1, true);
     assert_int_equal(pg_policy_victim(p, may), 0);
     may[0] = 0;
     assert_int_equal(pg_policy_victim(p, may) / 2, 3);
@@ -190,10 +190,10 @@ static void test_cycle_expects(void **state)
     assert_int_equal(pg_policy_victim(p, may) / 2, 0);
     pg_policy_close(p);
 
-    /* A guess names expert 1 of the farthest block: its neighbour leaves. */
+    /* An uncertain hint names expert 1 of the farthest block: its neighbour leaves. */
     p = four_blocks(PG_EVICT_CYCLE);
-    pg_policy_expect(p, 3 * N_EXPERT + 1, 4, false);
-    pg_policy_expect(p, 3 * N_EXPERT + 2, 4, false);
+    pg_policy_hint(p, 3 * N_EXPERT + 1, 4, false);
+    pg_policy_hint(p, 3 * N_EXPERT + 2, 4, false);
     assert_int_equal(pg_policy_victim(p, may), 6);
     pg_policy_close(p);
 }
@@ -211,7 +211,7 @@ static void test_cycle_recalls(void **state)
         x = x * 1664525u + 1013904223u;
         ids[i] = i < SONG * L ? (uint16_t)(x >> 16) % E : ids[i - SONG * L];
     }
-    struct pg_routes r = {.n_tokens = T, .n_layers = L, .n_used = 1, .n_expert = E, .ids = ids};
+    struct pg_routes r = {.n_tokens = T, .n_blocks = L, .n_used = 1, .n_expert = E, .ids = ids};
     assert_int_equal(pg_replay_run(&r, PG_EVICT_CYCLE, 2 * L, SONG, T, &cycle, NULL), 0);
     assert_int_equal(pg_replay_run(&r, PG_EVICT_LRU, 2 * L, SONG, T, &lru, NULL), 0);
     assert_int_equal(pg_replay_run(&r, PG_EVICT_LFU, 2 * L, SONG, T, &lfu, NULL), 0);
@@ -239,8 +239,8 @@ static void test_random_use(void **state)
                 pg_policy_tick(p, block);
                 pg_policy_use(p, key);
                 if (x & 1)
-                    pg_policy_expect(p, (key + 9) % (N_BLOCK * N_EXPERT), 1 + (int)(x >> 5) % 4,
-                                     x & 2);
+                    pg_policy_hint(p, (key + 9) % (N_BLOCK * N_EXPERT), 1 + (int)(x >> 5) % 4,
+                                   x & 2);
                 for (int s = 0; s < N_SLOTS; s++) {
                     may[s] = key_of[s] >= 0 && (x >> (s % 16) & 3);
                     n_may += may[s];
@@ -283,7 +283,7 @@ static void test_trace(void **state)
                                &err),
                      0);
     assert_int_equal(pg_routes_n_tokens(r), 2);
-    assert_int_equal(pg_routes_n_layers(r), 2);
+    assert_int_equal(pg_routes_n_blocks(r), 2);
     assert_int_equal(pg_routes_n_used(r), 2);
     assert_int_equal(pg_routes_n_expert(r), 8);
     assert_int_equal(pg_routes_ids(r, 0, 0)[0], 3);
@@ -339,7 +339,7 @@ static const double sizes[] = {0.5, 1, 2, 3}; /* of what one token uses */
 static double rate_of(const pg_routes *r, int policy, double size, int t0, int t1)
 {
     struct pg_replay out;
-    int n_slots = (int)(size * pg_routes_n_layers(r) * pg_routes_n_used(r));
+    int n_slots = (int)(size * pg_routes_n_blocks(r) * pg_routes_n_used(r));
     assert_int_equal(pg_replay_run(r, policy, n_slots, t0, t1, &out, NULL), 0);
     return 100.0 * (double)out.hits / (double)out.requests;
 }
@@ -395,7 +395,7 @@ static void check_memoryless(double skew, uint64_t seed)
             in[e] = true;
         }
     }
-    struct pg_routes r = {.n_tokens = T, .n_layers = L, .n_used = K, .n_expert = E, .ids = ids};
+    struct pg_routes r = {.n_tokens = T, .n_blocks = L, .n_used = K, .n_expert = E, .ids = ids};
     for (size_t i = 0; i < PG_COUNT(sizes); i++) {
         double ours = rate_of(&r, PG_EVICT_CYCLE, sizes[i], T / 3, T);
         assert_true(ours > rate_of(&r, PG_EVICT_LFU, sizes[i], T / 3, T) - 0.5);

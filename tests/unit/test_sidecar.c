@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Sidecars: one made of the model's own routers holds what lookahead makes in memory and warns the
+ * Sidecars: one made of the model's own routers holds what lookahead makes in memory and hints the
  * same, is found beside its model, and one that does not fit is refused with a sentence that names
- * what was found and what was wanted. Every warning passes through __wrap_pg_store_hint.
+ * what was found and what was wanted. Every hint passes through __wrap_pg_store_hint.
  */
 #include "helpers.h"
 
@@ -18,22 +18,22 @@
 #define ANOTHER PG_TEST_DATA "/gen_moe/qwen3moe.gguf"
 #define DENSE   PG_TEST_DATA "/stories260K/stories260K.gguf"
 
-enum { N_MOE = 6, N_EMBD = 128, N_EXPERT = 16, N_PROMPT = 12, N_STEPS = 24, MAX_WARNINGS = 4096 };
+enum { N_MOE = 6, N_EMBD = 128, N_EXPERT = 16, N_PROMPT = 12, N_STEPS = 24, MAX_HINTS = 4096 };
 
 static char model_path[128], bad[128], good[128];
 static char good_hash[17];
 
-/* ------------------------------------------------------------------ warnings ---------------- */
+/* ------------------------------------------------------------------ hints ------------------- */
 
-struct warning {
+struct hint {
     int block, n;
     bool certain;
     int32_t ids[N_EXPERT];
 };
 
-static struct warnings {
+static struct hints {
     int n;
-    struct warning list[MAX_WARNINGS];
+    struct hint list[MAX_HINTS];
 } heard;
 
 void __real_pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain);
@@ -41,9 +41,9 @@ void __wrap_pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int
 
 void __wrap_pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain)
 {
-    if (heard.n < MAX_WARNINGS && n <= N_EXPERT) {
-        struct warning *w = &heard.list[heard.n++];
-        *w = (struct warning){.block = block, .n = n, .certain = certain};
+    if (heard.n < MAX_HINTS && n <= N_EXPERT) {
+        struct hint *w = &heard.list[heard.n++];
+        *w = (struct hint){.block = block, .n = n, .certain = certain};
         memcpy(w->ids, ids, (size_t)n * sizeof(int32_t));
     }
     __real_pg_store_hint(s, block, ids, n, certain);
@@ -252,7 +252,7 @@ static void test_map(void **state)
     pg_engine_close(e);
 }
 
-/* Evaluates the same tokens: a prompt in one batch, then steps. What was warned is left in `heard`,
+/* Evaluates the same tokens: a prompt in one batch, then steps. What was hinted is left in `heard`,
  * the logits of every token in `logits`. */
 static void evaluate(struct pg_options opt, float *logits, int n_vocab)
 {
@@ -280,13 +280,13 @@ static void evaluate(struct pg_options opt, float *logits, int n_vocab)
     pg_engine_close(e);
 }
 
-/* The same warnings for the same blocks in the same order, none that the batch's size explains
- * away; and the logits that no warning at all gives. */
-static void test_same_warnings(void **state)
+/* The same hints for the same blocks in the same order, none that the batch's size explains
+ * away; and the logits that no hint at all gives. */
+static void test_same_hints(void **state)
 {
     enum { N_VOCAB = 512, N_VALUES = (N_PROMPT + N_STEPS) * N_VOCAB };
     static float plain[N_VALUES], made[N_VALUES], read[N_VALUES];
-    static struct warnings wanted;
+    static struct hints wanted;
     (void)state;
     evaluate(options(PG_MODE_ONDEMAND, NULL), plain, N_VOCAB);
     assert_int_equal(heard.n, 0);
@@ -661,7 +661,7 @@ int main(void)
         cmocka_unit_test(test_same_tables),
         cmocka_unit_test(test_saved),
         cmocka_unit_test(test_map),
-        cmocka_unit_test(test_same_warnings),
+        cmocka_unit_test(test_same_hints),
         cmocka_unit_test(test_found_beside),
         cmocka_unit_test(test_not_found),
         cmocka_unit_test(test_refused),
