@@ -209,6 +209,43 @@ bool pg_peak_rss_reset(void)
     return done;
 }
 
+/* ---- files that stay as they are */
+
+int pg_stamp_take(struct pg_stamp *s, int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st))
+        return errno;
+    *s = (struct pg_stamp){
+        .device = st.st_dev,
+        .inode = st.st_ino,
+        .bytes = (uint64_t)st.st_size,
+        .written_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec,
+    };
+    return 0;
+}
+
+int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg_err *err)
+{
+    struct pg_stamp now = {0};
+    int os_error = pg_stamp_take(&now, fd);
+
+    if (os_error)
+        return pg_fail_os(err, PG_EIO, os_error, "%s: cannot be looked at", path);
+    if (now.device != s->device || now.inode != s->inode)
+        return pg_fail(err, PG_EIO, "%s: another file has taken its place while it was opened",
+                       path);
+    if (now.bytes != s->bytes)
+        return pg_fail(err, PG_EIO,
+                       "%s: changed while it was in use: %" PRIu64 " bytes found, %" PRIu64
+                       " when it was opened",
+                       path, now.bytes, s->bytes);
+    if (now.written_ns != s->written_ns)
+        return pg_fail(err, PG_EIO, "%s: changed while it was in use: it was written to", path);
+    return 0;
+}
+
 /* ---- files that appear whole */
 
 static int open_temp(struct pg_outfile *f, struct pg_err *err)

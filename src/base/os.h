@@ -52,6 +52,16 @@ int pg_os_cpu_quota(const char *root);
 
 uint64_t pg_os_rss(void); /* resident memory of this process now (VmRSS) */
 
+/* Which file it was and when it was last written. Renaming another one over its path changes
+ * neither for those that have it open. */
+struct pg_stamp {
+    uint64_t device, inode, bytes;
+    int64_t written_ns;
+};
+int pg_stamp_take(struct pg_stamp *s, int fd); /* 0 or an errno */
+/* PG_EIO and a sentence that names `path` when the open file is not as it was then. */
+int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg_err *err);
+
 /* A file that appears whole or not at all: written beside `path`, then renamed over it. */
 struct pg_outfile {
     int fd;

@@ -38,13 +38,17 @@ static int open_io(struct pg_engine *e, struct pg_err *err)
 {
     int n = pg_gguf_n_parts(e->gguf);
     const char **paths = pg_calloc((size_t)n, sizeof(*paths));
-    if (!paths)
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    for (int i = 0; i < n; i++)
+    const struct pg_stamp **stamps = pg_calloc((size_t)n, sizeof(*stamps));
+    for (int i = 0; i < n && paths && stamps; i++) {
         paths[i] = pg_gguf_part_path(e->gguf, i);
-    struct pg_io_options io = {.paths = paths, .n_paths = n, .path = e->opt.io_path};
-    int rc = pg_io_open(&e->io, &io, err);
+        stamps[i] = pg_gguf_part_stamp(e->gguf, i);
+    }
+    struct pg_io_options io = {
+        .paths = paths, .n_paths = n, .stamps = stamps, .path = e->opt.io_path};
+    int rc =
+        paths && stamps ? pg_io_open(&e->io, &io, err) : pg_fail(err, PG_ENOMEM, "out of memory");
     free(paths);
+    free(stamps);
     return rc;
 }
 

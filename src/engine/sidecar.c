@@ -289,7 +289,7 @@ static int read_tables(struct pg_engine *e, const struct pg_gguf *g, int fd, str
             PG_TRY(w->data ? read_table(g, fd, name.s, w, is_bias((enum part)part), err) : 0);
         }
     }
-    return 0;
+    return pg_stamp_check(pg_gguf_part_stamp(g, 0), fd, e->sidecar_path, err);
 }
 
 static int open_tables(struct pg_engine *e, struct pg_err *err)

@@ -51,6 +51,7 @@ struct pg_gguf_tensor {
 };
 
 struct pg_gguf;
+struct pg_stamp; /* base/os.h */
 
 int pg_gguf_open(struct pg_gguf **out, const char *path, struct pg_err *err);
 /* Parses the header of a file of `file_bytes` from its first n bytes in memory (no split set, no
@@ -62,6 +63,8 @@ void pg_gguf_close(struct pg_gguf *g);
 int pg_gguf_version(const struct pg_gguf *g);
 int pg_gguf_n_parts(const struct pg_gguf *g);
 const char *pg_gguf_part_path(const struct pg_gguf *g, int part);
+/* The file as it was when its header was read: who opens it again for the data compares. */
+const struct pg_stamp *pg_gguf_part_stamp(const struct pg_gguf *g, int part);
 uint64_t pg_gguf_file_bytes(const struct pg_gguf *g); /* all parts */
 uint64_t pg_gguf_heap_bytes(const struct pg_gguf *g); /* memory the directory holds */
 

@@ -9,6 +9,7 @@
 #ifndef PG_FORMAT_GGUF_DIR_H
 #define PG_FORMAT_GGUF_DIR_H
 
+#include "base/os.h"
 #include "format/gguf.h"
 
 #define PG_GGUF_ALIGNMENT     32u /* when the file does not say */
@@ -42,6 +43,7 @@ struct pg_gguf_part {
     char *path, *bytes;
     size_t n_bytes; /* of the header */
     uint64_t file_bytes;
+    struct pg_stamp stamp; /* when the header was read */
 };
 
 struct pg_gguf {

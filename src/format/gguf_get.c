@@ -79,6 +79,11 @@ const char *pg_gguf_part_path(const struct pg_gguf *g, int part)
     return g->parts[part].path;
 }
 
+const struct pg_stamp *pg_gguf_part_stamp(const struct pg_gguf *g, int part)
+{
+    return &g->parts[part].stamp;
+}
+
 uint64_t pg_gguf_file_bytes(const struct pg_gguf *g)
 {
     uint64_t sum = 0;

@@ -539,13 +539,14 @@ int pg_gguf_open_one(struct pg_gguf **out, const char *path, struct pg_err *err)
 {
     /* Without O_NONBLOCK a pipe would hold us here. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct pg_stamp stamp;
     struct stat st;
     int rc;
 
     *out = NULL;
     if (fd < 0)
         return pg_fail_os(err, PG_EIO, errno, "%s: cannot be opened", path);
-    if (fstat(fd, &st))
+    if (fstat(fd, &st) || pg_stamp_take(&stamp, fd))
         rc = pg_fail_os(err, PG_EIO, errno, "%s: its size cannot be found", path);
     else if (!S_ISREG(st.st_mode))
         rc = pg_fail(err, PG_EARG, "%s: is not a regular file", path);
@@ -556,6 +557,10 @@ int pg_gguf_open_one(struct pg_gguf **out, const char *path, struct pg_err *err)
     if (!rc) {
         struct cursor c = {.g = *out, .file = path, .file_bytes = (uint64_t)st.st_size, .err = err};
         rc = read_header(fd, &c);
+        if (!rc)
+            rc = pg_stamp_check(&stamp, fd, path, err);
+        if (!rc)
+            (*out)->parts[0].stamp = stamp;
     }
     close(fd);
     return pg_gguf_finish(out, rc);

@@ -87,19 +87,28 @@ static int file_try(struct pg_io_file *f, int flags)
     return rc;
 }
 
+static int file_open(struct pg_io_file *f, bool buffered, struct pg_err *err)
+{
+    f->direct = !buffered && !file_try(f, O_DIRECT);
+    int os_error = f->direct ? 0 : file_try(f, 0);
+    if (!os_error)
+        os_error = pg_stamp_take(&f->stamp, f->fd);
+    if (os_error)
+        return pg_fail_os(err, PG_EIO, os_error, "%s: cannot be opened and read", f->path);
+    /* Read-ahead would bring pages that nobody asked for and nobody drops. */
+    if (!f->direct)
+        posix_fadvise(f->fd, 0, 0, POSIX_FADV_RANDOM);
+    return 0;
+}
+
 int pg_io_files_open(struct pg_io *io, const struct pg_io_options *opt, struct pg_err *err)
 {
     PG_TRY(paths_copy(io, opt, err));
     for (int i = 0; i < io->n_files; i++) {
         struct pg_io_file *f = &io->files[i];
-        f->direct = !opt->buffered && !file_try(f, O_DIRECT);
-        if (f->direct)
-            continue;
-        int os_error = file_try(f, 0);
-        if (os_error)
-            return pg_fail_os(err, PG_EIO, os_error, "%s: cannot be opened and read", f->path);
-        /* Read-ahead would bring pages that nobody asked for and nobody drops. */
-        posix_fadvise(f->fd, 0, 0, POSIX_FADV_RANDOM);
+        PG_TRY(file_open(f, opt->buffered, err));
+        if (opt->stamps)
+            PG_TRY(pg_stamp_check(opt->stamps[i], f->fd, f->path, err));
     }
     return 0;
 }
@@ -231,6 +240,8 @@ int pg_io_take(struct pg_io *io, struct pg_read **done, int max)
         struct pg_read *r = io->landed;
         io->landed = r->next;
         r->next = NULL;
+        if (io->files)
+            io->files[r->file].unchecked = true;
         done[n++] = r;
     }
     if (!io->landed)
@@ -296,6 +307,19 @@ const char *pg_io_describe(const struct pg_io *io)
 uint64_t pg_io_busy_ns(const struct pg_io *io)
 {
     return io->ops->busy_ns(io);
+}
+
+int pg_io_check(struct pg_io *io, struct pg_err *err)
+{
+    if (io->sim_changed)
+        return pg_fail(err, PG_EIO, "simulated disk: changed while it was in use");
+    for (int i = 0; i < io->n_files; i++) {
+        struct pg_io_file *f = &io->files[i];
+        if (f->unchecked)
+            PG_TRY(pg_stamp_check(&f->stamp, f->fd, f->path, err));
+        f->unchecked = false;
+    }
+    return 0;
 }
 
 int pg_io_error(const struct pg_io *io, const struct pg_read *r, struct pg_err *err)

@@ -9,7 +9,7 @@
 #ifndef PG_IO_IO_H
 #define PG_IO_IO_H
 
-#include "base/err.h"
+#include "base/os.h"
 
 struct pg_io;
 
@@ -29,6 +29,7 @@ struct pg_read {
 struct pg_io_options {
     const char *const *paths;
     int n_paths;
+    const struct pg_stamp *const *stamps; /* [n_paths] what is wanted there; NULL: what is found */
     enum pg_io_path path; /* AUTO: io_uring, else pread; a named path that is refused is an error */
     int depth;            /* reads under way at most; 0 = 16 */
     bool buffered;        /* do not try O_DIRECT; each read leaves the page cache afterwards */
@@ -55,6 +56,11 @@ uint64_t pg_io_busy_ns(const struct pg_io *io);
 /* "FILE: read of 884736 bytes at 4096 failed: Input/output error (got 0)". Returns PG_EIO. */
 int pg_io_error(const struct pg_io *io, const struct pg_read *r, struct pg_err *err);
 
+/* PG_EIO, naming the file, when one that was read since the last check has been written to since it
+ * was opened: what came may be a mixture. Stays so. Asks only files that were read, one fstat each.
+ * Renaming another file over the path is none of our business. */
+int pg_io_check(struct pg_io *io, struct pg_err *err);
+
 /* A simulated disk with a virtual clock: time passes only in pg_io_reap and pg_io_sim_advance. A
  * read waits its latency, then shares the bandwidth with all others that are past theirs. Data is
  * made from (file, offset), so that a test can check what arrived. Deterministic for a seed. */
@@ -69,6 +75,7 @@ struct pg_io_sim {
     uint64_t fail_at;          /* the n-th read (from 1) fails with EIO; 0 = none */
     uint64_t short_at;         /* the n-th read comes in pieces */
     uint64_t late_at, late_ns; /* the n-th read takes late_ns longer */
+    uint64_t change_at;        /* the file is written to before the n-th read */
     double fail_rate;          /* each read fails with this probability */
     double short_rate;         /* each read comes in pieces with this probability */
     uint64_t file_bytes;       /* length of every file; 0 = endless */

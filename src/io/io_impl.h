@@ -22,8 +22,9 @@
 
 struct pg_io_file {
     int fd;
-    bool direct;
+    bool direct, unchecked; /* unchecked: read since pg_io_check looked at it */
     const char *path;
+    struct pg_stamp stamp;
 };
 
 struct pg_io_flight {
@@ -48,7 +49,8 @@ struct pg_io {
     const struct pg_io_ops *ops;
     struct pg_io_file *files; /* NULL: a simulation, which has no files to name */
     int n_files;
-    char *path_text; /* storage of files[].path */
+    bool sim_changed; /* a simulation's file */
+    char *path_text;  /* storage of files[].path */
     char describe[32];
 
     int depth;

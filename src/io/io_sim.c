@@ -108,6 +108,7 @@ static void sim_submit(struct pg_io *io, struct pg_read *r)
     struct pg_io_flight *f = pg_io_flight_start(io, r);
     struct transfer *t = &s->transfers[f - io->flights];
     uint64_t nth = ++s->n_reads;
+    io->sim_changed = io->sim_changed || nth == o->change_at;
     bool fails = nth == o->fail_at || draw_chance(s, o->fail_rate);
     bool in_pieces = nth == o->short_at || draw_chance(s, o->short_rate);
 

@@ -576,7 +576,7 @@ static int load_extents(struct loading *s, struct pg_err *err)
             submit_pieces(s);
         int n = pg_io_reap(s->load->io, got, PIECES, true);
         if (n == 0)
-            return rc;
+            return rc ? rc : pg_io_check(s->load->io, err);
         for (int i = 0; i < n; i++) {
             s->done += got[i]->size;
             s->free[s->n_free++] = got[i];

@@ -553,7 +553,7 @@ void pg_store_abandon(struct pg_store *s)
     pump(s);
 }
 
-static int fail_wave(struct pg_store *s, struct pg_err *err)
+static void fail_wave(struct pg_store *s)
 {
     for (int i = 0; i < s->wave.n; i++) {
         int slot = s->slot_of[s->wave.block * s->opt.n_expert + s->ids[i]];
@@ -561,7 +561,6 @@ static int fail_wave(struct pg_store *s, struct pg_err *err)
             s->slots[slot].pinned = false;
     }
     pg_store_abandon(s);
-    return pg_io_error(s->opt.io, &s->wave.bad, err);
 }
 
 /* Waits until something can be delivered, or the wave has failed. */
@@ -588,12 +587,19 @@ int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
     pg_store_poll(s);
     if (w->n_delivered < w->n && w->next_ready == w->n_ready && !w->failed)
         wait_ready(s);
-    if (w->failed)
-        return fail_wave(s, err);
+    if (w->failed) {
+        fail_wave(s);
+        return pg_io_error(s->opt.io, &w->bad, err);
+    }
     if (w->n_delivered == w->n) {
-        end_wave(s);
+        /* Once a step, before anybody has seen what came of it. */
+        int rc = w->block == s->opt.n_block - 1 ? pg_io_check(s->opt.io, err) : 0;
+        if (rc)
+            fail_wave(s);
+        else
+            end_wave(s);
         pump(s);
-        return 0;
+        return rc;
     }
     int i = s->ready[w->next_ready++];
     int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];

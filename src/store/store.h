@@ -78,7 +78,9 @@ void pg_store_close(struct pg_store *s);
 /* ids: distinct, in the order in which misses should be read. Never fails: errors show in _next. */
 void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n);
 /* 1: *out is pinned; 0: the wave is done; negative: a read failed twice, the wave is over, nothing
- * is pinned by it any more, and the store is usable. Waits when nothing is there yet. */
+ * is pinned by it any more, and the store is usable. Waits when nothing is there yet. At the end of
+ * a wave of the last block pg_io_check is asked: so no step that used a file which has changed is
+ * ever done. */
 int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err);
 /* How many times pg_store_next would give a lease now, without waiting. The engine computes all
  * that is there in one parallel loop. */

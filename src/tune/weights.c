@@ -78,7 +78,8 @@ static int read_at(struct pg_source *s, int part, uint64_t offset, size_t n, voi
         offset += (uint64_t)got;
         n -= (size_t)got;
     }
-    return 0;
+    return pg_stamp_check(pg_gguf_part_stamp(s->gguf, part), s->fd[part],
+                          pg_gguf_part_path(s->gguf, part), err);
 }
 
 static int check_finite(const char *name, const float *x, size_t n, struct pg_err *err)

@@ -434,6 +434,32 @@ static void test_failed_twice(void **state)
     world_close(&w);
 }
 
+/* A file that is written to: no wave of the last block is done any more, though every read went
+ * well, and what the failed one had given out is nobody's. */
+static void test_changed_file(void **state)
+{
+    (void)state;
+    struct world w;
+    struct pg_lease lease;
+    struct pg_err err;
+    struct world_options opt = plain(8);
+    opt.sim.change_at = 2 * PG_SLABS;
+    world_open(&w, &opt);
+    run_ids(&w, 3, id, 1);
+    for (int i = 0; i < 2; i++) {
+        int rc;
+        run_ids(&w, 2, id, 4);
+        pg_store_acquire(w.store, 3, id, 4);
+        while ((rc = pg_store_next(w.store, &lease, &err)) == 1)
+            ; /* keeps what it gets */
+        assert_int_equal(rc, PG_EIO);
+        assert_non_null(strstr(err.text, "changed"));
+        pg_store_check(w.store);
+    }
+    run_ids(&w, 0, id, 8);
+    world_close(&w);
+}
+
 static void test_failed_hint(void **state)
 {
     (void)state;
@@ -597,7 +623,7 @@ int main(void)
         cmocka_unit_test(test_failed_hint),       cmocka_unit_test(test_abandon),
         cmocka_unit_test(test_hints_off),         cmocka_unit_test(test_self_check),
         cmocka_unit_test(test_trace_events),      cmocka_unit_test(test_open_arguments),
-        cmocka_unit_test(test_random_worlds),
+        cmocka_unit_test(test_random_worlds),     cmocka_unit_test(test_changed_file),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -488,6 +488,54 @@ static int n_cached(const char *path)
 }
 
 /* Neither direct nor buffered reads leave the file in the page cache. */
+static void rewrite(const char *path, const char *mode)
+{
+    FILE *f = fopen(path, mode);
+    assert_non_null(f);
+    assert_int_equal(fputc('x', f), 'x');
+    assert_int_equal(fclose(f), 0);
+}
+
+/* A file is asked about once it has been read. Written to in place, it has changed; another one
+ * under its name is none of ours. */
+static void test_changed(void **state)
+{
+    struct fixture *x = *state;
+    char path[80], other[80];
+    snprintf(path, sizeof(path), "%s.a", x->path);
+    snprintf(other, sizeof(other), "%s.b", x->path);
+    for (int how = PG_IO_AUTO; how <= PG_IO_PREAD; how++) {
+        struct pg_io *io;
+        struct pg_err err;
+        file_write(path, 8 * PG_PAGE);
+        file_write(other, 8 * PG_PAGE);
+        int rc = open_path(&io, path, (enum pg_io_path)how, false, &err);
+        if (rc == PG_ENOTSUP)
+            continue;
+        assert_int_equal(rc, 0);
+        read_one(io, x, 0, PG_PAGE, PG_PAGE);
+        assert_int_equal(rename(other, path), 0);
+        read_one(io, x, 0, PG_PAGE, PG_PAGE);
+        assert_int_equal(pg_io_check(io, &err), 0);
+        pg_io_close(io);
+
+        assert_int_equal(open_path(&io, path, (enum pg_io_path)how, false, &err), 0);
+        read_one(io, x, 0, PG_PAGE, PG_PAGE);
+        assert_int_equal(pg_io_check(io, &err), 0);
+        rewrite(path, how == PG_IO_PREAD ? "ab" : "r+b");
+        assert_int_equal(pg_io_check(io, &err), 0); /* nothing of it has been read since */
+        for (int i = 0; i < 2; i++) {
+            read_one(io, x, 0, PG_PAGE, PG_PAGE);
+            assert_int_equal(pg_io_check(io, &err), PG_EIO);
+            assert_non_null(strstr(err.text, path));
+            assert_non_null(strstr(err.text, "changed"));
+        }
+        pg_io_close(io);
+    }
+    unlink(path);
+    unlink(other);
+}
+
 static void test_cache_stays_empty(void **state)
 {
     struct fixture *x = *state;
@@ -696,6 +744,7 @@ int main(void)
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_odd_pieces),
         cmocka_unit_test(test_truncated_while_open),
+        cmocka_unit_test(test_changed),
         cmocka_unit_test(test_cache_stays_empty),
         cmocka_unit_test(test_ring_refuses),
         cmocka_unit_test(test_sim_time),
