@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The program from outside: exit codes, messages, and what it prints in every format.
 
-usage: test_cli.py PROGRAM SOURCE_DIR [--sanitize=WHAT]
-Needs nothing but Python's own library. When built with a sanitizer the measured memory is not held against
-the budget, since the sanitizer's own memory counts in it.
+When built with a sanitizer the measured memory is not held against the budget, since the sanitizer's own memory counts in it.
 """
 import csv
 import io
@@ -14,23 +12,14 @@ import re
 import signal
 import struct
 import subprocess
-import sys
-import tempfile
-import unittest
 from html.parser import HTMLParser
 
-PROGRAM = SOURCE = None
-SANITIZED = False
-MIB = 1 << 20
+from common import MIB, PROGRAM, SANITIZED, TRAINED, Case, main
+
 ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
     expert_requests hits hinted_in_time hinted_late missed stall_seconds compute_seconds
     floor_seconds overlap_efficiency""".split()
 COMMANDS = "run bench inspect plan tokenize logits synth sidecar eval replay train".split()
-
-
-def call(*args, stdin=b"", stdout=subprocess.PIPE):
-    return subprocess.run([PROGRAM, *map(str, args)], input=stdin, stdout=stdout,
-                          stderr=subprocess.PIPE, timeout=120, check=False)
 
 
 def text_of(result):
@@ -49,14 +38,14 @@ def npy(data):
     return (rows, columns), data[10 + n:]
 
 
-class Cli(unittest.TestCase):
+class Cli(Case):
     @classmethod
     def setUpClass(cls):
-        cls.model = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.sidecar = os.path.join(cls.folder.name, "tiny.pregate.gguf")
-        cls.good(cls, "sidecar", cls.model, "-o", cls.sidecar)
-        plan = cls.good(cls, "plan", cls.model, "--mode", "ondemand", "-c", "64", "--memory",
+        super().setUpClass()
+        cls.model = TRAINED
+        cls.sidecar = os.path.join(cls.folder, "tiny.pregate.gguf")
+        cls.good("sidecar", cls.model, "-o", cls.sidecar)
+        plan = cls.good("plan", cls.model, "--mode", "ondemand", "-c", "64", "--memory",
                         "200M", "--no-measure", "--json")
         cls.plan = json.loads(plan.stdout)
         # Room for some experts, not for all: the plan of one process fits the next one within a MiB.
@@ -64,27 +53,10 @@ class Cli(unittest.TestCase):
         # A process that opens one engine after the other; a sanitizer keeps what they freed.
         cls.several = cls.small + (SANITIZED and 256 * MIB)
 
-    @classmethod
-    def tearDownClass(cls):
-        cls.folder.cleanup()
-
-    def good(self, *args, **more):
-        result = call(*args, **more)
-        if result.returncode:
-            raise AssertionError(f"{args}: exit {result.returncode}: {result.stderr.decode()}")
-        return result
-
     def bad(self, code, words, *args, **more):
-        result = call(*args, **more)
-        message = result.stderr.decode()
-        self.assertEqual(result.returncode, code, (args, message))
-        self.assertEqual(message[:9], "pregate: ", args)
-        for word in words:
-            self.assertIn(word, message)
+        result = self.refused(self.call(*args, **more), code, words)
+        self.assertEqual(result.stderr[:9], b"pregate: ", args)
         return result
-
-    def path(self, name):
-        return os.path.join(self.folder.name, name)
 
     # ------------------------------------------------------------ usage
 
@@ -97,7 +69,7 @@ class Cli(unittest.TestCase):
             self.assertIn(f"Usage: pregate {name} ", page)
             self.assertIn("Examples:\n  pregate " + name, page)
             self.assertEqual(page, text_of(self.good("help", name)))
-        self.assertEqual(call().returncode, 2)
+        self.assertEqual(self.call().returncode, 2)
 
     def test_unknown_words(self):
         self.bad(2, ["bnech", "did you mean bench?"], "bnech")
@@ -241,11 +213,11 @@ class Cli(unittest.TestCase):
         self.assertNotEqual(f16, expected)
 
     def test_logits_fails_without_a_trace(self):
-        before = sorted(os.listdir(self.folder.name))
+        before = sorted(os.listdir(self.dir))
         self.bad(1, ["512"], "logits", self.model, "--tokens", "1,512", "-o", self.path("b.npy"))
         self.bad(1, ["context"], "logits", self.model, "--tokens", "1,2,3", "-c", "2", "-o",
                  self.path("b.npy"))
-        self.assertEqual(sorted(os.listdir(self.folder.name)), before)
+        self.assertEqual(sorted(os.listdir(self.dir)), before)
 
     # ------------------------------------------------------------ run
 
@@ -481,6 +453,4 @@ class Cli(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    PROGRAM, SOURCE = sys.argv[1:3]
-    SANITIZED = any(a.startswith("--sanitize=") and a[11:] for a in sys.argv[3:])
-    unittest.main(argv=[sys.argv[0]], verbosity=1)
+    main()

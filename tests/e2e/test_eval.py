@@ -1,42 +1,24 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""`pregate eval` from outside: its JSON, its table, its budget, and what it refuses.
-
-usage: test_eval.py PROGRAM SOURCE_DIR [--sanitize=WHAT]
-Needs nothing but Python's own library.
-"""
+"""`pregate eval` from outside: its JSON, its table, its budget, and what it refuses."""
 import hashlib
 import json
 import math
 import os
 import struct
-import subprocess
-import sys
-import tempfile
-import unittest
 
-PROGRAM = SOURCE = None
-SANITIZED = False
+from common import SANITIZED, SOURCE, STORIES, TRAINED, Case, main
 
 
-class Eval(unittest.TestCase):
+class Eval(Case):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.model = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
-        cls.text = os.path.join(SOURCE, "models", "data", "tinystories.heldout.txt")
-        cls.sidecar = os.path.join(cls.folder.name, "gates.gguf")
-        cls.call(cls, "sidecar", cls.model, "-o", cls.sidecar)
+        super().setUpClass()
+        cls.model, cls.text = TRAINED, STORIES
+        cls.sidecar = os.path.join(cls.folder, "gates.gguf")
+        cls.call("sidecar", cls.model, "-o", cls.sidecar)
         with open(cls.text, encoding="utf-8") as f:
             cls.docs = f.read().split("<|endoftext|>\n")
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.folder.cleanup()
-
-    def call(self, *args):
-        return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, timeout=120,
-                              check=False, stdin=subprocess.DEVNULL)
 
     def run_json(self, *args):
         result = self.call("eval", self.model, "--json", *args)
@@ -45,18 +27,8 @@ class Eval(unittest.TestCase):
         return json.loads(result.stdout)
 
     def bad(self, code, words, *args):
-        result = self.call("eval", *args)
-        message = result.stderr.decode()
-        self.assertEqual((result.returncode, result.stdout), (code, b""), (args, message))
-        self.assertEqual(message[:9], "pregate: ", args)
-        for word in words:
-            self.assertIn(word, message)
-
-    def put(self, name, text):
-        path = os.path.join(self.folder.name, name)
-        with open(path, "w", encoding="utf-8") as f:
-            f.write(text)
-        return path
+        result = self.refused(self.call("eval", *args), code, words)
+        self.assertEqual((result.stdout, result.stderr[:9]), (b"", b"pregate: "), args)
 
     # ------------------------------------------------------------ perplexity
 
@@ -161,7 +133,7 @@ class Eval(unittest.TestCase):
         """Where pre-gates decide, no expert is read on demand but those of the first block.
         (In the prompt's one step a block wants more than can be under way before it begins.)"""
         pregated = os.path.join(SOURCE, "models", "tinystories-moe-pregated.gguf")
-        trace = os.path.join(self.folder.name, "trace.json")
+        trace = os.path.join(self.dir, "trace.json")
         plan = self.call("plan", pregated, "--mode", "pregate", "-c", 256, "--memory", "400M",
                          "--no-measure", "--json")
         plan = json.loads(plan.stdout)
@@ -198,6 +170,4 @@ class Eval(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    PROGRAM, SOURCE = sys.argv[1:3]
-    SANITIZED = any(a.startswith("--sanitize=") and a[11:] for a in sys.argv[3:])
-    unittest.main(argv=[sys.argv[0]], verbosity=1)
+    main()

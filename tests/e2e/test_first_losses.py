@@ -3,8 +3,6 @@
 """The first 20 steps of `pregate train` against PyTorch from the same weights and batches (tools/torch_train.py):
 losses within 1e-4.
 
-usage: test_first_losses.py PROGRAM SOURCE_DIR
-
 A choice of experts that is nearly a tie may fall one way here and the other way there, after which the losses part by
 more; the stored runs have none so near (PyTorch's own float32 and float64 part on others).
 """
@@ -13,15 +11,14 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
-import unittest
 
-PROGRAM = SOURCE = None
+from common import PROGRAM, SOURCE, TRAINED, Case, main
+
 TOLERANCE = {"loss": 1e-4, "balance": 1e-4, "grad_norm": 1e-3, "sticky": 1e-4}
 
 
-class FirstLosses(unittest.TestCase):
+class FirstLosses(Case):
     def metrics(self, want, model, threads):
         """Columns of the CSV of a training as the stored one."""
         with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +36,7 @@ class FirstLosses(unittest.TestCase):
                 return list(csv.DictReader(f))
 
     def check(self, name):
-        model = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
+        model = TRAINED
         with open(os.path.join(SOURCE, "tests", "data", "first20", name + ".json"), encoding="utf-8") as f:
             want = json.load(f)
         with open(model, "rb") as f:
@@ -63,5 +60,4 @@ class FirstLosses(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    PROGRAM, SOURCE = sys.argv[1], sys.argv[2]
-    unittest.main(argv=sys.argv[:1])
+    main()

@@ -3,60 +3,38 @@
 """`pregate train` from outside: it learns, the same bits come out of any way that leads through the same
 steps, and no moment is a bad one to end it.
 
-usage: test_train.py PROGRAM SOURCE_DIR [--kills=N]    N random moments of kill -9 (4)
-Needs nothing but Python's own library. The model is a tiny one with random weights; the text, a few stories.
+The model is a tiny one with random weights; the text, a few stories.
 """
 import csv
-import glob
 import json
 import math
 import os
 import random
 import re
-import signal
 import struct
 import subprocess
-import sys
-import tempfile
 import time
-import unittest
 import xml.etree.ElementTree
 
 import tiny_model
+from common import KILLS, PROGRAM, TRAINED, Case, main, stories
 
-PROGRAM = SOURCE = None
-KILLS = 4
 STEPS = 40
 
 
-class Train(unittest.TestCase):
+class Train(Case):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory()
-        trained = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
-        cls.model = os.path.join(cls.folder.name, "tiny.gguf")
-        tiny_model.make(cls.model, trained)
-        cls.single = os.path.join(cls.folder.name, "single.gguf")
-        tiny_model.make(cls.single, trained, single=True)
-        cls.other = os.path.join(cls.folder.name, "other.gguf")
-        tiny_model.make(cls.other, trained, seed=2)
-        cls.wide = os.path.join(cls.folder.name, "wide.gguf")
-        tiny_model.make(cls.wide, trained, n_ff=32)
-        with open(os.path.join(SOURCE, "models", "data", "tinystories.heldout.txt"), encoding="utf-8") as f:
-            stories = f.read(16384)
-        cls.data = os.path.join(cls.folder.name, "stories.txt")
-        with open(cls.data, "w", encoding="utf-8") as f:
-            f.write(stories)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.folder.cleanup()
-
-    def setUp(self):
-        self.dir = tempfile.mkdtemp(dir=self.folder.name)
-
-    def path(self, name):
-        return os.path.join(self.dir, name)
+        super().setUpClass()
+        cls.model = os.path.join(cls.folder, "tiny.gguf")
+        tiny_model.make(cls.model, TRAINED)
+        cls.single = os.path.join(cls.folder, "single.gguf")
+        tiny_model.make(cls.single, TRAINED, single=True)
+        cls.other = os.path.join(cls.folder, "other.gguf")
+        tiny_model.make(cls.other, TRAINED, seed=2)
+        cls.wide = os.path.join(cls.folder, "wide.gguf")
+        tiny_model.make(cls.wide, TRAINED, n_ff=32)
+        cls.data = cls.put(cls, "stories.txt", stories(16384))
 
     def command(self, out, *more, model=None, data=None):
         return [PROGRAM, "train", model or self.model, "--data", data or self.data, "-b", "4x32", "-t", "1",
@@ -65,33 +43,18 @@ class Train(unittest.TestCase):
     def train(self, out, *more, code=0, **how):
         done = subprocess.run(self.command(out, *more, **how), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               timeout=120, check=False)
-        self.assertEqual(done.returncode, code, done.stderr.decode())
-        return done
+        return self.refused(done, code, [])
 
     def bad(self, code, words, *more, out=None, **how):
         out = out or self.path("bad.gguf")
-        message = self.train(out, *more, code=code, **how).stderr.decode()
-        for word in words:
-            self.assertIn(word, message)
+        self.refused(self.train(out, *more, code=code, **how), code, words)
         if not how.get("keeps"):
             self.assertFalse(os.path.exists(self.path("bad.gguf")))
 
-    def bytes_of(self, path):
-        with open(path, "rb") as f:
-            return f.read()
-
     def interrupt(self, out, *more):
         """A run that gets Ctrl-C after its first words about a step; what it printed, and the steps it did."""
-        with subprocess.Popen(self.command(out, *more), stderr=subprocess.PIPE, text=True) as p:
-            lines = []
-            for line in p.stderr:
-                lines.append(line)
-                if line.startswith("step "):
-                    p.send_signal(signal.SIGINT)
-                    break
-            lines.append(p.stderr.read())
-        said = "".join(lines)
-        self.assertEqual(p.returncode, 130, said)
+        code, said = self.signalled(self.command(out, *more), "^step ")
+        self.assertEqual(code, 130, said)
         step = int(re.search(r"interrupted after step (\d+) of", said).group(1))
         self.assertTrue(0 < step < STEPS, said)
         self.assertIn("--resume", said)
@@ -216,8 +179,7 @@ class Train(unittest.TestCase):
         self.train(outs[4], "--steps", 1, "--from", self.other)
         self.assertEqual(self.bytes_of(outs[3]), self.bytes_of(outs[4]))
         sidecar = self.path("folded.gguf")
-        subprocess.run([PROGRAM, "sidecar", self.model, "--level", "2", "-o", sidecar], check=True,
-                       stderr=subprocess.DEVNULL)
+        self.good("sidecar", self.model, "--level", "2", "-o", sidecar)
         gates = ["--steps", 1, "--gate", "pregate", "--level", 2]
         self.train(outs[5], *gates)
         self.train(outs[6], *gates, "--from", sidecar)
@@ -245,7 +207,7 @@ class Train(unittest.TestCase):
     def test_from_wider_gates(self):
         """Pre-gates with a bias and a hidden layer go on learning in that form; half a form is refused."""
         sidecar, out = self.path("wide.gguf"), self.path("a.gguf")
-        subprocess.run([PROGRAM, "sidecar", self.model, "-o", sidecar], check=True, stderr=subprocess.DEVNULL)
+        self.good("sidecar", self.model, "-o", sidecar)
         keys, tensors = tiny_model.read(sidecar)
         rng = random.Random(3)
         for il in range(2):
@@ -259,8 +221,7 @@ class Train(unittest.TestCase):
         self.assertEqual({n: t.ne for n, t in got.items()}, {n: t.ne for n, t in tensors.items()})
         for name, t in got.items():
             self.assertNotEqual(t.data, tensors[name].data, name)
-        subprocess.run([PROGRAM, "logits", out, "--tokens", "1,5,9", "--mode", "pregate", "-o", self.path("l.npy")],
-                       check=True, stderr=subprocess.DEVNULL)
+        self.good("logits", out, "--tokens", "1,5,9", "--mode", "pregate", "-o", self.path("l.npy"))
         for missing in ("blk.1.ffn_pregate_inp.bias", "blk.0.ffn_pregate_up.weight", "blk.1.ffn_pregate_inp.weight"):
             tiny_model.write(sidecar, keys, {n: t for n, t in tensors.items() if n != missing})
             self.bad(1, ["wide.gguf", missing], "--gate", "pregate", "--from", sidecar)
@@ -295,11 +256,7 @@ class Train(unittest.TestCase):
         out, sidecar = self.path("out.gguf"), self.path("out.pregate.gguf")
         old = None
         for _ in range(KILLS):
-            with subprocess.Popen(self.command(out, *gates, "--resume"), stderr=subprocess.DEVNULL) as p:
-                try:
-                    p.wait(rng.uniform(0, length))
-                except subprocess.TimeoutExpired:
-                    p.kill()
+            self.killed(self.command(out, *gates, "--resume"), rng.uniform(0, length))
             if os.path.exists(out):
                 old = self.bytes_of(want)
                 self.assertEqual(self.bytes_of(out), old)
@@ -310,16 +267,13 @@ class Train(unittest.TestCase):
                 self.assertEqual(self.bytes_of(sidecar), self.bytes_of(self.path("want.pregate.gguf")))
             if os.path.exists(out + ".checkpoint"):
                 tiny_model.read(out + ".checkpoint")
-            for temp in glob.glob(self.path("*.tmp")) + glob.glob(self.path("*.part")):
-                os.remove(temp)
         self.train(out, *gates, "--resume")
         self.assertEqual(self.bytes_of(out), self.bytes_of(want))
         self.assertEqual(self.bytes_of(sidecar), self.bytes_of(self.path("want.pregate.gguf")))
         self.assertFalse(os.path.exists(out + ".checkpoint"))
 
     def test_errors(self):
-        empty = self.path("empty.txt")
-        open(empty, "w", encoding="ascii").close()
+        empty = self.put("empty.txt", "")
         self.bad(1, ["empty.txt", "no text"], data=empty)
         self.bad(1, ["nowhere.txt", "No such file"], data=self.path("nowhere.txt"))
         self.bad(1, ["freeze", "'blk.7.*'"], "--freeze", "token_embd*,blk.7.*")
@@ -337,14 +291,8 @@ class Train(unittest.TestCase):
             before = self.bytes_of(out)
             self.bad(1, ["is an input"], *more, out=out)
             self.assertEqual(before, self.bytes_of(out))
-        done = subprocess.run([PROGRAM, "train", self.model, "-o", self.path("x")], stderr=subprocess.PIPE,
-                              check=False)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn(b"--data", done.stderr)
-        done = subprocess.run([PROGRAM, "train", self.model, "--data", self.data], stderr=subprocess.PIPE,
-                              check=False)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn(b"-o OUT.gguf", done.stderr)
+        self.refused(self.call("train", self.model, "-o", self.path("x")), 2, ["--data"])
+        self.refused(self.call("train", self.model, "--data", self.data), 2, ["-o OUT.gguf"])
 
     def test_no_room(self):
         """A result that cannot be written leaves the checkpoint, out of which it can be made later."""
@@ -364,24 +312,12 @@ class Train(unittest.TestCase):
         stories = [f"once there were {i} dogs who ran to the river\n" for i in range(3)]
         whole = self.path("whole.txt")
         for path, story in zip([*parts, whole], [*stories, "<|endoftext|>\n".join(stories)]):
-            with open(path, "w", encoding="ascii") as f:
-                f.write(story)
+            self.put(path, story)
         a, b = self.path("a.gguf"), self.path("b.gguf")
         self.train(a, "--steps", 2, data=whole)
-        subprocess.run([PROGRAM, "train", "--data", parts[0], parts[1], "-b", "4\u00d732", "-t", "1", "--data", parts[2],
-                        "--lr", "5e-3", "--steps", "2", "-o", b, "-m", self.model], check=True,
-                       stderr=subprocess.DEVNULL)
+        self.good("train", "--data", parts[0], parts[1], "-b", "4\u00d732", "-t", "1", "--data", parts[2], "--lr", "5e-3",
+                  "--steps", "2", "-o", b, "-m", self.model)
         self.assertEqual(self.bytes_of(a), self.bytes_of(b))
-
-
-def main():
-    global PROGRAM, SOURCE, KILLS
-    args = [a for a in sys.argv[1:] if not a.startswith("--kills=")]
-    for a in sys.argv[1:]:
-        if a.startswith("--kills="):
-            KILLS = int(a.split("=")[1])
-    PROGRAM, SOURCE = os.path.abspath(args[0]), args[1]
-    unittest.main(argv=sys.argv[:1] + args[2:], verbosity=2)
 
 
 if __name__ == "__main__":

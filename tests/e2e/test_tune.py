@@ -2,78 +2,42 @@
 # SPDX-License-Identifier: MIT
 """`pregate tune` from outside: the pre-gates name more than the routers run early do, the budget is kept, the
 same bits come out of any way that leads through the same text, and no moment is a bad one to end it.
-
-usage: test_tune.py PROGRAM PEAK_OF SOURCE_DIR [--sanitize=...] [--kills=N]    N random moments of kill -9 (4)
-Needs nothing but Python's own library.
 """
-import glob
 import json
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
 import time
-import unittest
 
 import tiny_model
-
-PROGRAM = PEAK_OF = SOURCE = None
-SANITIZED = False
-KILLS = 4
-MIB = 1 << 20
+from common import KILLS, MIB, PEAK_OF, PROGRAM, SANITIZED, SOURCE, TRAINED, Case, main, stories
 
 
-class Tune(unittest.TestCase):
+class Tune(Case):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.trained = os.path.join(SOURCE, "models", "tinystories-moe.gguf")
-        cls.tiny = os.path.join(cls.folder.name, "tiny.gguf")
-        tiny_model.make(cls.tiny, cls.trained, n_layer=4)
-        cls.other = os.path.join(cls.folder.name, "other.gguf")
-        tiny_model.make(cls.other, cls.trained, n_layer=4, seed=2)
-        with open(os.path.join(SOURCE, "models", "data", "tinystories.heldout.txt"), encoding="utf-8") as f:
-            stories = f.read(40000)
-        cls.data = os.path.join(cls.folder.name, "stories.txt")
-        cls.unseen = os.path.join(cls.folder.name, "unseen.txt")
-        with open(cls.data, "w", encoding="utf-8") as f:
-            f.write(stories[:20000])
-        with open(cls.unseen, "w", encoding="utf-8") as f:
-            f.write(stories[20000:26000])
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.folder.cleanup()
-
-    def setUp(self):
-        self.dir = tempfile.mkdtemp(dir=self.folder.name)
-
-    def path(self, name):
-        return os.path.join(self.dir, name)
+        super().setUpClass()
+        cls.tiny = os.path.join(cls.folder, "tiny.gguf")
+        tiny_model.make(cls.tiny, TRAINED, n_layer=4)
+        cls.other = os.path.join(cls.folder, "other.gguf")
+        tiny_model.make(cls.other, TRAINED, n_layer=4, seed=2)
+        cls.data = cls.put(cls, "stories.txt", stories(20000))
+        cls.unseen = cls.put(cls, "unseen.txt", stories(26000)[20000:])
 
     def command(self, model, *more):
         return [PROGRAM, "tune", model, "--data", self.data, *map(str, more)]
 
     def tune(self, model, *more, code=0):
-        done = subprocess.run(self.command(model, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              timeout=280, check=False)
-        self.assertEqual(done.returncode, code, done.stderr)
-        return done
-
-    def bytes_of(self, name):
-        with open(self.path(name), "rb") as f:
-            return f.read()
+        return self.refused(self.call(*self.command(model, *more)[1:], text=True), code, [])
 
     # ------------------------------------------------------------ it learns
 
     def test_recall(self):
         """More than before on what was held out, and on text that tune never saw, found beside its model."""
         model = self.path("model.gguf")
-        shutil.copyfile(self.trained, model)
+        shutil.copyfile(TRAINED, model)
         result = self.tune(model, "--tokens", 3000, "--hidden", 8, "--json", "-t", 1)
         j = json.loads(result.stdout)
         self.assertEqual(j["sidecar"], self.path("pregate-model.gguf"))
@@ -90,8 +54,7 @@ class Tune(unittest.TestCase):
         self.assertEqual(sorted(os.listdir(self.dir)), ["model.gguf", "pregate-model.gguf"])
         recall = []
         for mode in ("lookahead", "hint"):
-            out = subprocess.run([PROGRAM, "eval", model, "--task", "agree", "--mode", mode, "--data", self.unseen,
-                                  "--json"], stdout=subprocess.PIPE, timeout=280, check=True).stdout
+            out = self.good("eval", model, "--task", "agree", "--mode", mode, "--data", self.unseen, "--json").stdout
             blocks = json.loads(out)["blocks"]
             recall.append(sum(b["recall"] for b in blocks) / len(blocks))
         self.assertGreater(recall[1], recall[0] + 0.02)
@@ -105,10 +68,8 @@ class Tune(unittest.TestCase):
         self.assertIn("2 pre-gates of level 2, to decide", result.stderr)
         keys = tiny_model.read(self.path("a.gguf")).keys
         self.assertIn(b"decide", keys["pregate.trained_for"][1])
-        out = subprocess.run([PROGRAM, "run", self.tiny, "--pregate", self.path("a.gguf"), "--mode", "pregate", "-p",
-                              "Once", "-n", "4", "--temp", "0", "-c", "32"], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, timeout=120, check=False)
-        self.assertEqual(out.returncode, 0, out.stderr)
+        self.good("run", self.tiny, "--pregate", self.path("a.gguf"), "--mode", "pregate", "-p", "Once", "-n", "4",
+                  "--temp", "0", "-c", "32")
 
     # ------------------------------------------------------------ the same bits
 
@@ -121,11 +82,11 @@ class Tune(unittest.TestCase):
         if SANITIZED:
             self.skipTest("a sanitizer's memory is not the program's")
         how = ["--tokens", 1500, "--hidden", 4, "-c", 32, "-o"]
-        memory = f"{int((self.least(self.trained, *how[:-1]) + 0.3) * 1024)}K"
-        said = self.tune(self.trained, *how, self.path("a"), "-t", 1, "--memory", memory).stderr
+        memory = f"{int((self.least(TRAINED, *how[:-1]) + 0.3) * 1024)}K"
+        said = self.tune(TRAINED, *how, self.path("a"), "-t", 1, "--memory", memory).stderr
         self.assertGreater(int(re.search(r"round \d+ of (\d+):", said).group(1)), 1, said)
         sizes = re.search(r"states of (\d+ \+ \d+) tokens", said).group(1)
-        again = self.tune(self.trained, *how, self.path("b"), "-t", 2, "--memory", memory).stderr
+        again = self.tune(TRAINED, *how, self.path("b"), "-t", 2, "--memory", memory).stderr
         if sizes in again: # the second thread takes memory of its own
             self.assertEqual(self.bytes_of("a"), self.bytes_of("b"))
 
@@ -135,16 +96,11 @@ class Tune(unittest.TestCase):
         self.tune(self.tiny, *how, "-o", self.path("a"))
         n = 0
         for delay in (0.02, 0.2, 0.4):
-            with subprocess.Popen(self.command(self.tiny, *how, "-o", self.path("b")), stderr=subprocess.PIPE,
-                                  stdout=subprocess.DEVNULL, text=True) as p:
-                for line in p.stderr:
-                    if "of the text" in line: # fitting begins
-                        time.sleep(delay)
-                        p.send_signal(signal.SIGINT)
-                        break
-                p.stderr.read()
-            self.assertIn(p.returncode, (0, 130))
-            if p.returncode == 130:
+            # Fitting begins after these words.
+            code, said = self.signalled(self.command(self.tiny, *how, "-o", self.path("b")), "of the text",
+                                        wait=lambda delay=delay: time.sleep(delay))
+            self.assertIn(code, (0, 130), said)
+            if code == 130:
                 n += 1
                 self.assertTrue(os.path.exists(self.path("b.checkpoint")))
                 self.assertFalse(os.path.exists(self.path("b")))
@@ -169,19 +125,12 @@ class Tune(unittest.TestCase):
         for i in range(KILLS):
             old = b"the old file" if i % 2 else None
             if old:
-                with open(self.path("out"), "wb") as f:
-                    f.write(old)
+                self.put("out", old)
             for _ in range(2):
-                with subprocess.Popen(self.command(self.tiny, *how, "--resume", "-o", self.path("out")),
-                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
-                    try:
-                        p.wait(rng.uniform(0, length * 1.2))
-                    except subprocess.TimeoutExpired:
-                        p.kill()
+                self.killed(self.command(self.tiny, *how, "--resume", "-o", self.path("out")),
+                            rng.uniform(0, length * 1.2))
                 if os.path.exists(self.path("out")):
                     self.assertIn(self.bytes_of("out"), (old, self.bytes_of("want")))
-                for temp in glob.glob(self.path("*.tmp")) + glob.glob(self.path("*.part")):
-                    os.remove(temp)
             self.tune(self.tiny, *how, "--resume", "-o", self.path("out"))
             self.assertEqual(self.bytes_of("out"), self.bytes_of("want"))
             self.assertFalse(os.path.exists(self.path("out.checkpoint")))
@@ -194,10 +143,10 @@ class Tune(unittest.TestCase):
         if SANITIZED:
             self.skipTest("a sanitizer's memory is not the program's")
         how = ["--tokens", 2000, "--hidden", 4, "-t", 2, "-c", 128]
-        least = self.least(self.trained, *how)
+        least = self.least(TRAINED, *how)
         for mib in (least + 1, least * 1.4):
             budget = int(mib * 1024)
-            command = self.command(self.trained, *how, "--memory", f"{budget}K", "-o", self.path("a"))
+            command = self.command(TRAINED, *how, "--memory", f"{budget}K", "-o", self.path("a"))
             done = subprocess.run([PEAK_OF, self.path("peak"), *command], stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True, timeout=280, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
@@ -208,9 +157,7 @@ class Tune(unittest.TestCase):
     # ------------------------------------------------------------ errors
 
     def bad(self, code, words, model, *more):
-        message = self.tune(model, *more, "-o", self.path("bad.gguf"), code=code).stderr
-        for word in words:
-            self.assertIn(word, message)
+        self.refused(self.tune(model, *more, "-o", self.path("bad.gguf"), code=code), code, words)
         self.assertFalse(os.path.exists(self.path("bad.gguf")))
 
     def test_errors(self):
@@ -223,25 +170,16 @@ class Tune(unittest.TestCase):
         self.bad(1, ["too little to tune", "minimum"], self.tiny, "--memory", "2M")
         stories = os.path.join(SOURCE, "tests", "data", "stories260K", "stories260K.gguf")
         self.bad(1, ["0 blocks with experts"], stories)
-        done = subprocess.run([PROGRAM, "tune", self.tiny], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("--data", done.stderr)
+        self.refused(self.call("tune", self.tiny), 2, ["--data"])
         said = self.tune(self.tiny, *few, "-o", self.tiny, code=1).stderr
         self.assertIn("the model itself", said)
         said = self.tune(self.tiny, *few, "-o", self.data, code=1).stderr
         self.assertIn("a file of the text", said)
         # A checkpoint of another run, and what is none.
-        with open(self.path("bad.gguf.checkpoint"), "w", encoding="ascii") as f:
-            f.write("nothing of the kind")
+        self.put("bad.gguf.checkpoint", "nothing of the kind")
         self.bad(1, ["bad.gguf.checkpoint", "no checkpoint of tune"], self.tiny, *few, "--resume")
-        with subprocess.Popen(self.command(self.tiny, *few, "-o", self.path("bad.gguf")), stderr=subprocess.PIPE,
-                              stdout=subprocess.DEVNULL, text=True) as p:
-            for line in p.stderr:
-                if "of the text" in line:
-                    p.send_signal(signal.SIGINT)
-                    break
-            p.stderr.read()
-        if p.returncode == 130:
+        code, _ = self.signalled(self.command(self.tiny, *few, "-o", self.path("bad.gguf")), "of the text")
+        if code == 130:
             self.bad(1, ["seed: 1 found, 2 wanted"], self.tiny, *few, "--resume", "--seed", 2)
             self.bad(1, ["n_pieces: 20 found, 17 wanted"], self.tiny, *few, "--tokens", 500, "--resume")
             self.bad(1, ["another text"], self.tiny, *few, "--tokens", 3000, "--resume")
@@ -249,11 +187,4 @@ class Tune(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    rest = [a for a in sys.argv[1:] if not a.startswith("--")]
-    for option in sys.argv[1:]:
-        if option.startswith("--kills="):
-            KILLS = int(option.split("=")[1])
-        if option.startswith("--sanitize=") and len(option) > len("--sanitize="):
-            SANITIZED = True
-    PROGRAM, PEAK_OF, SOURCE = map(os.path.abspath, rest)
-    unittest.main(argv=sys.argv[:1], verbosity=2)
+    main()
