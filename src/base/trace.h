@@ -13,7 +13,8 @@ struct pg_trace;
 
 int pg_trace_open(struct pg_trace **out, int n_events, struct pg_err *err);
 void pg_trace_close(struct pg_trace *t);
-/* name must live as long as the trace (a literal). block, expert: -1 when they do not apply. */
+/* name must live as long as the trace (a literal). block: among all
+ * of the model; it and expert are -1 when they do not apply. */
 void pg_trace_add(struct pg_trace *t, int track, const char *name, uint64_t begin_ns,
                   uint64_t end_ns, int block, int expert);
 /* Chrome trace JSON by atomic rename. */

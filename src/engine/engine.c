@@ -78,6 +78,7 @@ static int open_store(struct pg_engine *e, struct pg_err *err)
         .hints = e->opt.hints,
         .n_exposed = e->opt.mode == PG_MODE_PREGATE ? e->level : 0,
         .trace = e->trace,
+        .block_of = e->block_of,
     };
     return pg_store_open(&e->store, &so, err);
 }
@@ -134,10 +135,13 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
     PG_TRY(map_memory(e, err));
     PG_TRY(open_io(e, err));
     if (e->model.n_moe) {
+        e->block_of = pg_calloc((size_t)e->model.n_moe, sizeof(*e->block_of));
         e->routers = pg_calloc((size_t)e->model.n_moe, sizeof(*e->routers));
         e->pregates = pg_calloc((size_t)e->model.n_moe, sizeof(*e->pregates));
-        if (!e->routers || !e->pregates)
+        if (!e->block_of || !e->routers || !e->pregates)
             return pg_fail(err, PG_ENOMEM, "out of memory");
+        for (int moe = 0; moe < e->model.n_moe; moe++)
+            e->block_of[moe] = pg_block_of_moe(&e->model, moe);
         PG_TRY(open_store(e, err));
     }
     PG_TRY(load_dense(e, err));
@@ -203,6 +207,7 @@ void pg_engine_close(pg_engine *e)
     unmap_block(&e->slots);
     unmap_block(&e->tables);
     unmap_block(&e->scratch);
+    free(e->block_of);
     free(e->routers);
     free(e->pregates);
     free(e);

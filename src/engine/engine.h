@@ -43,6 +43,7 @@ struct pg_engine {
     struct pg_gate gate;
     struct pg_forward forward;
     struct pg_block_memory dense, slots, tables, scratch;
+    int *block_of;               /* [n_moe] among all blocks, for the trace */
     struct pg_weight *routers;   /* [n_moe] */
     struct pg_pregate *pregates; /* [n_moe] */
     char sidecar_path[4096];     /* empty: none */

@@ -13,7 +13,7 @@
  *   hint          router b                  pre-gate b, trained
  *   pregate       pre-gate b - level        the decision for b + level, which is final
  *
- * A pre-gate is a map of the normalised input of the MoE layer to logits, linear in the main
+ * A pre-gate is a map of the normalised input of a block's experts to logits, linear in the main
  * (struct pg_pregate), followed by the model's own rule. An untrained one is the router `level`
  * blocks on with the gains of the two norms folded in: norm_b(x) = g_b ⊙ x/rms(x), so W' =
  * W_{b+level} · diag(g_{b+level} / g_b) sees what that router would see if the residual stream

@@ -422,8 +422,9 @@ static void add_shared(struct pg_forward *f, const struct pg_layer *w)
     }
 }
 
-static int run_experts(struct pg_forward *f, const struct pg_layer *w)
+static int run_experts(struct pg_forward *f, int il)
 {
+    const struct pg_layer *w = &f->model->layer[il];
     struct gathering g = {.has_spare = false};
     int n;
     while ((n = gather_group(f, &g)) > 0) {
@@ -432,7 +433,7 @@ static int run_experts(struct pg_forward *f, const struct pg_layer *w)
         for (int i = 0; i < n; i++)
             pg_store_release(f->opt.store, &f->lease[i]);
         if (f->opt.trace) {
-            pg_trace_add(f->opt.trace, PG_TRACK_COMPUTE, "experts", begin, pg_now_ns(), w->moe,
+            pg_trace_add(f->opt.trace, PG_TRACK_COMPUTE, "experts", begin, pg_now_ns(), il,
                          n == 1 ? f->lease[0].expert : -1);
         }
     }
@@ -453,7 +454,7 @@ static int moe(struct pg_forward *f, int il)
     }
     if (w->ffn_down_shexp.data) /* while experts arrive */
         ffn(f, &w->ffn_gate_shexp, &w->ffn_up_shexp, &w->ffn_down_shexp);
-    PG_TRY(run_experts(f, w));
+    PG_TRY(run_experts(f, il));
     struct combine c = {f, route};
     pg_rows(f->c, combine_row, &c, f->n_tok);
     if (w->ffn_down_shexp.data)

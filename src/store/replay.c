@@ -107,14 +107,14 @@ static void admit(struct replay *x, int key)
 }
 
 /* Returns how many of the wave's experts were there. */
-static int replay_wave(struct replay *x, int token, int layer)
+static int replay_wave(struct replay *x, int token, int block)
 {
     const pg_routes *r = x->r;
-    const uint16_t *ids = pg_routes_ids(r, token, layer);
-    int base = layer * r->n_expert;
+    const uint16_t *ids = pg_routes_ids(r, token, block);
+    int base = block * r->n_expert;
     int hits = 0;
     if (x->policy)
-        pg_policy_tick(x->policy, layer);
+        pg_policy_tick(x->policy, block);
     for (int i = 0; i < r->n_used; i++) {
         int slot = x->slot_of[base + ids[i]];
         if (x->policy)
@@ -126,7 +126,7 @@ static int replay_wave(struct replay *x, int token, int layer)
     for (int i = 0; i < r->n_used; i++)
         if (x->slot_of[base + ids[i]] < 0)
             admit(x, base + ids[i]);
-    size_t at = ((size_t)token * (size_t)r->n_blocks + (size_t)layer) * (size_t)r->n_used;
+    size_t at = ((size_t)token * (size_t)r->n_blocks + (size_t)block) * (size_t)r->n_used;
     for (int i = 0; i < r->n_used; i++) {
         int slot = x->slot_of[base + ids[i]];
         if (slot < 0)
@@ -154,8 +154,8 @@ int pg_replay_run(const pg_routes *r, int policy, int n_slots, int t0, int t1,
     for (int slot = 0; slot < n_slots && !rc; slot++)
         x.key_of[slot] = -1;
     for (int token = 0; token < t1 && !rc; token++) {
-        for (int layer = 0; layer < r->n_blocks; layer++) {
-            int hits = replay_wave(&x, token, layer);
+        for (int block = 0; block < r->n_blocks; block++) {
+            int hits = replay_wave(&x, token, block);
             if (token < t0)
                 continue;
             out->requests += (uint64_t)r->n_used;

@@ -227,7 +227,7 @@ int pg_routes_n_expert(const pg_routes *r)
     return r->n_expert;
 }
 
-const uint16_t *pg_routes_ids(const pg_routes *r, int token, int layer)
+const uint16_t *pg_routes_ids(const pg_routes *r, int token, int block)
 {
-    return r->ids + ((size_t)token * (size_t)r->n_blocks + (size_t)layer) * (size_t)r->n_used;
+    return r->ids + ((size_t)token * (size_t)r->n_blocks + (size_t)block) * (size_t)r->n_used;
 }

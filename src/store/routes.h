@@ -11,7 +11,7 @@ struct pg_routes {
     uint16_t *ids; /* [n_tokens][n_blocks][n_used] */
 };
 
-/* The n_used ids of a token in a layer, distinct, in the file's order. */
-const uint16_t *pg_routes_ids(const pg_routes *r, int token, int layer);
+/* The n_used ids of a token in a block, distinct, in the file's order. */
+const uint16_t *pg_routes_ids(const pg_routes *r, int token, int block);
 
 #endif

@@ -344,6 +344,11 @@ static void slot_failed(struct pg_store *s, int slot)
     slot_empty(s, slot);
 }
 
+static int traced_block(const struct pg_store *s, int block)
+{
+    return s->opt.block_of ? s->opt.block_of[block] : block;
+}
+
 static void read_done(struct pg_store *s, struct pg_read *r)
 {
     struct slot *it = r->user;
@@ -370,7 +375,7 @@ static void read_done(struct pg_store *s, struct pg_read *r)
     int n_expert = s->opt.n_expert;
     if (s->opt.trace)
         pg_trace_add(s->opt.trace, PG_TRACK_READ, it->by_hint ? "hint" : "demand", it->begin_ns,
-                     r->end_ns, it->key / n_expert, it->key % n_expert);
+                     r->end_ns, traced_block(s, it->key / n_expert), it->key % n_expert);
     if (it->failed)
         slot_failed(s, slot);
     else
@@ -577,7 +582,8 @@ static void wait_ready(struct pg_store *s)
     uint64_t end = pg_io_now(s->opt.io);
     s->stats.stall_ns += end - begin;
     if (s->opt.trace && end > begin)
-        pg_trace_add(s->opt.trace, PG_TRACK_STALL, "stall", begin, end, w->block, -1);
+        pg_trace_add(s->opt.trace, PG_TRACK_STALL, "stall", begin, end, traced_block(s, w->block),
+                     -1);
 }
 
 int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)

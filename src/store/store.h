@@ -47,6 +47,7 @@ struct pg_store_options {
     enum pg_hints hints;
     int n_exposed;          /* the first blocks, when all others are hinted for certain; else 0 */
     struct pg_trace *trace; /* NULL: none */
+    const int *block_of;    /* [n_block] the model's number of each, in the trace; NULL: the same */
     /* Another expert's reads begin only while fewer bytes are under way; 0 = 3 MiB. Disks serve
      * what they have all at once: with more, the first expert would arrive as late as the last. */
     size_t window_bytes;

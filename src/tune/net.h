@@ -21,7 +21,7 @@
  *
  * "The gate" of a block is what decides it: its router, or with PG_GATE_PREGATE and block >= level
  * (counted over MoE blocks) the pre-gate of block - level on the normalised input of that block's
- * MoE layer. Top-k is held constant; the gradient goes through the weights of the chosen, by the
+ * experts. Top-k is held constant; the gradient goes through the weights of the chosen, by the
  * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled). A router
  * whose block a pre-gate decides is a parameter without a gradient, and so are the factors of the
  * rotation (rope_freqs.weight), which are read at each run.

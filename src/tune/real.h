@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The number type of training. The layer is built twice from the same sources: pg_tune in float,
+ * The number type of training. The trainer is built twice from the same sources: pg_tune in float,
  * which is the product, and pg_tune64 in double (PG_TUNE_DOUBLE), in which the tests compare every
  * derivative with finite differences.
  */
