@@ -246,7 +246,8 @@ PG_API int pg_session_next(pg_session *s, const struct pg_sampling *how, int32_t
 PG_API int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logits,
                            struct pg_err *err);
 
-/* Forget all tokens from position `n` on. */
+/* Forget all tokens from position `n` on. PG_ENOTSUP, and nothing is forgotten, where the model's
+ * cache cannot go back that far (none of today's families); 0 always works. */
 PG_API int pg_session_truncate(pg_session *s, size_t n);
 
 PG_API size_t pg_session_n_tokens(const pg_session *s);

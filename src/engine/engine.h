@@ -14,7 +14,7 @@
  *   slots    n_slots * slot_bytes, experts
  *   tables   pre-gates (F32) of the modes that have them
  *   scratch  buffers of one step
- * A session maps its KV cache, its tokens, its logits and its sampling candidates.
+ * A session maps its KV cache, its tokens and its logits.
  */
 #ifndef PG_ENGINE_ENGINE_H
 #define PG_ENGINE_ENGINE_H
@@ -28,6 +28,11 @@ enum { PG_LOGIT_ROWS = 8 };
 struct pg_block_memory {
     void *base;
     size_t bytes;
+};
+
+struct pg_candidate {
+    float logit, p;
+    int32_t id;
 };
 
 struct pg_engine {
@@ -56,25 +61,20 @@ struct pg_engine {
     struct pg_kv **kv;    /* [n_batch] */
     int32_t *last_row;    /* [n_batch] rows whose logits are wanted */
     float *logits;        /* [PG_LOGIT_ROWS, n_vocab] when several sessions are stepped together */
-    int n_sessions;       /* open now */
+    struct pg_candidate *cand;     /* [n_vocab] of the sampling under way */
+    int n_sessions;                /* open now */
     uint64_t session_bytes_left;   /* of plan.kv */
     struct pg_stats stats;         /* the engine's own part */
     struct pg_store_stats at_open; /* what loading counted; not part of the statistics */
 };
 
-struct candidate {
-    float logit, p;
-    int32_t id;
-};
-
 struct pg_session {
     struct pg_engine *engine;
     struct pg_kv kv;
-    struct pg_block_memory memory; /* of what follows */
+    struct pg_block_memory memory; /* of all that a session has */
     int n_ctx, n_tokens;
-    int32_t *tokens;        /* [n_ctx] */
-    float *logits;          /* [n_vocab] of the last token */
-    struct candidate *cand; /* [n_vocab] */
+    int32_t *tokens; /* [n_ctx] */
+    float *logits;   /* [n_vocab] of the last token */
     bool has_logits, seeded;
     uint64_t random;
 };
@@ -86,7 +86,6 @@ int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err);
 int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err);
 /* How scratch is carved; with a measuring arena nothing is written outside *e. */
 void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a);
-uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
 
 /* sidecar.c */
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err);
@@ -112,6 +111,8 @@ size_t pg_tables_bytes(const struct pg_engine *e);
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err);
 
 /* session.c */
+/* What a session of n_ctx tokens takes, measured by the code that takes it. */
+uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
 int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool is_decode,
                 float *all_logits, struct pg_err *err);
 

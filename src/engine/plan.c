@@ -48,6 +48,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
     e->pos = pg_arena_take(a, n * sizeof(int32_t));
     e->last_row = pg_arena_take(a, n * sizeof(int32_t));
     e->kv = pg_arena_take(a, n * sizeof(struct pg_kv *));
+    e->cand = pg_arena_take(a, (size_t)e->model.h.n_vocab * sizeof(struct pg_candidate));
     if (e->opt.n_sessions > 1)
         e->logits = pg_arena_take(a, PG_LOGIT_ROWS * (size_t)e->model.h.n_vocab * sizeof(float));
 }
@@ -57,13 +58,6 @@ static uint64_t scratch_bytes(struct pg_engine *e, int n_batch)
     struct pg_arena measure = {0};
     pg_engine_carve(e, n_batch, &measure);
     return measure.used + PG_PAGE;
-}
-
-uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
-{
-    size_t n_vocab = (size_t)e->model.h.n_vocab;
-    return pg_kv_bytes(&e->model.h, n_ctx, e->opt.kv_type) + (size_t)n_ctx * sizeof(int32_t) +
-           n_vocab * (sizeof(float) + sizeof(struct candidate)) + 4 * PG_PAGE;
 }
 
 /* What the process holds besides the parts that the plan names: itself, the vocabulary and the

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * From logits to a token: penalties, top-k, top-p, min-p, temperature, draw, in this order.
  *
- * All work is done in the session's candidate array. Ties go to the lower id, so that the same seed
+ * All work is done in the engine's candidate array. Ties go to the lower id, so that the same seed
  * gives the same text everywhere.
  */
 #include "engine/engine.h"
@@ -20,20 +20,20 @@ static uint64_t next_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-static bool before(const struct candidate *a, const struct candidate *b)
+static bool before(const struct pg_candidate *a, const struct pg_candidate *b)
 {
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
 
-static void swap(struct candidate *a, struct candidate *b)
+static void swap(struct pg_candidate *a, struct pg_candidate *b)
 {
-    struct candidate t = *a;
+    struct pg_candidate t = *a;
     *a = *b;
     *b = t;
 }
 
 /* Restores the heap (the last in order on top) below i. */
-static void sift(struct candidate *c, int n, int i)
+static void sift(struct pg_candidate *c, int n, int i)
 {
     for (;;) {
         int child = 2 * i + 1;
@@ -47,7 +47,7 @@ static void sift(struct candidate *c, int n, int i)
 }
 
 /* The first k of n in order, sorted, by a heap of k: no memory, n log k. */
-static int sort_first(struct candidate *c, int n, int k)
+static int sort_first(struct pg_candidate *c, int n, int k)
 {
     for (int i = k / 2 - 1; i >= 0; i--)
         sift(c, k, i);
@@ -65,7 +65,7 @@ static int sort_first(struct candidate *c, int n, int k)
 }
 
 /* Each token that occurs in the last n is pushed down; the array is indexed by id here. */
-static void penalise(const pg_session *s, const struct pg_sampling *how, struct candidate *c)
+static void penalise(const pg_session *s, const struct pg_sampling *how, struct pg_candidate *c)
 {
     int last = how->penalty_last_n ? how->penalty_last_n : DEFAULT_LAST_N;
     int begin = PG_MAX(0, s->n_tokens - last);
@@ -75,7 +75,7 @@ static void penalise(const pg_session *s, const struct pg_sampling *how, struct 
     for (int i = begin; i < s->n_tokens; i++)
         c[s->tokens[i]].p += 1; /* counts, until probabilities are made */
     for (int i = begin; i < s->n_tokens; i++) {
-        struct candidate *x = &c[s->tokens[i]];
+        struct pg_candidate *x = &c[s->tokens[i]];
         if (x->p > 0) {
             x->logit = x->logit > 0 ? x->logit / repeat : x->logit * repeat;
             x->logit -= how->presence_penalty + x->p * how->frequency_penalty;
@@ -84,7 +84,7 @@ static void penalise(const pg_session *s, const struct pg_sampling *how, struct 
     }
 }
 
-static void to_probabilities(struct candidate *c, int n)
+static void to_probabilities(struct pg_candidate *c, int n)
 {
     float sum = 0;
     for (int i = 0; i < n; i++) {
@@ -95,7 +95,7 @@ static void to_probabilities(struct candidate *c, int n)
         c[i].p /= sum;
 }
 
-static int cut_top_p(struct candidate *c, int n, float top_p)
+static int cut_top_p(struct pg_candidate *c, int n, float top_p)
 {
     float sum = 0;
     for (int i = 0; i < n; i++) {
@@ -106,7 +106,7 @@ static int cut_top_p(struct candidate *c, int n, float top_p)
     return n;
 }
 
-static int cut_min_p(struct candidate *c, int n, float min_p)
+static int cut_min_p(struct pg_candidate *c, int n, float min_p)
 {
     int keep = 1;
     while (keep < n && c[keep].p >= min_p * c[0].p)
@@ -114,7 +114,7 @@ static int cut_min_p(struct candidate *c, int n, float min_p)
     return keep;
 }
 
-static int32_t draw(struct candidate *c, int n, float temp, uint64_t *random)
+static int32_t draw(struct pg_candidate *c, int n, float temp, uint64_t *random)
 {
     for (int i = n - 1; i >= 0; i--)
         c[i].logit = (c[i].logit - c[0].logit) / temp;
@@ -159,10 +159,11 @@ static int check_sampling(const struct pg_sampling *h, struct pg_err *err)
 static int fill_candidates(pg_session *s)
 {
     int n = s->engine->model.h.n_vocab;
+    struct pg_candidate *c = s->engine->cand;
     for (int i = 0; i < n; i++) {
         if (isnan(s->logits[i]))
             return -1;
-        s->cand[i] = (struct candidate){s->logits[i], 0, i};
+        c[i] = (struct pg_candidate){s->logits[i], 0, i};
     }
     return n;
 }
@@ -179,7 +180,7 @@ int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *tok
     int n = fill_candidates(s);
     if (n < 0)
         return pg_fail(err, PG_ENUMERIC, "numerical error: the logits are not numbers");
-    struct candidate *c = s->cand;
+    struct pg_candidate *c = s->engine->cand;
     penalise(s, &h, c);
     int k = h.temp == 0 ? 1 : h.top_k > 0 ? PG_MIN(h.top_k, n) : n;
     n = sort_first(c, n, k);

@@ -8,6 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Memory of a session, its own record included; a measuring arena only counts. */
+static void carve(pg_session *s, const struct pg_engine *e, int n_ctx, struct pg_arena *a)
+{
+    struct pg_kv_shape shape = {e->opt.kv_type, n_ctx,
+                                PG_MIN(n_ctx, e->opt.n_batch ? e->opt.n_batch : n_ctx)};
+    pg_kv_carve(&s->kv, e->model.cache, e->model.h.n_layer, &shape, a);
+    s->n_ctx = n_ctx;
+    s->tokens = pg_arena_take(a, (size_t)n_ctx * sizeof(int32_t));
+    s->logits = pg_arena_take(a, (size_t)e->model.h.n_vocab * sizeof(float));
+}
+
+uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
+{
+    pg_session s;
+    struct pg_arena measure = {0};
+    carve(&s, e, n_ctx, &measure);
+    return (measure.used / PG_PAGE + 1) * PG_PAGE;
+}
+
 int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_options *opt,
                     struct pg_err *err)
 {
@@ -30,25 +49,15 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
     pg_session *s = pg_calloc(1, sizeof(*s));
     if (!s)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    size_t n_vocab = (size_t)e->model.h.n_vocab;
-    struct pg_arena a = {0};
-    s->memory.bytes = (size_t)n_ctx * sizeof(int32_t) +
-                      n_vocab * (sizeof(float) + sizeof(struct candidate)) + 3 * 64;
-    s->memory.base = pg_pages_map(s->memory.bytes);
-    int rc = s->memory.base ? pg_kv_open(&s->kv, &e->model.h, n_ctx, e->opt.kv_type, err)
-                            : pg_fail(err, PG_ENOMEM, "out of memory");
-    if (rc) {
-        if (s->memory.base)
-            pg_pages_unmap(s->memory.base, s->memory.bytes);
+    s->memory = (struct pg_block_memory){pg_pages_map(bytes), bytes};
+    if (!s->memory.base) {
         free(s);
-        return rc;
+        return pg_fail(err, PG_ENOMEM, "out of memory: %llu bytes for a context of %d tokens",
+                       (unsigned long long)bytes, n_ctx);
     }
-    a = (struct pg_arena){s->memory.base, s->memory.bytes, 0};
+    struct pg_arena a = {s->memory.base, bytes, 0};
+    carve(s, e, n_ctx, &a);
     s->engine = e;
-    s->n_ctx = n_ctx;
-    s->tokens = pg_arena_take(&a, (size_t)n_ctx * sizeof(int32_t));
-    s->logits = pg_arena_take(&a, n_vocab * sizeof(float));
-    s->cand = pg_arena_take(&a, n_vocab * sizeof(struct candidate));
     e->session_bytes_left -= bytes;
     e->n_sessions++;
     *out = s;
@@ -59,9 +68,8 @@ void pg_session_close(pg_session *s)
 {
     if (!s)
         return;
-    s->engine->session_bytes_left += pg_session_bytes(s->engine, s->n_ctx);
+    s->engine->session_bytes_left += s->memory.bytes;
     s->engine->n_sessions--;
-    pg_kv_close(&s->kv);
     pg_pages_unmap(s->memory.base, s->memory.bytes);
     free(s);
 }
@@ -81,6 +89,7 @@ int pg_session_truncate(pg_session *s, size_t n)
     if (n > (size_t)s->n_tokens)
         return PG_EARG;
     if (n < (size_t)s->n_tokens) {
+        PG_TRY(pg_kv_truncate(&s->kv, (int)n));
         s->n_tokens = (int)n;
         s->has_logits = false;
     }
@@ -129,6 +138,8 @@ static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, s
         }
         e->last_row[i] = n - 1;
     }
+    for (int i = 0; i < n_rows; i++)
+        pg_kv_write(&rows[i].session->kv, rows[i].session->n_tokens + rows[i].n);
     return n;
 }
 
@@ -255,7 +266,10 @@ int pg_session_sync(pg_session *s, const int32_t *tokens, size_t n, struct pg_er
     /* The last token is evaluated again if its logits are gone. */
     if (same == n && n > 0 && (n < (size_t)s->n_tokens || !s->has_logits))
         same--;
-    pg_session_truncate(s, same);
+    if (pg_session_truncate(s, same)) { /* a cache that cannot go back starts again */
+        same = 0;
+        PG_TRY(pg_session_truncate(s, 0));
+    }
     return pg_session_eval(s, tokens + same, n - same, NULL, err);
 }
 

@@ -116,31 +116,3 @@ void pg_forward_logits(struct pg_forward *f, const int32_t *rows, int n, float *
     pg_input_set(&f->in_h, f->h, (int)n_embd, n);
     pg_linear(f->c, &f->model->output, &f->in_h, logits);
 }
-
-/* ------------------------------------------------------------------ KV cache ---------------- */
-
-size_t pg_kv_bytes(const struct pg_hparams *h, int n_ctx, enum pg_kv_type type)
-{
-    size_t n = (size_t)h->n_layer * (size_t)h->n_head_kv * (size_t)n_ctx * (size_t)h->head_dim;
-    return 2 * n * (type == PG_KV_F32 ? sizeof(float) : sizeof(uint16_t));
-}
-
-int pg_kv_open(struct pg_kv *kv, const struct pg_hparams *h, int n_ctx, enum pg_kv_type type,
-               struct pg_err *err)
-{
-    size_t bytes = pg_kv_bytes(h, n_ctx, type);
-    char *p = pg_pages_map(bytes);
-    if (!p) {
-        return pg_fail(err, PG_ENOMEM, "out of memory: %zu bytes for a context of %d tokens", bytes,
-                       n_ctx);
-    }
-    *kv = (struct pg_kv){type, n_ctx, p, p + bytes / 2, bytes};
-    return 0;
-}
-
-void pg_kv_close(struct pg_kv *kv)
-{
-    if (kv->k)
-        pg_pages_unmap(kv->k, kv->bytes);
-    *kv = (struct pg_kv){0};
-}

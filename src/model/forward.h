@@ -17,7 +17,7 @@
 #ifndef PG_MODEL_FORWARD_H
 #define PG_MODEL_FORWARD_H
 
-#include "model/kv.h"
+#include "model/model.h"
 
 struct pg_forward_options {
     const struct pg_model *model;

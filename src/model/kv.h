@@ -1,21 +1,51 @@
 /* SPDX-License-Identifier: MIT
- * Keys and values of one session: [n_layer][n_head_kv][n_ctx][head_dim], f16 or f32.
+ * What a session remembers for each layer. A cache is described, and whoever depends on what it is
+ * asks the description: how many bytes, where a row lies, how far it can be cut back.
+ *
+ * A window of w positions keeps w + n_step rows as a ring. A step writes all its rows before its
+ * first token looks back w, and one that fails has overwritten as many for nothing.
  */
 #ifndef PG_MODEL_KV_H
 #define PG_MODEL_KV_H
 
-#include "model/model.h"
+#include "base/arena.h"
+#include "pregate.h"
 
-struct pg_kv {
-    enum pg_kv_type type;
-    int n_ctx;
-    void *k, *v;
-    size_t bytes; /* of both; one mapping that starts at k */
+/* Of one layer: rows of keys and values, or a recurrent state. */
+struct pg_cache {
+    int n_head, k_dim, v_dim; /* a row a head and position */
+    int window;               /* positions that a token sees, its own included; 0: all */
+    size_t state_bytes;       /* 0: rows. A state cannot be rewound */
 };
 
-size_t pg_kv_bytes(const struct pg_hparams *h, int n_ctx, enum pg_kv_type type);
-int pg_kv_open(struct pg_kv *kv, const struct pg_hparams *h, int n_ctx, enum pg_kv_type type,
-               struct pg_err *err);
-void pg_kv_close(struct pg_kv *kv);
+struct pg_kv_shape {
+    enum pg_kv_type type; /* of rows */
+    int n_ctx, n_step;    /* positions; the most tokens of one step */
+};
+
+struct pg_kv_layer {
+    const struct pg_cache *cache;
+    int n_rows;
+    char *k, *v; /* [n_head, n_rows, dim]; k of a state: its bytes */
+};
+
+/* Of one session. */
+struct pg_kv {
+    struct pg_kv_shape shape;
+    int n_layer, n_high; /* positions that have been written since the start */
+    struct pg_kv_layer *layer;
+};
+
+/* cache [n_layer] is borrowed. The memory must be zeros. */
+void pg_kv_carve(struct pg_kv *kv, const struct pg_cache *cache, int n_layer,
+                 const struct pg_kv_shape *shape, struct pg_arena *a);
+/* Says that positions up to n are about to be written. */
+void pg_kv_write(struct pg_kv *kv, int n);
+/* Forgets positions from n on. PG_ENOTSUP, and nothing is changed, if a layer no longer has what
+ * the next token would look back on; all forget everything. */
+int pg_kv_truncate(struct pg_kv *kv, int n);
+/* The row of a head and position: k_dim, v_dim values of the type. */
+void *pg_kv_k(const struct pg_kv *kv, int il, int head, int pos);
+void *pg_kv_v(const struct pg_kv *kv, int il, int head, int pos);
 
 #endif

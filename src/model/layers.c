@@ -132,14 +132,6 @@ struct attention {
     int il;
 };
 
-/* Values from the start of the cache to head `head` of layer `il`, position 0. */
-static size_t kv_at(const struct pg_forward *f, const struct pg_kv *kv, int il, int head)
-{
-    const struct pg_hparams *h = &f->model->h;
-    return ((size_t)il * (size_t)h->n_head_kv + (size_t)head) * (size_t)kv->n_ctx *
-           (size_t)h->head_dim;
-}
-
 static void append_row(void *arg, int t, int thread)
 {
     struct attention *a = arg;
@@ -149,15 +141,16 @@ static void append_row(void *arg, int t, int thread)
     size_t dim = (size_t)h->head_dim;
     (void)thread;
     for (int head = 0; head < h->n_head_kv; head++) {
-        size_t at = kv_at(f, kv, a->il, head) + (size_t)f->pos[t] * dim;
+        void *keys = pg_kv_k(kv, a->il, head, f->pos[t]);
+        void *values = pg_kv_v(kv, a->il, head, f->pos[t]);
         const float *k = f->k + ((size_t)t * (size_t)h->n_head_kv + (size_t)head) * dim;
         const float *v = f->v + ((size_t)t * (size_t)h->n_head_kv + (size_t)head) * dim;
-        if (kv->type == PG_KV_F32) {
-            memcpy((float *)kv->k + at, k, dim * sizeof(float));
-            memcpy((float *)kv->v + at, v, dim * sizeof(float));
+        if (kv->shape.type == PG_KV_F32) {
+            memcpy(keys, k, dim * sizeof(float));
+            memcpy(values, v, dim * sizeof(float));
         } else {
-            f->c->k.to_f16(k, (uint16_t *)kv->k + at, h->head_dim);
-            f->c->k.to_f16(v, (uint16_t *)kv->v + at, h->head_dim);
+            f->c->k.to_f16(k, keys, h->head_dim);
+            f->c->k.to_f16(v, values, h->head_dim);
         }
     }
 }
@@ -202,18 +195,18 @@ static void attend(void *arg, int task, int thread)
     const struct pg_hparams *hp = &f->model->h;
     int t = task / hp->n_head, head = task % hp->n_head;
     const struct pg_kv *kv = f->kv[t];
-    size_t value_bytes = kv->type == PG_KV_F32 ? sizeof(float) : sizeof(uint16_t);
-    size_t at = kv_at(f, kv, a->il, head / (hp->n_head / hp->n_head_kv)) * value_bytes;
+    int head_kv = head / (hp->n_head / hp->n_head_kv);
     struct head h = {
         .q = f->q + (size_t)task * (size_t)hp->head_dim,
-        .keys = (const char *)kv->k + at,
-        .values = (const char *)kv->v + at,
+        .keys = pg_kv_k(kv, a->il, head_kv, 0),
+        .values = pg_kv_v(kv, a->il, head_kv, 0),
         .score = f->score + (size_t)thread * (size_t)f->opt.n_ctx,
         .out = f->att + (size_t)task * (size_t)hp->head_dim,
         .n = f->pos[t] + 1,
         .dim = hp->head_dim,
     };
-    (kv->type == PG_KV_F32 ? attend_f32 : attend_f16)(&f->c->k, &h);
+    PG_ASSERT(h.n <= kv->layer[a->il].n_rows); /* a window's ring would need two runs */
+    (kv->shape.type == PG_KV_F32 ? attend_f32 : attend_f16)(&f->c->k, &h);
 }
 
 /* x += proj */

@@ -278,6 +278,7 @@ int pg_loader_attention(struct pg_loader *l, struct pg_layer *w, int il, struct 
 {
     const struct pg_hparams *h = &l->m->h;
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
+    l->m->cache[il] = (struct pg_cache){h->n_head_kv, h->head_dim, h->head_dim, 0, 0};
     PG_TRY(
         pg_loader_weight(l, &w->attn_norm, il, "attn_norm.weight", (int64_t[]){h->n_embd, 1}, err));
     PG_TRY(pg_loader_weight(l, &w->attn_q, il, "attn_q.weight", (int64_t[]){h->n_embd, n_q}, err));
@@ -494,11 +495,12 @@ static int open_model(struct pg_loader *l, struct pg_err *err)
         return pg_fail(err, PG_EFORMAT, "the file has a vocabulary but no weights");
     l->used = pg_calloc(n_tensors, 1);
     m->layer = pg_calloc((size_t)m->h.n_layer, sizeof(m->layer[0]));
+    m->cache = pg_calloc((size_t)m->h.n_layer, sizeof(m->cache[0]));
     m->place =
         pg_calloc((size_t)m->h.n_layer * (size_t)PG_MAX(1, m->h.n_expert), sizeof(m->place[0]));
     m->resident = pg_calloc(n_tensors, sizeof(m->resident[0]));
     m->extent = pg_calloc(n_tensors, sizeof(m->extent[0]));
-    if (!l->used || !m->layer || !m->place || !m->resident || !m->extent)
+    if (!l->used || !m->layer || !m->cache || !m->place || !m->resident || !m->extent)
         return pg_fail(err, PG_ENOMEM, "out of memory for the directory of %zu tensors", n_tensors);
     PG_TRY(open_tensors(l, err));
     make_extents(m);
@@ -520,6 +522,7 @@ int pg_model_open(struct pg_model *m, const struct pg_gguf *g, struct pg_err *er
 void pg_model_close(struct pg_model *m)
 {
     free(m->layer);
+    free(m->cache);
     free(m->place);
     free(m->resident);
     free(m->extent);

@@ -10,6 +10,7 @@
 
 #include "format/gguf.h"
 #include "gate/gate.h"
+#include "model/kv.h"
 
 enum pg_rope_kind { PG_ROPE_PAIRS, PG_ROPE_HALVES }; /* (0,1),(2,3)… or (0,n/2),(1,n/2+1)… */
 enum pg_activation { PG_SILU };
@@ -61,6 +62,7 @@ struct pg_model {
     struct pg_hparams h;
     struct pg_weight token_embd, output_norm, output, rope_freqs;
     struct pg_layer *layer;   /* [n_layer] */
+    struct pg_cache *cache;   /* [n_layer] */
     int n_moe;                /* MoE blocks */
     struct pg_place *place;   /* [n_moe * n_expert] */
     struct pg_extent *extent; /* what is read into the dense arena */
@@ -100,7 +102,7 @@ int pg_loader_weight(struct pg_loader *l, struct pg_weight *w, int il, const cha
                      const int64_t shape[2], struct pg_err *err);
 int pg_loader_optional(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
                        const int64_t shape[2], struct pg_err *err);
-/* The tensors that all families name alike. */
+/* The tensors that all families name alike, and the cache of attention: rows without a window. */
 int pg_loader_attention(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
 /* Router and experts (merged or one tensor an expert); or the dense three when the block has no
  * router. */
