@@ -6,7 +6,7 @@
  *   engine.c   open, close, statistics
  *   session.c  timelines of tokens, steps over several of them
  *   sample.c   from logits to a token
- *   sidecar.c  pre-gates: found, checked, read, made
+ *   sidecar.c  pre-gates: a sidecar found, tables filled
  *
  * Memory of an engine, all of it mapped at open and bounded by the plan:
  *
@@ -21,6 +21,7 @@
 
 #include "base/os.h"
 #include "model/forward.h"
+#include "model/pregates.h"
 #include "text/vocab.h"
 
 enum { PG_LOGIT_ROWS = 8 };
@@ -53,8 +54,8 @@ struct pg_engine {
     struct pg_pregate *pregates; /* [n_moe] */
     char sidecar_path[4096];     /* empty: none */
     int level;
-    bool trained_to_decide, biased; /* of the sidecar: its purpose, and that there are biases */
-    int n_hidden;                   /* of its pre-gates; 0: no hidden layer */
+    bool trained_to_decide;      /* of the sidecar: its purpose */
+    struct pg_pregate_form form; /* of the pre-gates */
     uint64_t file_bytes;
 
     int32_t *token, *pos; /* [n_batch] of the step under way */
@@ -89,23 +90,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a);
 
 /* sidecar.c */
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err);
-/* A sidecar to be written: what it says, and the pre-gates of MoE blocks [0, n_moe - level), which
- * all have the same parts. */
-struct pg_sidecar {
-    const struct pg_model *model; /* name, architecture, shapes; no weight of it is read */
-    const char *hash;             /* pg_model_hash of the base model */
-    int level;
-    bool decides; /* trained for that, else to hint */
-    const struct pg_pregate *gates;
-};
-/* The file appears whole or not at all. */
-int pg_sidecar_save(const struct pg_sidecar *s, const char *out, struct pg_err *err);
 bool pg_same_file(const char *a, const char *b); /* both are there and are one */
-/* Block of the model that is MoE block `moe`. */
-int pg_block_of_moe(const struct pg_model *m, int moe);
-/* The untrained pre-gate of MoE block `moe`: router moe + level, gains folded in. Needs loaded
- * weights; out [n_expert, n_embd]. */
-void pg_pregate_fold(const struct pg_model *m, int moe, int level, float *out);
 /* The tables of the mode's pre-gates, block after block: made from routers, or read. */
 size_t pg_tables_bytes(const struct pg_engine *e);
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err);

@@ -32,7 +32,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .rule = e->model.h.rule,
             .n_block = e->model.n_moe,
             .level = e->level,
-            .n_hidden = e->n_hidden,
+            .n_hidden = e->form.n_hidden,
             .max_tok = n_batch,
             .routers = e->routers,
             .pregates = e->pregates,

@@ -95,6 +95,14 @@ int pg_gguf_get_str(const struct pg_gguf *g, const char *key, enum pg_gguf_want 
 int pg_gguf_get_tensor(const struct pg_gguf *g, const char *name, enum pg_gguf_want want,
                        const int64_t ne[4], const struct pg_gguf_tensor **out, struct pg_err *err);
 
+/* ---- data. The tensor's file is opened for the call. */
+/* t->bytes as they lie in the file. */
+int pg_gguf_read(const struct pg_gguf *g, const struct pg_gguf_tensor *t, void *out,
+                 struct pg_err *err);
+/* The values, of any type that can be read; refused when one is not finite. */
+int pg_gguf_read_f32(const struct pg_gguf *g, const struct pg_gguf_tensor *t, float *out,
+                     struct pg_err *err);
+
 /* ---- writing. Keys and tensors first, then the data in the order the tensors were added. */
 struct pg_gguf_writer;
 int pg_gguf_writer_open(struct pg_gguf_writer **out, const char *path, struct pg_err *err);

@@ -618,6 +618,14 @@ int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err 
 
 /* ------------------------------------------------------------------ identity ---------------- */
 
+int pg_block_of_moe(const struct pg_model *m, int moe)
+{
+    int il = 0;
+    while (m->layer[il].moe != moe)
+        il++;
+    return il;
+}
+
 static uint64_t fnv1a(uint64_t hash, const void *data, size_t n)
 {
     const unsigned char *p = data;

@@ -90,6 +90,8 @@ struct pg_load {
 };
 /* Reads the dense weights; afterwards every pg_weight has its data. */
 int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err *err);
+/* Block of the model that is MoE block `moe`, of [0, n_moe). */
+int pg_block_of_moe(const struct pg_model *m, int moe);
 /* 16 hex digits that name the base model of a sidecar: architecture, shapes and router weights, so
  * that one sidecar serves every quantisation of a model. Needs loaded weights. */
 void pg_model_hash(const struct pg_model *m, char out[17]);

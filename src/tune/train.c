@@ -210,8 +210,15 @@ static int fill_pregates(struct pg_trainer *t, struct pg_source *from, struct pg
         return 0;
     }
     PG_TRY(pg_source_hash(from, hash, err));
-    const struct pg_sidecar_source sidecar = {o->from_sidecar, hash, o->level};
-    return pg_read_pregates(&sidecar, t->params, t->s.w, err);
+    struct pg_pregate *gates = pg_calloc((size_t)from->model.n_moe, sizeof(gates[0]));
+    if (!gates)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    pg_pregates_in(&from->model, t->params, t->s.w, gates);
+    const struct pg_sidecar s = {
+        .model = &from->model, .hash = hash, .level = o->level, .gates = gates};
+    int rc = pg_sidecar_load(&s, o->from_sidecar, err);
+    free(gates);
+    return rc;
 }
 
 /* The weights that training begins with, and the names of all that a checkpoint must agree with. */
@@ -285,8 +292,8 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .model = &t->source.model,
         .gate = t->opt.gate,
         .level = t->opt.level,
-        .pregate_bias = t->form.bias,
-        .pregate_hidden = t->form.n_hidden,
+        .pregate_bias = t->from.form.bias,
+        .pregate_hidden = t->from.form.n_hidden,
         .n_seq = t->opt.n_seq,
         .seq_len = t->opt.seq_len,
         .balance_weight = t->opt.balance,
@@ -378,7 +385,7 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
     PG_TRY(check_rates(&t->opt, err));
     PG_TRY(check_gates(&t->opt, m, err));
     if (t->opt.from_sidecar)
-        PG_TRY(pg_pregates_form(t->opt.from_sidecar, &t->form, err));
+        PG_TRY(pg_sidecar_peek(m, t->opt.from_sidecar, &t->from, err));
     PG_TRY(pg_vocab_from_gguf(&t->vocab, t->source.gguf, err));
     PG_TRY(begin_data(t, &t->opt, err));
     PG_TRY(begin_net(t, err));

@@ -40,7 +40,7 @@ struct pg_trainer {
     struct pg_train_paths path;
     enum pg_type type;           /* of matrices in OUT.gguf */
     struct pg_source source;     /* MODEL */
-    struct pg_pregate_form form; /* of the pre-gates, as those that training starts from */
+    struct pg_sidecar_head from; /* of the sidecar that training starts from, or zero */
     pg_vocab *vocab;
     struct pg_docs docs;
     struct pg_batches batches;

@@ -8,7 +8,6 @@
  * or none, and --resume finishes the rest.
  */
 #include "base/os.h"
-#include "engine/engine.h"
 #include "tune/train.h"
 
 #include <errno.h>
@@ -150,7 +149,7 @@ static int write_untrained(struct pg_gguf_writer *w, struct pg_trainer *t, const
 {
     float *x = pg_calloc(1, o->t->bytes);
     PG_ASSERT(o->type == PG_TYPE_F32);
-    int rc = x ? pg_source_tensor(&t->source, o->t, x, err)
+    int rc = x ? pg_gguf_read_f32(t->source.gguf, o->t, x, err)
                : pg_fail(err, PG_ENOMEM, "%s: out of memory", o->name);
     rc = rc ? rc : pg_gguf_writer_data(w, x, o->t->bytes, err);
     free(x);
@@ -211,14 +210,6 @@ static void hash_result(const struct pg_trainer *t, char out[17])
     pg_model_hash(m, out);
 }
 
-/* A part of the pre-gate of `block`; data NULL: it has none. */
-static struct pg_weight part_of(const struct pg_trainer *t, int block, const char *part)
-{
-    const struct pg_param *p = pg_params_find(t->params, pg_pregate_name(block, part).s);
-    return p ? (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, t->s.w + p->at}
-             : (struct pg_weight){0};
-}
-
 static int write_sidecar(const struct pg_trainer *t, struct pg_err *err)
 {
     const struct pg_model *m = &t->source.model;
@@ -226,16 +217,7 @@ static int write_sidecar(const struct pg_trainer *t, struct pg_err *err)
     struct pg_pregate *gates = pg_calloc((size_t)m->n_moe, sizeof(gates[0]));
     if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    for (int moe = 0; moe + t->opt.level < m->n_moe; moe++) {
-        int il = pg_block_of_moe(m, moe);
-        gates[moe] = (struct pg_pregate){
-            .inp = part_of(t, il, "inp.weight"),
-            .bias = part_of(t, il, "inp.bias"),
-            .down = part_of(t, il, "down.weight"),
-            .down_bias = part_of(t, il, "down.bias"),
-            .up = part_of(t, il, "up.weight"),
-        };
-    }
+    pg_pregates_in(m, t->params, t->s.w, gates);
     hash_result(t, hash);
     const struct pg_sidecar s = {
         .model = m, .hash = hash, .level = t->opt.level, .decides = true, .gates = gates};

@@ -229,6 +229,37 @@ class Train(Case):
         tiny_model.write(sidecar, keys, tensors)
         self.bad(1, ["wide.gguf", "found"], "--gate", "pregate", "--from", sidecar)
 
+    def test_gates_of_any_type(self):
+        """What `run` takes for a sidecar, training takes, and the other way round."""
+        sidecar, outs = self.path("gates.gguf"), [self.path(f"{i}.gguf") for i in range(3)]
+        subprocess.run([PROGRAM, "sidecar", self.model, "-o", sidecar], check=True, stderr=subprocess.DEVNULL)
+        keys, tensors = tiny_model.read(sidecar)
+        logits = [PROGRAM, "logits", self.model, "--tokens", "1,5,9", "--mode", "pregate", "--pregate", sidecar, "-o",
+                  self.path("l.npy")]
+        said = []
+        for out, kind in zip(outs, (tiny_model.F32, tiny_model.F16, tiny_model.BF16)):
+            typed = {}
+            for name, t in tensors.items():
+                values = [math.ldexp(int(v * 64), -6) for v in struct.unpack(f"<{len(t.data) // 4}f", t.data)]
+                words = struct.unpack(f"<{len(values)}I", struct.pack(f"<{len(values)}f", *values))
+                data = {tiny_model.F32: struct.pack(f"<{len(values)}f", *values),
+                        tiny_model.F16: struct.pack(f"<{len(values)}e", *values),
+                        tiny_model.BF16: struct.pack(f"<{len(values)}H", *(x >> 16 for x in words))}[kind]
+                typed[name] = tiny_model.Tensor(kind, t.ne, data)
+            tiny_model.write(sidecar, keys, typed)
+            self.train(out, "--steps", 2, "--gate", "pregate", "--from", sidecar)
+            subprocess.run(logits, check=True, stderr=subprocess.DEVNULL)
+            said.append(self.bytes_of(self.path("l.npy")))
+            self.assertEqual(self.bytes_of(out), self.bytes_of(outs[0]))
+            self.assertEqual(said[-1], said[0])
+        name = "blk.1.ffn_pregate_inp.weight"
+        tensors[name] = tiny_model.Tensor(8, [32, 4], bytes(4 * 34))
+        tiny_model.write(sidecar, keys, tensors)
+        self.bad(1, ["gates.gguf", name, "Q8_0 found", "F32, F16 or BF16"], "--gate", "pregate", "--from", sidecar)
+        done = subprocess.run(logits, stderr=subprocess.PIPE, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"Q8_0 found, F32, F16 or BF16 wanted", done.stderr)
+
     # ------------------------------------------------------------ trouble
 
     def test_not_finite(self):

@@ -395,7 +395,8 @@ struct recipe {
     const char *type, *hash, *purpose;
     bool no_type, no_hash, no_level;
     uint32_t level; /* LEVEL_0: 0 */
-    int missing, renamed, transposed, halved, spoilt;
+    int missing, renamed, transposed, typed, spoilt;
+    enum pg_type type_of_it; /* of the one that is typed */
     bool extra;
     float spoiled_by;
 };
@@ -426,9 +427,9 @@ static void add_tensor(struct pg_gguf_writer *w, const struct recipe *r, int blo
     }
     snprintf(name, sizeof(name), "blk.%d.ffn_pregate_inp.weight",
              r->renamed == block ? 90 : block - 1);
-    assert_int_equal(
-        pg_gguf_writer_tensor(w, name, r->halved == block ? PG_TYPE_F16 : PG_TYPE_F32, 2, ne, NULL),
-        0);
+    assert_int_equal(pg_gguf_writer_tensor(w, name, r->typed == block ? r->type_of_it : PG_TYPE_F32,
+                                           2, ne, NULL),
+                     0);
 }
 
 static void make(const struct recipe *r)
@@ -445,7 +446,8 @@ static void make(const struct recipe *r)
         if (block == r->missing)
             continue;
         table[N_EXPERT * N_EMBD - 1] = block == r->spoilt ? r->spoiled_by : 0.5f;
-        size_t bytes = block == r->halved ? sizeof(table) / 2 : sizeof(table);
+        size_t bytes =
+            block == r->typed ? pg_type_bytes(r->type_of_it, PG_COUNT(table)) : sizeof(table);
         assert_int_equal(pg_gguf_writer_data(w, table, bytes, NULL), 0);
     }
     assert_int_equal(pg_gguf_writer_commit(w, NULL), 0);
@@ -483,11 +485,13 @@ static void test_refused(void **state)
         {{.level = 0xfffffff0u}, PG_EFORMAT, {"pregate.level", "4294967280", "5"}},
         {{.level = 2}, PG_EFORMAT, {"5 tensors found", "4 pre-gates wanted"}},
         {{.purpose = "fun"}, PG_EFORMAT, {"pregate.trained_for", "'fun' found", "'decide' wanted"}},
-        {{.missing = 3}, PG_EFORMAT, {"4 tensors found", "5 pre-gates wanted"}},
+        {{.missing = 3}, PG_EFORMAT, {"blk.2.ffn_pregate_inp.weight", "missing"}},
         {{.extra = true}, PG_EFORMAT, {"6 tensors found", "5 pre-gates wanted"}},
         {{.renamed = 3}, PG_EFORMAT, {"blk.2.ffn_pregate_inp.weight", "missing"}},
         {{.transposed = 5}, PG_EFORMAT, {"blk.4.ffn_pregate_inp.weight", "16", "128"}},
-        {{.halved = 2}, PG_ENOTSUP, {"blk.1.ffn_pregate_inp.weight", "F16 found", "F32 wanted"}},
+        {{.typed = 2, .type_of_it = PG_TYPE_Q8_0},
+         PG_ENOTSUP,
+         {"blk.1.ffn_pregate_inp.weight", "Q8_0 found", "F32, F16 or BF16 wanted"}},
         {{.spoilt = 5, .spoiled_by = NAN}, PG_EFORMAT, {"blk.4.ffn_pregate_inp.weight", "2047"}},
         {{.spoilt = 1, .spoiled_by = -INFINITY}, PG_EFORMAT, {"blk.0.", "not finite"}},
     };
@@ -524,7 +528,8 @@ static void test_parts_refused(void **state)
         switch (i) {
         case 0: /* one without the layer that the first has */
             gates[2].down.data = gates[2].down_bias.data = gates[2].up.data = NULL;
-            words[0] = "22 tensors found, 5 pre-gates wanted (of 5 each)";
+            words[0] = "blk.2.ffn_pregate_down.weight";
+            words[1] = "missing";
             break;
         case 1: /* the first without it */
             gates[0].down.data = NULL;
@@ -558,6 +563,39 @@ static void test_parts_refused(void **state)
     }
     free(wide);
     pg_engine_close(base);
+}
+
+/* Types that F32 holds exactly are the same pre-gates. */
+static void test_types(void **state)
+{
+    static const enum pg_type types[] = {PG_TYPE_F32, PG_TYPE_F16, PG_TYPE_BF16};
+    struct pg_options opt = options(PG_MODE_HINT, bad);
+    (void)state;
+    for (size_t type = 0; type < PG_COUNT(types); type++) {
+        struct pg_gguf_writer *w;
+        uint16_t half[N_EXPERT * N_EMBD];
+        float whole[N_EXPERT * N_EMBD];
+        struct recipe r = {.type_of_it = types[type]};
+        for (int i = 0; i < N_EXPERT * N_EMBD; i++) {
+            whole[i] = (float)(i % 129 - 64) / 64;
+            half[i] =
+                types[type] == PG_TYPE_F16 ? pg_f32_to_f16(whole[i]) : pg_f32_to_bf16(whole[i]);
+        }
+        assert_int_equal(pg_gguf_writer_open(&w, bad, NULL), 0);
+        add_keys(w, &r);
+        for (r.typed = 1; r.typed < N_MOE; r.typed++)
+            add_tensor(w, &r, r.typed);
+        for (int block = 1; block < N_MOE; block++) {
+            const void *data = type ? (const void *)half : whole;
+            size_t bytes = pg_type_bytes(types[type], PG_COUNT(whole));
+            assert_int_equal(pg_gguf_writer_data(w, data, bytes, NULL), 0);
+        }
+        assert_int_equal(pg_gguf_writer_commit(w, NULL), 0);
+        pg_engine *e = open_with(&opt);
+        for (int moe = 0; moe < N_MOE - 1; moe++)
+            assert_memory_equal(e->pregates[moe].inp.data, whole, sizeof(whole));
+        pg_engine_close(e);
+    }
 }
 
 static void test_level_contradicted(void **state)
@@ -658,19 +696,13 @@ static void test_not_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_tables),
-        cmocka_unit_test(test_saved),
-        cmocka_unit_test(test_map),
-        cmocka_unit_test(test_same_hints),
-        cmocka_unit_test(test_found_beside),
-        cmocka_unit_test(test_not_found),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_parts_refused),
-        cmocka_unit_test(test_level_contradicted),
-        cmocka_unit_test(test_other_model),
-        cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_split_set),
-        cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_same_tables),  cmocka_unit_test(test_saved),
+        cmocka_unit_test(test_map),          cmocka_unit_test(test_same_hints),
+        cmocka_unit_test(test_found_beside), cmocka_unit_test(test_not_found),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_parts_refused),
+        cmocka_unit_test(test_types),        cmocka_unit_test(test_level_contradicted),
+        cmocka_unit_test(test_other_model),  cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_split_set),    cmocka_unit_test(test_not_written),
     };
     return cmocka_run_group_tests(tests, make_files, remove_dir);
 }
