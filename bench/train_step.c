@@ -28,6 +28,7 @@ struct bench {
     struct pg_model model;
     struct pg_pool *pool;
     struct pg_net *net;
+    struct pg_blas blas;
     struct pg_net_options opt;
     float *w, *g, *roof;
     int32_t *token;
@@ -86,6 +87,7 @@ static int open_bench(struct bench *b, const char *path, int n_threads, struct p
     b->opt.model = &b->model;
     b->opt.pool = b->pool;
     PG_TRY(pg_net_open(&b->net, &b->opt, err));
+    PG_TRY(pg_blas_open(&b->blas, err));
     size_t n = pg_net_params(b->net)->n_values;
     size_t len =
         ((size_t)b->model.h.n_embd + (size_t)PG_MAX(b->model.h.n_ff_exp, b->model.h.n_ff)) * 2 *
@@ -111,7 +113,8 @@ static void roof_task(void *arg, int task, int thread)
     float *x = b->roof + (size_t)task * len, *w = x + (size_t)n_embd * ROWS;
     (void)thread;
     for (int i = 0; i < PRODUCTS; i++) {
-        pg_gemm_nt(&(struct pg_gemm){.m = ROWS,
+        pg_gemm_nt(&(struct pg_gemm){.by = &b->blas,
+                                     .m = ROWS,
                                      .n = n_ff,
                                      .k = n_embd,
                                      .a = x,

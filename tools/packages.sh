@@ -12,7 +12,7 @@ package_is_there()
     libjansson-dev) pkg-config --exists 'jansson >= 2.13' 2>/dev/null ;;
     libpcre2-dev) pkg-config --exists libpcre2-8 2>/dev/null ;;
     liburing-dev) pkg-config --exists liburing 2>/dev/null ;;
-    libopenblas-dev) pkg-config --exists openblas 2>/dev/null ;;
+    libopenblas0-serial) /sbin/ldconfig -p | grep -q libopenblas.so.0 ;; # whichever of its kinds is there
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
     libcmocka-dev) pkg-config --exists cmocka 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;

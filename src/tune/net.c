@@ -236,9 +236,9 @@ int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg
     struct pg_net *n = pg_calloc(1, sizeof(*n));
     if (!n)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    pg_gemm_init();
     prepare(n, opt);
     int rc = open_net(n, err);
+    rc = rc ? rc : pg_blas_open(&n->blas, err);
     if (rc) {
         pg_net_close(n);
         return rc;
@@ -290,8 +290,8 @@ void pg_net_sum_parts(struct pg_net *n, size_t at, int len, pg_real *g)
 }
 
 struct outers {
+    const struct pg_blas *blas;
     const struct pg_net_outer *o;
-    int n;
 };
 enum { OUTER_ROWS = 64, OUTER_DEPTH = 512 };
 
@@ -302,13 +302,15 @@ static int outer_tasks(const struct pg_net_outer *o)
 
 static void outer(void *arg, int task, int thread)
 {
-    const struct pg_net_outer *o = ((struct outers *)arg)->o;
+    const struct outers *all = arg;
+    const struct pg_net_outer *o = all->o;
     (void)thread;
     for (; task >= outer_tasks(o); o++)
         task -= outer_tasks(o);
     int first = task * OUTER_ROWS;
     for (int row = 0; row < o->n_rows; row += OUTER_DEPTH) { /* what a cache holds at a time */
-        pg_gemm_tn(&(struct pg_gemm){.m = PG_MIN(OUTER_ROWS, o->n_out - first),
+        pg_gemm_tn(&(struct pg_gemm){.by = all->blas,
+                                     .m = PG_MIN(OUTER_ROWS, o->n_out - first),
                                      .n = o->n_in,
                                      .k = PG_MIN(OUTER_DEPTH, o->n_rows - row),
                                      .a = o->dy + (size_t)row * (size_t)o->n_out + first,
@@ -323,7 +325,7 @@ static void outer(void *arg, int task, int thread)
 
 void pg_net_outers(struct pg_net *n, const struct pg_net_outer *o, int n_outers)
 {
-    struct outers all = {o, n_outers};
+    struct outers all = {&n->blas, o};
     int n_tasks = 0;
     for (int i = 0; i < n_outers; i++)
         n_tasks += outer_tasks(&o[i]);

@@ -82,8 +82,8 @@ struct pg_net_loss {
 
 struct pg_net;
 
-/* Memory is taken here, all of it; pg_net_bytes says how much that would be. Tells OpenBLAS, for
- * the whole process, to use one thread for each product: the pool brings the threads. */
+/* Memory is taken here, all of it; pg_net_bytes says how much that would be. Loads OpenBLAS;
+ * see pg_blas_check (tune/blas.h). */
 int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg_err *err);
 void pg_net_close(struct pg_net *n);
 uint64_t pg_net_bytes(const struct pg_net_options *opt);

@@ -51,7 +51,8 @@ static void linear(struct pg_net *n, const struct pg_net_pass *p, const struct p
                    enum pg_net_part part, enum pg_net_part bias, pg_real *y)
 {
     int len = part == PG_PART_Q ? n->n_q : n->n_kv, n_embd = n->h->n_embd;
-    pg_gemm_nt(&(struct pg_gemm){.m = s->n,
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
                                  .n = len,
                                  .k = n_embd,
                                  .a = pg_net_row(n->layer[p->il].h1, s->t0, n_embd),
@@ -147,7 +148,8 @@ static void linear_back(struct pg_net *n, const struct pg_net_pass *p, const str
                         enum pg_net_part part, pg_real *dy, pg_real beta)
 {
     int len = part == PG_PART_Q ? n->n_q : n->n_kv, n_embd = n->h->n_embd;
-    pg_gemm_nn(&(struct pg_gemm){.m = s->n,
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
                                  .n = n_embd,
                                  .k = len,
                                  .a = pg_net_row(dy, s->t0, len),
@@ -222,7 +224,8 @@ static struct block block_of(const struct pg_net *n, int seq, int head, int i0)
 static void scores(const struct pg_net *n, const struct block *b, const pg_real *a,
                    const pg_real *keys, pg_real *c)
 {
-    pg_gemm_nt(&(struct pg_gemm){.m = b->n_q,
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = b->n_q,
                                  .n = b->n_k,
                                  .k = n->h->head_dim,
                                  .a = a + b->q_at,
@@ -237,7 +240,8 @@ static void scores(const struct pg_net *n, const struct block *b, const pg_real 
 static void mix(const struct pg_net *n, const struct block *b, const pg_real *p, const pg_real *v,
                 pg_real *y)
 {
-    pg_gemm_nn(&(struct pg_gemm){.m = b->n_q,
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = b->n_q,
                                  .n = n->h->head_dim,
                                  .k = b->n_k,
                                  .a = p,
@@ -252,7 +256,8 @@ static void mix(const struct pg_net *n, const struct block *b, const pg_real *p,
 static void mix_back(const struct pg_net *n, const struct block *b, const pg_real *p,
                      const pg_real *x, pg_real *y)
 {
-    pg_gemm_tn(&(struct pg_gemm){.m = b->n_k,
+    pg_gemm_tn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = b->n_k,
                                  .n = n->h->head_dim,
                                  .k = b->n_q,
                                  .a = p,
@@ -358,7 +363,8 @@ static void put_out(void *arg, int task, int thread)
     size_t at = (size_t)s.t0 * (size_t)n_embd;
     (void)thread;
     memcpy(l->x1 + at, l->x0 + at, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
-    pg_gemm_nt(&(struct pg_gemm){.m = s.n,
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s.n,
                                  .n = n_embd,
                                  .k = n->n_q,
                                  .a = pg_net_row(l->att, s.t0, n->n_q),
@@ -376,7 +382,8 @@ static void put_out_back(void *arg, int task, int thread)
     struct pg_net *n = p->n;
     struct pg_net_span s = pg_net_span(n, task);
     (void)thread;
-    pg_gemm_nn(&(struct pg_gemm){.m = s.n,
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s.n,
                                  .n = n->n_q,
                                  .k = n->h->n_embd,
                                  .a = pg_net_row(n->dx, s.t0, n->h->n_embd),

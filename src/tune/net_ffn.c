@@ -64,8 +64,8 @@ static void ffn_rows(struct pg_net *n, const struct pg_net_span *s, int il)
     if (!ffn_of(n, il, &f))
         return;
     pg_real *h = pg_net_row(l->h2, s->t0, n_embd), *act = pg_net_row(n->ff[0], s->t0, f.n_ff);
-    struct pg_gemm in = {.m = s->n, .n = f.n_ff, .k = n_embd};
-    struct pg_gemm out = {.m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
+    struct pg_gemm in = {.by = &n->blas, .m = s->n, .n = f.n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
     times_rows(&in, h, pg_net_w(n, il, f.gate), pg_net_row(f.gate_ff, s->t0, f.n_ff));
     times_rows(&in, h, pg_net_w(n, il, f.up), pg_net_row(f.up_ff, s->t0, f.n_ff));
     for (int i = 0; i < s->n; i++) {
@@ -89,8 +89,8 @@ static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
     int n_embd = n->h->n_embd;
     if (!ffn_of(n, il, &f))
         return;
-    struct pg_gemm in = {.m = s->n, .n = f.n_ff, .k = n_embd};
-    struct pg_gemm out = {.m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
+    struct pg_gemm in = {.by = &n->blas, .m = s->n, .n = f.n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
     pg_real *dh = pg_net_row(n->dh, s->t0, n_embd), *dgate = pg_net_row(n->ff[1], s->t0, f.n_ff),
             *dup = pg_net_row(n->ff[2], s->t0, f.n_ff);
     times_rows_back(&in, pg_net_row(n->dx, s->t0, n_embd), pg_net_w(n, il, f.down), dup);
@@ -144,8 +144,8 @@ static void expert(void *arg, int task, int thread)
     size_t at = expert_at(n, c->expert);
     pg_real *h = n->room + (size_t)thread * n->room_len, *act = h + (size_t)c->n * (size_t)n_embd;
     pg_real *gate = pg_net_row(l->gate, c->row, n_ff), *up = pg_net_row(l->up, c->row, n_ff);
-    struct pg_gemm in = {.m = c->n, .n = n_ff, .k = n_embd};
-    struct pg_gemm out = {.m = c->n, .n = n_embd, .k = n_ff};
+    struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
     gather(l->h2, r->token_of + c->row, c->n, n_embd, h);
     times_rows(&in, h, pg_net_w(n, p->il, PG_PART_EXP_GATE) + at, gate);
     times_rows(&in, h, pg_net_w(n, p->il, PG_PART_EXP_UP) + at, up);
@@ -158,18 +158,19 @@ static void expert(void *arg, int task, int thread)
 }
 
 /* g [n_out, n_in] += dy^T x of the chunk. */
-static void outer(const pg_real *dy, const pg_real *x, int n_out, int n_in, int n_rows, pg_real *g)
+static void outer(const struct pg_net *n, const struct pg_net_outer *o)
 {
-    pg_gemm_tn(&(struct pg_gemm){.m = n_out,
-                                 .n = n_in,
-                                 .k = n_rows,
-                                 .a = dy,
-                                 .lda = n_out,
-                                 .b = x,
-                                 .ldb = n_in,
+    pg_gemm_tn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = o->n_out,
+                                 .n = o->n_in,
+                                 .k = o->n_rows,
+                                 .a = o->dy,
+                                 .lda = o->n_out,
+                                 .b = o->x,
+                                 .ldb = o->n_in,
                                  .beta = 1,
-                                 .c = g,
-                                 .ldc = n_in});
+                                 .c = o->g,
+                                 .ldc = o->n_in});
 }
 
 static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c, pg_real *room)
@@ -181,8 +182,8 @@ static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c, p
     size_t n_mid = (size_t)c->n * (size_t)n_ff;
     pg_real *h = room, *dy = h + n_in, *act = dy + n_in, *dgate = act + n_mid, *dup = dgate + n_mid;
     pg_real *dh = pg_net_row(n->y, c->row, n_embd);
-    struct pg_gemm in = {.m = c->n, .n = n_ff, .k = n_embd};
-    struct pg_gemm out = {.m = c->n, .n = n_embd, .k = n_ff};
+    struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
     gather(l->h2, r->token_of + c->row, c->n, n_embd, h);
     gather(n->dx, r->token_of + c->row, c->n, n_embd, dy);
     times_rows_back(&in, dy, pg_net_w(n, il, PG_PART_EXP_DOWN) + at, dup);
@@ -199,9 +200,12 @@ static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c, p
         n->dweight[row] = n->ops->silu_back(&b, n_ff);
         n->ops->scale(weight, pg_net_row(dy, i, n_embd), pg_net_row(dy, i, n_embd), n_embd);
     }
-    outer(dy, act, n_embd, n_ff, c->n, pg_net_g(n, il, PG_PART_EXP_DOWN) + at);
-    outer(dgate, h, n_ff, n_embd, c->n, pg_net_g(n, il, PG_PART_EXP_GATE) + at);
-    outer(dup, h, n_ff, n_embd, c->n, pg_net_g(n, il, PG_PART_EXP_UP) + at);
+    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_DOWN) + at, dy, act, n_embd, n_ff,
+                                    c->n});
+    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_GATE) + at, dgate, h, n_ff, n_embd,
+                                    c->n});
+    outer(n,
+          &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_UP) + at, dup, h, n_ff, n_embd, c->n});
     times_rows_back(&out, dgate, pg_net_w(n, il, PG_PART_EXP_GATE) + at, dh);
     out.beta = 1;
     times_rows_back(&out, dup, pg_net_w(n, il, PG_PART_EXP_UP) + at, dh);

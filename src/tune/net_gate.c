@@ -85,7 +85,8 @@ static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_
     }
     if (n_hidden == 0)
         return;
-    pg_gemm_nt(&(struct pg_gemm){.m = s->n,
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
                                  .n = n_hidden,
                                  .k = n_embd,
                                  .a = pg_net_row(l->h2, s->t0, n_embd),
@@ -99,7 +100,8 @@ static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_
         n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_DOWN_BIAS), z, n_hidden);
         n->ops->silu(z, n->ones, pg_net_row(l->early_act, t, n_hidden), n_hidden);
     }
-    pg_gemm_nt(&(struct pg_gemm){.m = s->n,
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
                                  .n = n_expert,
                                  .k = n_hidden,
                                  .a = pg_net_row(l->early_act, s->t0, n_hidden),
@@ -120,7 +122,8 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
         if (gate[i].to < 0)
             continue;
         struct pg_net_route *r = &n->route[gate[i].to];
-        pg_gemm_nt(&(struct pg_gemm){.m = s->n,
+        pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                     .m = s->n,
                                      .n = n_expert,
                                      .k = n_embd,
                                      .a = pg_net_row(n->layer[il].h2, s->t0, n_embd),
@@ -299,7 +302,8 @@ static void add_early_back(struct pg_net *n, const struct pg_net_span *s, int il
         n->ops->add(dlogits + (size_t)t * (size_t)n_expert, s->part + n->sums.early_bias, n_expert);
     if (n_hidden == 0)
         return;
-    pg_gemm_nn(&(struct pg_gemm){.m = s->n,
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
                                  .n = n_hidden,
                                  .k = n_expert,
                                  .a = dlogits,
@@ -318,7 +322,8 @@ static void add_early_back(struct pg_net *n, const struct pg_net_span *s, int il
         }
         n->ops->add(d, s->part + n->sums.early_down_bias, n_hidden);
     }
-    pg_gemm_nn(&(struct pg_gemm){.m = s->n,
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
                                  .n = n_embd,
                                  .k = n_hidden,
                                  .a = pg_net_row(n->dearly, s->t0, n_hidden),
@@ -340,7 +345,8 @@ void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
     for (int i = 0; i < 2; i++) {
         if (gate[i].to < 0)
             continue;
-        pg_gemm_nn(&(struct pg_gemm){.m = s->n,
+        pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                     .m = s->n,
                                      .n = n_embd,
                                      .k = n_expert,
                                      .a = pg_net_row(n->route[gate[i].to].dlogits, s->t0, n_expert),

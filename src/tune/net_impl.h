@@ -104,6 +104,7 @@ struct pg_net {
     const struct pg_model *model;
     const struct pg_hparams *h;
     const struct pg_row_ops *ops;
+    struct pg_blas blas;
     struct pg_params params;
     struct pg_net_at *at; /* [n_layer] */
     size_t at_embd, at_norm, at_output, at_freqs;

@@ -77,7 +77,8 @@ static void out_rows(void *arg, int task, int thread)
     int n_embd = n->h->n_embd, n_vocab = n->h->n_vocab, first = task * PG_NET_OUT_ROWS;
     int t0 = o->t0 + first, n_rows = PG_MIN(PG_NET_OUT_ROWS, o->n_rows - first);
     pg_real *logits = pg_net_row(n->logits, first, n_vocab);
-    struct pg_gemm to_logits = {.m = n_rows,
+    struct pg_gemm to_logits = {.by = &n->blas,
+                                .m = n_rows,
                                 .n = n_vocab,
                                 .k = n_embd,
                                 .a = pg_net_row(n->h_end, t0, n_embd),
@@ -86,7 +87,8 @@ static void out_rows(void *arg, int task, int thread)
                                 .ldb = n_embd,
                                 .c = logits,
                                 .ldc = n_vocab};
-    struct pg_gemm back = {.m = n_rows,
+    struct pg_gemm back = {.by = &n->blas,
+                           .m = n_rows,
                            .n = n_embd,
                            .k = n_vocab,
                            .a = logits,

@@ -4,6 +4,7 @@
 #include "tune/train.h"
 
 #include "base/os.h"
+#include "tune/blas.h"
 #include "tune/freeze.h"
 #include "tune/hash.h"
 
@@ -332,7 +333,8 @@ static int begin_net(struct pg_trainer *t, struct pg_err *err)
     PG_TRY(begin_state(t, err));
     PG_TRY(begin_weights(t, err));
     PG_TRY(begin_frozen(t, err));
-    return pg_adam_open(&t->adam, t->params, t->frozen, t->pool, err);
+    PG_TRY(pg_adam_open(&t->adam, t->params, t->frozen, t->pool, err));
+    return pg_blas_check(t->opt.n_threads, err);
 }
 
 static int begin_step(struct pg_trainer *t, struct pg_err *err)

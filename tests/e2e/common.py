@@ -63,10 +63,10 @@ class Case(unittest.TestCase):
             return f.read()
 
     @staticmethod
-    def call(*args, stdin=None, stdout=subprocess.PIPE, text=False):
+    def call(*args, stdin=None, stdout=subprocess.PIPE, text=False, **more):
         """The program's result, in bytes or text; so is what it reads."""
         return subprocess.run([PROGRAM, *map(str, args)], input=stdin or ("" if text else b""), stdout=stdout,
-                              stderr=subprocess.PIPE, text=text, timeout=280, check=False)
+                              stderr=subprocess.PIPE, text=text, timeout=280, check=False, **more)
 
     @staticmethod
     def good(*args, **more):

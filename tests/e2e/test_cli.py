@@ -9,12 +9,13 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import struct
 import subprocess
 from html.parser import HTMLParser
 
-from common import MIB, PROGRAM, SANITIZED, TRAINED, Case, main
+from common import MIB, PROGRAM, SANITIZED, STORIES, TRAINED, Case, main
 
 ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
     expert_requests hits hinted_in_time hinted_late missed stall_seconds compute_seconds
@@ -450,6 +451,23 @@ class Cli(Case):
         self.assertEqual(whole[0], whole[1])
         self.assertEqual(plain["text"], whole[0])
         self.bad(2, "--cache-bias", "run", self.model, "--cache-bias", "1.5", "-p", "x")
+
+    def test_inference_does_not_load_openblas(self):
+        out = self.good("--version", env={**os.environ, "LD_TRACE_LOADED_OBJECTS": "1"})
+        self.assertIn("libc.so", text_of(out))
+        self.assertNotIn("blas", text_of(out))
+
+    def test_little_address_space(self):
+        """Ends, whatever is refused: OpenBLAS tries for ever to get its buffer."""
+        if SANITIZED:
+            self.skipTest("a sanitizer takes terabytes of address space")
+        def within(mib):
+            return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (mib * MIB, mib * MIB))}
+        self.good("run", self.model, "-p", "once", "-n", "2", "-t", "2", **within(100))
+        out = self.path("no.gguf")
+        for mib, words in ((60, "libopenblas"), (320, "OpenBLAS takes 256 MiB")):
+            self.bad(1, words, "train", self.model, "--data", STORIES, "-b", "4x64", "--steps", "1", "-t", "2", "-o", out,
+                     **within(mib))
 
 
 if __name__ == "__main__":
