@@ -7,7 +7,7 @@
 
 A model several times larger than the smallest budget is made with `pregate synth`; its logits must be
 the same bytes under every budget. PEAK_OF is built from
-peak_of.c. Exit 77 = skipped, with the reason on the last line; so it is with a last argument
+peak_of.c. Exit 77 = skipped, with the reason on a line "SKIPPED: ..."; so it is with a last argument
 --sanitize=NAMES that names a sanitizer.
 """
 import json
@@ -123,7 +123,7 @@ def check(programs, model, folder, in_cgroup):
                        2 * (size // MIB) * MIB):
             group = Cgroup.make(budget) if in_cgroup else None
             if in_cgroup and not group:
-                print("skipped: no memory cgroup can be made here")
+                print("SKIPPED: budget.py: no memory cgroup can be made here")
                 sys.exit(77)
             try:
                 got = logits(programs, model, f"{folder}/out.npy", budget, mode,
@@ -145,7 +145,7 @@ def check(programs, model, folder, in_cgroup):
 def main():
     pregate, peak_of, what = sys.argv[1:4]
     if any(a.startswith("--sanitize=") and a != "--sanitize=" for a in sys.argv):
-        print("skipped: a sanitizer's own memory is not in the plan")
+        print("SKIPPED: budget.py: a sanitizer's own memory is not in the plan")
         sys.exit(77)
     folder = tempfile.mkdtemp(prefix="pregate-budget-")
     try:

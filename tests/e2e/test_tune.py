@@ -80,7 +80,7 @@ class Tune(Case):
     def test_threads(self):
         """One thread or two, over several rounds, each with a part of the text in the buffers."""
         if SANITIZED:
-            self.skipTest("a sanitizer's memory is not the program's")
+            self.skipTest("a sanitizer's own memory is not in the plan")
         how = ["--tokens", 1500, "--hidden", 4, "-c", 32, "-o"]
         memory = f"{int((self.least(TRAINED, *how[:-1]) + 0.3) * 1024)}K"
         said = self.tune(TRAINED, *how, self.path("a"), "-t", 1, "--memory", memory).stderr
@@ -141,7 +141,7 @@ class Tune(Case):
     def test_budget(self):
         """The whole process stays inside, from the least budget up; more memory than the model is no harm."""
         if SANITIZED:
-            self.skipTest("a sanitizer's memory is not the program's")
+            self.skipTest("a sanitizer's own memory is not in the plan")
         how = ["--tokens", 2000, "--hidden", 4, "-t", 2, "-c", 128]
         least = self.least(TRAINED, *how)
         for mib in (least + 1, least * 1.4):

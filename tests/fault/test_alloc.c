@@ -106,8 +106,10 @@ static void test_io(void **state)
     for (int path = PG_IO_AUTO; path <= PG_IO_PREAD; path++) {
         enum pg_io_path how = (enum pg_io_path)path;
         struct pg_err err;
-        if (io_open(&how, &err) == PG_ENOTSUP)
-            continue; /* a machine without io_uring */
+        if (io_open(&how, &err) == PG_ENOTSUP) {
+            say_skipped(__func__, "%s", err.text);
+            continue;
+        }
         assert_true(fault_each(io_open, &how, false, PG_ENOMEM) >= 4);
     }
     enum pg_io_path how = PG_IO_PREAD;

@@ -129,6 +129,8 @@ static bool is_refused_here(const struct fixture *x, enum pg_io_path path)
     pg_engine *e;
     int rc = pg_engine_open(&e, &opt, &err);
     pg_engine_close(e);
+    if (rc == PG_ENOTSUP)
+        say_skipped("faults of reads", "%s", err.text);
     return rc == PG_ENOTSUP;
 }
 

@@ -423,7 +423,7 @@ static void test_address_space_limit(void **state)
     int status;
 
     if (!PLAIN_BUILD)
-        skip();
+        skip_because("a sanitizer cannot live under a limit of address space");
     child = fork();
     assert_true(child >= 0);
     if (child == 0) {
@@ -443,7 +443,7 @@ static void test_peak_rss(void **state)
     char *p;
 
     if (!pg_peak_rss_reset())
-        skip();
+        skip_because("the peak of a process cannot be set back here (/proc/self/clear_refs)");
     uint64_t before = pg_peak_rss();
     p = pg_pages_map(n);
     assert_non_null(p);

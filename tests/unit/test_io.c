@@ -109,8 +109,13 @@ static struct pg_io *backend_open(struct fixture *x, enum backend b)
     else
         rc = open_path(&io, x->path, b <= URING_BUFFERED ? PG_IO_URING : PG_IO_PREAD,
                        b == URING_BUFFERED || b == PREAD_BUFFERED, &err);
-    if (rc == PG_ENOTSUP && b <= URING_BUFFERED)
+    if (rc == PG_ENOTSUP && b <= URING_BUFFERED) {
+        static bool said;
+        if (!said)
+            say_skipped("io_uring", "%s", err.text);
+        said = true;
         return NULL;
+    }
     if (rc)
         fail_msg("%s", err.text);
     return io;
@@ -371,7 +376,7 @@ static void test_uring_refused(void **state)
     struct fixture *x = *state;
     static const int why[] = {-EPERM, -ENOSYS, -ENOMEM};
     if (!have_uring(x))
-        skip();
+        skip_because("io_uring is not there to be refused");
     for (size_t i = 0; i < PG_COUNT(why); i++) {
         struct pg_io *io;
         struct pg_err err;
@@ -399,7 +404,7 @@ static void test_tmpfs(void **state)
     char path[64];
     struct stat st;
     if (stat("/dev/shm", &st) || access("/dev/shm", W_OK))
-        skip();
+        skip_because("/dev/shm cannot be written to");
     (void)snprintf(path, sizeof(path), "/dev/shm/test_io.%d.bin", (int)getpid());
     file_write(path, FILE_BYTES);
     open_and_read(x, path, PG_IO_AUTO, NULL);
@@ -510,8 +515,10 @@ static void test_changed(void **state)
         file_write(path, 8 * PG_PAGE);
         file_write(other, 8 * PG_PAGE);
         int rc = open_path(&io, path, (enum pg_io_path)how, false, &err);
-        if (rc == PG_ENOTSUP)
+        if (rc == PG_ENOTSUP) {
+            say_skipped(__func__, "%s", err.text);
             continue;
+        }
         assert_int_equal(rc, 0);
         read_one(io, x, 0, PG_PAGE, PG_PAGE);
         assert_int_equal(rename(other, path), 0);
@@ -543,8 +550,8 @@ static void test_cache_stays_empty(void **state)
     assert_int_equal(fsync(fd), 0); /* what is dirty cannot be dropped */
     assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
     close(fd);
-    if (n_cached(x->path)) /* a file system in memory */
-        skip();
+    if (n_cached(x->path))
+        skip_because("the working folder lies in memory, where pages stay");
     FOR_EACH_BACKEND(b, io, x)
     {
         for (uint64_t at = 0; at < FILE_BYTES - SLOT_BYTES; at += SLOT_BYTES)
@@ -561,7 +568,7 @@ static void test_ring_refuses(void **state)
     struct fixture *x = *state;
     struct pg_io *io = backend_open(x, URING);
     if (!io)
-        skip();
+        skip_because("io_uring is not there");
     io_faults_clear();
     io_faults.uring_submit_error = -EAGAIN;
     io_faults.uring_submit_times = 20;
