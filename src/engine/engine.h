@@ -5,6 +5,7 @@
  *   plan.c     the memory budget, before anything is loaded
  *   engine.c   open, close, statistics
  *   session.c  timelines of tokens, steps over several of them
+ *   lanes.c    many sequences of tokens, side by side (lanes.h)
  *   sample.c   from logits to a token
  *   sidecar.c  pre-gates: a sidecar found, tables filled
  *

@@ -138,7 +138,7 @@ static void begin_head(struct tune *t, const struct pg_model *m, int n_ctx)
         .n_moe = (uint64_t)m->n_moe,
         .n_hidden = (uint64_t)t->opt.n_hidden,
         .n_ctx = (uint64_t)n_ctx,
-        .n_pieces = (uint64_t)t->text.n_pieces,
+        .n_pieces = (uint64_t)t->text.pieces.n,
         .n_held_pieces = (uint64_t)t->text.n_held,
     };
     pg_hash_text(text, t->head.text);
@@ -155,7 +155,7 @@ static void shape_states(struct pg_states *s, const struct tune *t, const struct
 static int n_rounds_of(const struct pg_distil_text *text, size_t n_train)
 {
     int n = 0;
-    for (int i = text->n_held; i < text->n_pieces; n++)
+    for (int i = text->n_held; i < text->pieces.n; n++)
         i = pg_distil_round_end(text, i, n_train);
     return n;
 }
@@ -213,7 +213,7 @@ static int divide(struct tune *t, struct pg_engine *e, struct pg_err *err)
             t->opt.resume = false;
         }
     }
-    e->opt.n_ctx = t->text.longest;
+    e->opt.n_ctx = t->text.pieces.longest;
     shape_states(&t->train, t, &e->model);
     t->held = t->train;
     begin_fit_options(t, e);
@@ -320,7 +320,7 @@ static int open_all(struct tune *t, struct pg_err *err)
     opt.memory_bytes = t->memory.engine_bytes;
     opt.n_sessions = t->memory.n_sessions;
     opt.n_batch = t->memory.n_batch;
-    opt.n_ctx = t->text.longest;
+    opt.n_ctx = t->text.pieces.longest;
     say(t, "memory: %.1f MiB: engine %.1f, states of %zu + %zu tokens %.1f, optimiser %.1f",
         mib(t->memory.budget), mib(t->memory.engine_bytes), t->memory.n_train, t->memory.n_held,
         mib(t->memory.state_bytes), mib(t->memory.fit_bytes));
@@ -330,19 +330,18 @@ static int open_all(struct tune *t, struct pg_err *err)
     PG_TRY(take_memory(t, err));
     PG_TRY(start_weights(t, err));
     pg_model_hash(&t->engine->model, t->head.model);
-    PG_TRY(pg_collector_open(&t->collector, t->engine, &t->text, err));
-    t->collector.total = t->text.n_train_tokens + PG_MIN(t->text.n_held_tokens, t->head.n_held);
-    return 0;
+    uint64_t total = t->text.n_train_tokens + PG_MIN(t->text.n_held_tokens, t->head.n_held);
+    return pg_collector_open(&t->collector, t->engine, &t->text, total, err);
 }
 
 /* ------------------------------------------------------------------ rounds ------------------ */
 
-static int collect(struct tune *t, struct pg_states *s, int *next, int end, struct pg_err *err)
+static int collect(struct tune *t, struct pg_states *s, int first, int end, struct pg_err *err)
 {
     struct pg_stats before, after;
     uint64_t begin = pg_now_ns();
     pg_engine_stats(t->engine, &before);
-    PG_TRY(pg_collect(&t->collector, s, next, end, err));
+    PG_TRY(pg_collect(&t->collector, s, first, end, err));
     pg_engine_stats(t->engine, &after);
     double seconds = (double)(pg_now_ns() - begin) * 1e-9;
     say(t, "ran %zu tokens of %s text in %.1f s (%.0f tok/s), %.1f MiB of experts read", s->n,
@@ -389,9 +388,8 @@ static int piece_of_round(const struct tune *t, int round)
 
 static int run_round(struct tune *t, struct pg_err *err)
 {
-    int next = piece_of_round(t, t->fit.round), end = piece_of_round(t, t->fit.round + 1);
-    PG_TRY(collect(t, &t->train, &next, end, err));
-    PG_ASSERT(next == end);
+    int first = piece_of_round(t, t->fit.round), end = piece_of_round(t, t->fit.round + 1);
+    PG_TRY(collect(t, &t->train, first, end, err));
     PG_TRY(pg_fit_round(&t->fit, &t->train, &t->held, err));
     PG_TRY(save_checkpoint(t, err));
     pg_fit_agree(&t->fit, &t->held);
@@ -403,14 +401,14 @@ static int run_round(struct tune *t, struct pg_err *err)
  * again. */
 static int run_rounds(struct tune *t, struct pg_err *err)
 {
-    int rc = 0, next = 0;
-    PG_TRY(collect(t, &t->held, &next, t->text.n_held, err));
+    int rc = 0, n_held = pg_distil_round_end(&t->text, 0, t->held.cap);
+    PG_TRY(collect(t, &t->held, 0, PG_MIN(n_held, t->text.n_held), err));
     if (t->opt.resume) {
         PG_TRY(pg_distil_load(t->checkpoint, &t->head, &t->fit, err));
         say(t, "%s: gone on with in round %d, pass %d", t->checkpoint, t->fit.round + 1,
             t->fit.pass + 1);
         for (int i = t->text.n_held; i < piece_of_round(t, t->fit.round); i++)
-            t->collector.done += (uint64_t)t->text.piece[i].n;
+            t->collector.lanes.done += (uint64_t)t->text.pieces.at[i].n;
     } else {
         pg_fit_begin(&t->fit, &t->held);
     }

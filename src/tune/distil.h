@@ -18,25 +18,18 @@
 #ifndef PG_TUNE_DISTIL_H
 #define PG_TUNE_DISTIL_H
 
-#include "engine/engine.h"
+#include "engine/lanes.h"
 #include "tune/distil_fit.h"
+#include "tune/pieces.h"
 
 /* ------------------------------------------------------------------ text -------------------- */
-
-/* A part of a document that is run from an empty context. */
-struct pg_distil_piece {
-    size_t from; /* first token of the text in it */
-    int n;       /* tokens run, the beginning-of-text token included */
-    bool opened; /* one is put before the text, as the document begins with one */
-};
 
 struct pg_distil_text {
     struct pg_docs docs;
     int32_t bos;
-    struct pg_distil_piece *piece; /* those held out, then those that are learnt from */
-    int n_pieces, n_held;
+    struct pg_pieces pieces; /* those held out, then those that are learnt from */
+    int n_held;
     uint64_t n_train_tokens, n_held_tokens;
-    int longest; /* tokens of the longest piece */
 };
 
 struct pg_distil_split {
@@ -98,23 +91,19 @@ int pg_distil_load(const char *path, const struct pg_distil_head *want, struct p
 
 /* ------------------------------------------------------------------ collecting -------------- */
 
-/* Listens to an engine's gates while pieces run through its sessions. */
+/* Listens to an engine's gates while pieces run through it. */
 struct pg_collector {
-    struct pg_engine *engine;
     const struct pg_distil_text *text;
-    pg_session **session; /* [n_sessions] */
-    int n_sessions;
-    struct pg_row *row;   /* [n_sessions] */
-    int32_t *token;       /* [n_sessions, n_ctx] */
-    struct pg_states *s;  /* that are filled */
-    size_t at;            /* token of s that the next row is */
-    uint64_t done, total; /* tokens, for the progress */
+    struct pg_lanes lanes;
+    int next, end;       /* pieces that no lane has taken */
+    struct pg_states *s; /* that are filled */
 };
 
+/* `total` tokens will be run in all, for the progress. */
 int pg_collector_open(struct pg_collector *c, struct pg_engine *e,
-                      const struct pg_distil_text *text, struct pg_err *err);
+                      const struct pg_distil_text *text, uint64_t total, struct pg_err *err);
 void pg_collector_close(struct pg_collector *c);
-/* Runs pieces from *next to before `end` until one does not fit into s, which becomes *next. */
-int pg_collect(struct pg_collector *c, struct pg_states *s, int *next, int end, struct pg_err *err);
+/* Runs pieces [first, end), which fit into s. */
+int pg_collect(struct pg_collector *c, struct pg_states *s, int first, int end, struct pg_err *err);
 
 #endif

@@ -266,7 +266,7 @@ static int peek(struct source *s, struct pg_distil_head *want, const struct pg_d
                 struct pg_err *err)
 {
     struct pg_distil_head h;
-    uint64_t longest = (uint64_t)text->longest;
+    uint64_t longest = (uint64_t)text->pieces.longest;
     PG_TRY(get_head(s, &h, err));
     PG_TRY(compare(&h, want, ASKED, err));
     if (h.n_train > text->n_train_tokens || h.n_train < PG_MIN(longest, text->n_train_tokens) ||
@@ -276,7 +276,7 @@ static int peek(struct source *s, struct pg_distil_head *want, const struct pg_d
                        "%llu wanted and room for the longest piece of %d",
                        (unsigned long long)h.n_train, (unsigned long long)h.n_held,
                        (unsigned long long)text->n_train_tokens,
-                       (unsigned long long)text->n_held_tokens, text->longest);
+                       (unsigned long long)text->n_held_tokens, text->pieces.longest);
     }
     want->n_train = h.n_train;
     want->n_held = h.n_held;

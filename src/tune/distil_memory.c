@@ -62,7 +62,7 @@ static bool try_resident(struct pg_distil_memory *m, struct pg_engine *e,
 {
     uint64_t token = pg_states_bytes(shape, 1), all = text->n_train_tokens + text->n_held_tokens;
     uint64_t fixed = m->n_train + m->n_held;
-    int many = PG_MAX(1, PG_MIN(RESIDENT_BATCH / e->opt.n_ctx, text->n_pieces));
+    int many = PG_MAX(1, PG_MIN(RESIDENT_BATCH / e->opt.n_ctx, text->pieces.n));
     for (int n = many; n > 0; n = n > 1 ? 1 : 0) {
         plan_for(e, PG_MODE_RESIDENT, n, 0, 1);
         uint64_t taken = e->plan.minimum + m->fit_bytes;
@@ -86,7 +86,7 @@ static bool try_resident(struct pg_distil_memory *m, struct pg_engine *e,
 static double n_reads(const struct pg_engine *e, const struct pg_distil_text *text)
 {
     double all = (double)(text->n_train_tokens + text->n_held_tokens);
-    double piece = all / text->n_pieces;
+    double piece = all / text->pieces.n;
     double batch =
         e->opt.n_sessions > 1 ? piece * e->opt.n_sessions : PG_MIN(piece, (double)e->plan.n_batch);
     return ceil(all / batch) * (e->plan.n_expert_total - e->plan.n_slots);
@@ -100,7 +100,7 @@ static void choose_batch(struct pg_distil_memory *m, struct pg_engine *e,
     plan_for(e, PG_MODE_ONDEMAND, 1, PG_MIN(n_ctx, SMALL_BATCH), m->engine_bytes);
     take_plan(m, e);
     double least = n_reads(e, text);
-    for (int n = 1; n == 1 || (n * n_ctx <= MOST_BATCH && n < 2 * text->n_pieces); n *= 2) {
+    for (int n = 1; n == 1 || (n * n_ctx <= MOST_BATCH && n < 2 * text->pieces.n); n *= 2) {
         if (!plan_for(e, PG_MODE_ONDEMAND, n, 0, m->engine_bytes) ||
             e->plan.n_slots < PG_MIN(floor, m->n_slots))
             break;

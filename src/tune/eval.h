@@ -5,7 +5,6 @@
  *   eval_text.c   perplexity, and agreement of pre-gates with the routers
  *   eval_items.c  questions and documents with their answers, out of JSON
  *   eval_write.c  greedy answers to many prompts at a time, and their marks
- *   feed.c        documents through an engine, several side by side
  *   agree.c       what pre-gates say, compared with what routers say
  *   score.c       exact match and F1 of answers; rouge.c: ROUGE
  */

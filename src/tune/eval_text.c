@@ -4,53 +4,126 @@
  * The negative log-likelihood of a piece is summed in its order, and the pieces in theirs, so that
  * what runs side by side changes no bit of the result.
  */
+#include "engine/lanes.h"
 #include "tune/agree.h"
 #include "tune/eval.h"
-#include "tune/feed.h"
+#include "tune/pieces.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-static int open_docs(struct pg_docs *docs, const struct pg_evaluation *v, struct pg_err *err)
+/* ------------------------------------------------------------------ reading ----------------- */
+
+/* The text in pieces. A piece's last token is a target and is not run. */
+struct reading {
+    const struct pg_evaluation *v;
+    struct pg_docs docs;
+    struct pg_pieces pieces;
+    int n_docs, next;   /* piece that no lane has taken */
+    uint64_t n_cut;     /* documents longer than the context */
+    uint64_t n_targets; /* of all pieces */
+    enum pg_lane_logits logits;
+};
+
+static int cut(struct reading *r, struct pg_err *err)
+{
+    const struct pg_eval_options *o = &r->v->opt;
+    struct pg_cut how = {.n_ctx = (size_t)r->v->engine->opt.n_ctx,
+                         .bos = pg_vocab_bos(r->v->engine->vocab),
+                         .first_only = !o->windows,
+                         .targets = true,
+                         .left = UINT64_MAX};
+    r->n_docs = o->n_max ? PG_MIN(o->n_max, r->docs.n) : r->docs.n;
+    for (int i = 0; i < r->n_docs; i++) {
+        r->n_cut += r->docs.first[i + 1] - r->docs.first[i] > how.n_ctx;
+        PG_TRY(pg_pieces_cut(&r->pieces, &r->docs, i, &how, err));
+    }
+    for (int i = 0; i < r->pieces.n; i++)
+        r->n_targets += (uint64_t)r->pieces.at[i].n - 1;
+    if (r->n_targets == 0)
+        return pg_fail(err, PG_EARG, "no token to predict: each document is a single token");
+    return 0;
+}
+
+static void close_reading(struct reading *r)
+{
+    pg_pieces_close(&r->pieces);
+    pg_docs_close(&r->docs);
+}
+
+static int open_reading(struct reading *r, const struct pg_evaluation *v, struct pg_err *err)
 {
     struct pg_docs_options o = {
         .vocab = v->engine->vocab, .paths = &v->opt.data, .n_paths = 1, .end_token = false};
-    return pg_docs_open(docs, &o, err);
+    *r = (struct reading){.v = v};
+    if (v->engine->opt.n_ctx < 2) {
+        return pg_fail(err, PG_EARG,
+                       "a context of %d token predicts nothing: 2 at least are wanted",
+                       v->engine->opt.n_ctx);
+    }
+    int rc = pg_docs_open(&r->docs, &o, err);
+    rc = rc ? rc : cut(r, err);
+    if (rc)
+        close_reading(r);
+    return rc;
 }
 
-static struct pg_feed_options feed_options(const struct pg_evaluation *v,
-                                           const struct pg_docs *docs)
+/* Tagged with the number of the piece. */
+static int take_piece(void *user, struct pg_sequence *s, struct pg_err *err)
 {
-    return (struct pg_feed_options){.engine = v->engine,
-                                    .docs = docs,
-                                    .windows = v->opt.windows,
-                                    .n_max = v->opt.n_max,
-                                    .progress = v->opt.progress,
-                                    .progress_user = v->opt.user};
+    struct reading *r = user;
+    (void)err;
+    if (r->next == r->pieces.n)
+        return 0;
+    const struct pg_piece *p = &r->pieces.at[r->next];
+    pg_piece_tokens(p, &r->docs, pg_vocab_bos(r->v->engine->vocab), s->token);
+    s->n = p->n - 1;
+    s->logits = r->logits;
+    s->tag = (uint64_t)r->next++;
+    return 1;
 }
 
-static void report_feed(struct pg_evaluation *v, const struct pg_feed *f)
+/* The whole text through the engine; `logits` may be NULL. */
+static int read_all(struct reading *r, struct pg_lanes_options *o, struct pg_err *err)
 {
-    v->report->n_docs = (uint64_t)f->n_docs;
-    v->report->n_cut = f->n_cut;
-    v->report->n_tokens = f->n_tokens;
+    struct pg_lanes lanes;
+    o->engine = r->v->engine;
+    o->n_most = r->pieces.n;
+    o->take = take_piece;
+    o->user = r;
+    o->progress = r->v->opt.progress;
+    o->progress_user = r->v->opt.user;
+    o->what = "tokens";
+    o->total = r->n_targets;
+    PG_TRY(pg_lanes_open(&lanes, o, err));
+    int rc = pg_lanes_run(&lanes, err);
+    pg_lanes_close(&lanes);
+    return rc;
+}
+
+static void report_reading(const struct reading *r)
+{
+    r->v->report->n_docs = (uint64_t)r->n_docs;
+    r->v->report->n_cut = r->n_cut;
+    r->v->report->n_tokens = r->n_targets;
 }
 
 /* ------------------------------------------------------------------ perplexity -------------- */
 
 struct likelihood {
-    struct pg_engine *e;
-    float *logits;                /* [PG_LOGIT_ROWS, n_vocab] */
-    double nll[PG_LOGIT_ROWS];    /* of the rows at hand */
-    const struct pg_feed_row *at; /* the first of them */
-    double *piece;                /* [n_pieces] sums */
+    struct reading reading; /* the first: what the lanes hand back is both */
+    const float *logits;    /* [n, n_vocab] of the rows at hand */
+    const struct pg_lane_row *row;
+    double nll[PG_LOGIT_ROWS];
+    double *piece; /* [pieces] sums */
 };
 
 /* -log softmax(logits)[target]: log of the sum of all, less the target's own. */
 static void row_likelihood(void *arg, int row, int thread)
 {
     struct likelihood *l = arg;
-    int n_vocab = l->e->model.h.n_vocab;
+    const struct pg_lane_row *at = &l->row[row];
+    int n_vocab = l->reading.v->engine->model.h.n_vocab;
     const float *x = l->logits + (size_t)row * (size_t)n_vocab;
     float most = x[0];
     double sum = 0;
@@ -59,114 +132,79 @@ static void row_likelihood(void *arg, int row, int thread)
         most = PG_MAX(most, x[i]);
     for (int i = 0; i < n_vocab; i++)
         sum += exp((double)(x[i] - most));
-    l->nll[row] = log(sum) + (double)most - (double)x[l->at[row].target];
+    l->nll[row] = log(sum) + (double)most - (double)x[at->seq->token[at->at + 1]];
 }
 
-static int step_likelihood(void *user, const struct pg_feed_row *rows, int n, struct pg_err *err)
+static int add_likelihood(void *user, const struct pg_lane_row *row, int n, const float *logits,
+                          struct pg_err *err)
 {
     struct likelihood *l = user;
-    int32_t wanted[PG_LOGIT_ROWS];
-    for (int from = 0; from < n; from += PG_LOGIT_ROWS) {
-        int some = PG_MIN(PG_LOGIT_ROWS, n - from);
-        for (int i = 0; i < some; i++)
-            wanted[i] = from + i;
-        pg_forward_logits(&l->e->forward, wanted, some, l->logits);
-        l->at = rows + from;
-        pg_rows(&l->e->compute, row_likelihood, l, some);
-        for (int i = 0; i < some; i++) {
-            if (!isfinite(l->nll[i])) {
-                return pg_fail(err, PG_ENUMERIC,
-                               "numerical error: a token has the log-likelihood %g (damaged "
-                               "weights, or a model that overflows)",
-                               -l->nll[i]);
-            }
-            l->piece[l->at[i].piece] += l->nll[i];
+    l->logits = logits;
+    l->row = row;
+    pg_rows(&l->reading.v->engine->compute, row_likelihood, l, n);
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(l->nll[i])) {
+            return pg_fail(err, PG_ENUMERIC,
+                           "numerical error: a token has the log-likelihood %g (damaged weights, "
+                           "or a model that overflows)",
+                           -l->nll[i]);
         }
+        l->piece[row[i].seq->tag] += l->nll[i];
     }
     return 0;
 }
 
-static void report_ppl(struct pg_evaluation *v, const struct likelihood *l, const struct pg_feed *f)
+static void report_ppl(const struct likelihood *l)
 {
+    const struct reading *r = &l->reading;
     double sum = 0;
-    for (int i = 0; i < f->n_pieces; i++)
+    for (int i = 0; i < r->pieces.n; i++)
         sum += l->piece[i];
-    report_feed(v, f);
-    v->report->nll_per_token = sum / (double)f->n_tokens;
-    v->report->ppl = exp(v->report->nll_per_token);
-}
-
-static int feed_ppl(struct pg_evaluation *v, const struct pg_docs *docs, struct pg_err *err)
-{
-    struct likelihood l = {.e = v->engine};
-    struct pg_feed_options o = feed_options(v, docs);
-    struct pg_feed f;
-    float *own = NULL; /* the engine has such a buffer, between steps, if it has several sessions */
-    o.step = step_likelihood;
-    o.user = &l;
-    int rc = pg_feed_open(&f, &o, err);
-    if (!rc) {
-        size_t n = PG_LOGIT_ROWS * (size_t)l.e->model.h.n_vocab;
-        own = l.e->logits ? NULL : pg_calloc(n, sizeof(float));
-        l.logits = own ? own : l.e->logits;
-        l.piece = pg_calloc((size_t)f.n_pieces, sizeof(double));
-        rc = l.logits && l.piece ? pg_feed_run(&f, err) : pg_fail(err, PG_ENOMEM, "out of memory");
-    }
-    if (!rc)
-        report_ppl(v, &l, &f);
-    free(own);
-    free(l.piece);
-    pg_feed_close(&f);
-    return rc;
+    report_reading(r);
+    r->v->report->nll_per_token = sum / (double)r->n_targets;
+    r->v->report->ppl = exp(r->v->report->nll_per_token);
 }
 
 int pg_eval_ppl(struct pg_evaluation *v, struct pg_err *err)
 {
-    struct pg_docs docs;
-    PG_TRY(open_docs(&docs, v, err));
-    int rc = feed_ppl(v, &docs, err);
-    pg_docs_close(&docs);
+    struct likelihood l;
+    struct pg_lanes_options o = {.logits = add_likelihood};
+    PG_TRY(open_reading(&l.reading, v, err));
+    l.reading.logits = PG_LANE_ALL;
+    l.piece = pg_calloc((size_t)l.reading.pieces.n, sizeof(double));
+    int rc = l.piece ? read_all(&l.reading, &o, err) : pg_fail(err, PG_ENOMEM, "out of memory");
+    if (!rc)
+        report_ppl(&l);
+    free(l.piece);
+    close_reading(&l.reading);
     return rc;
 }
 
 /* ------------------------------------------------------------------ agreement --------------- */
 
-/* The listener at the gates has seen it all by then. */
-static int step_nothing(void *user, const struct pg_feed_row *rows, int n, struct pg_err *err)
+/* The listener at the gates sees it all. */
+static int read_agree(struct reading *r, struct pg_err *err)
 {
-    (void)user;
-    (void)rows;
-    (void)n;
-    (void)err;
-    return 0;
-}
-
-static int feed_agree(struct pg_evaluation *v, const struct pg_docs *docs, struct pg_err *err)
-{
-    struct pg_feed_options o = feed_options(v, docs);
+    struct pg_lanes_options o = {0};
     struct pg_agree_block *blocks = NULL;
     struct pg_agree a;
-    struct pg_feed f;
-    o.step = step_nothing;
-    PG_TRY(pg_agree_open(&a, v->engine, err));
-    int rc = pg_feed_open(&f, &o, err);
-    rc = rc ? rc : pg_feed_run(&f, err);
-    rc = rc ? rc : pg_agree_blocks(&a, &blocks, &v->report->n_blocks, err);
+    PG_TRY(pg_agree_open(&a, r->v->engine, err));
+    int rc = read_all(r, &o, err);
+    rc = rc ? rc : pg_agree_blocks(&a, &blocks, &r->v->report->n_blocks, err);
     if (!rc) {
-        report_feed(v, &f);
-        v->report->n_used = a.rule.n_used;
-        v->report->blocks = blocks;
+        report_reading(r);
+        r->v->report->n_used = a.rule.n_used;
+        r->v->report->blocks = blocks;
     }
-    pg_feed_close(&f);
-    pg_agree_close(&a, v->engine);
+    pg_agree_close(&a, r->v->engine);
     return rc;
 }
 
 int pg_eval_agree(struct pg_evaluation *v, struct pg_err *err)
 {
-    struct pg_docs docs;
-    PG_TRY(open_docs(&docs, v, err));
-    int rc = feed_agree(v, &docs, err);
-    pg_docs_close(&docs);
+    struct reading r;
+    PG_TRY(open_reading(&r, v, err));
+    int rc = read_agree(&r, err);
+    close_reading(&r);
     return rc;
 }

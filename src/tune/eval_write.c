@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  * Greedy answers to many prompts at a time, and their marks.
  *
- * Each lane is a session with one question or document. A step takes the next token of every lane
- * that writes and fills the batch with prompts of the others. Marks are kept by item and summed in
- * their order, so that what runs side by side changes no bit of the result.
+ * Marks are kept by item and summed in their order, so that what runs side by side changes no bit
+ * of the result.
  *
  * A prompt that is longer than the context, less what may be written, loses tokens: of a question
  * the beginning of the passage, of a document its end.
  */
+#include "engine/lanes.h"
 #include "tune/eval.h"
 #include "tune/eval_items.h"
 
@@ -25,24 +25,21 @@ struct marks {
     double of[N_MARKS]; /* exact match and F1; or ROUGE-1, -2 and -L */
 };
 
-struct writer {
-    pg_session *session;
-    int32_t *token; /* [n_ctx] of the prompt */
-    int item;       /* -1: idle */
-    int n_prompt, done, n_written;
-    int32_t next; /* written, to be evaluated; -1 while the prompt is read */
+/* What a lane has written. */
+struct answer {
     struct pg_detok detok;
     char *text;
     size_t n_text, cap;
+    int n_tokens;
 };
 
 struct writing {
     struct pg_evaluation *v;
     struct pg_items items;
-    struct marks *marks; /* [items.n] */
-    struct writer *lane;
-    struct pg_row *row; /* [n_lanes] of a step */
-    int n_lanes, next, n_done;
+    struct marks *marks;   /* [items.n] */
+    struct answer *answer; /* [n_lanes] */
+    struct pg_lanes lanes;
+    int next;   /* item that no lane has taken */
     int room;   /* tokens of a prompt at most */
     int n_tail; /* tokens of SUM_UP */
     uint64_t n_cut, n_tokens;
@@ -89,43 +86,47 @@ static int make_tokens(const pg_vocab *vocab, const char *text, int32_t **ids, s
     }
 }
 
-/* The tokens into the lane, without those in the middle that are too many. */
-static void fit_prompt(struct writing *w, struct writer *l, const int32_t *ids, size_t n)
+/* The tokens into the sequence, without those in the middle that are too many. */
+static void fit_prompt(struct writing *w, struct pg_sequence *s, const int32_t *ids, size_t n)
 {
     int32_t bos = pg_vocab_bos(w->v->engine->vocab);
     size_t room = (size_t)w->room, opened = n > 0 && bos >= 0 && ids[0] == bos;
     size_t extra = n > room ? n - room : 0, head = n;
     if (extra) {
-        bool question = w->items.item[l->item].question != NULL;
+        bool question = w->items.item[s->tag].question != NULL;
         head = question || w->n_tail >= w->room ? opened : room - (size_t)w->n_tail;
         w->n_cut++;
     }
-    memcpy(l->token, ids, PG_MIN(head, n) * sizeof(*ids));
+    memcpy(s->token, ids, PG_MIN(head, n) * sizeof(*ids));
     if (extra)
-        memcpy(l->token + head, ids + head + extra, (room - head) * sizeof(*ids));
-    l->n_prompt = (int)(n - extra);
+        memcpy(s->token + head, ids + head + extra, (room - head) * sizeof(*ids));
+    s->n = (int)(n - extra);
 }
 
-static int take_item(struct writing *w, struct writer *l, struct pg_err *err)
+/* Tagged with the number of the item. */
+static int take_item(void *user, struct pg_sequence *s, struct pg_err *err)
 {
+    static const struct pg_sampling greedy = {PG_SAMPLING_INIT, .temp = 0};
+    struct writing *w = user;
+    struct answer *a = &w->answer[s->lane];
     int32_t *ids = NULL;
     size_t n = 0;
-    l->item = w->next++;
-    l->done = l->n_written = 0;
-    l->n_text = 0;
-    l->next = -1;
-    l->detok = (struct pg_detok){.vocab = w->v->engine->vocab, .not_first = true};
-    pg_session_truncate(l->session, 0);
-    char *text = prompt_text(&w->items.item[l->item]);
+    if (w->next == w->items.n)
+        return 0;
+    a->detok = (struct pg_detok){.vocab = w->v->engine->vocab, .not_first = true};
+    a->n_text = 0;
+    a->n_tokens = 0;
+    s->how = &greedy;
+    s->tag = (uint64_t)w->next++;
+    char *text = prompt_text(&w->items.item[s->tag]);
     if (!text)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     int rc = make_tokens(w->v->engine->vocab, text, &ids, &n, err);
     free(text);
-    if (!rc) {
-        fit_prompt(w, l, ids, n);
-        free(ids);
-    }
-    return rc;
+    PG_TRY(rc);
+    fit_prompt(w, s, ids, n);
+    free(ids);
+    return 1;
 }
 
 /* How many tokens the end of a summary's prompt has. */
@@ -145,7 +146,7 @@ static int measure_tail(struct writing *w, struct pg_err *err)
 /* ------------------------------------------------------------------ answers ----------------- */
 
 /* The first line that has more than white space; whether its end has come. */
-static bool find_line(const struct writer *l, size_t *from, size_t *end)
+static bool find_line(const struct answer *l, size_t *from, size_t *end)
 {
     for (*from = 0; *from < l->n_text && memchr(" \t\r\n", l->text[*from], 4); (*from)++) {
     }
@@ -179,7 +180,7 @@ static int mark_answer(struct marks *m, const struct pg_item *item, const char *
 }
 
 /* Appends the text of a token, or with -1 what is held of one. */
-static int append(struct writer *l, int32_t token, struct pg_err *err)
+static int append(struct answer *l, int32_t token, struct pg_err *err)
 {
     if (l->cap - l->n_text < PG_PIECE_MAX + 1) {
         size_t more = l->cap + l->cap / 2 + PG_PIECE_MAX + 1;
@@ -193,103 +194,54 @@ static int append(struct writer *l, int32_t token, struct pg_err *err)
     return 0;
 }
 
-static int finish_item(struct writing *w, struct writer *l, struct pg_err *err)
+static int end_item(void *user, const struct pg_sequence *s, struct pg_err *err)
 {
+    struct writing *w = user;
+    struct answer *a = &w->answer[s->lane];
     size_t from, end;
-    PG_TRY(append(l, -1, err));
-    find_line(l, &from, &end);
-    l->text[end] = '\0';
-    PG_TRY(mark_answer(&w->marks[l->item], &w->items.item[l->item], l->text + from, err));
-    w->n_tokens += (uint64_t)l->n_written;
-    w->n_done++;
-    l->item = -1;
-    return 0;
+    PG_TRY(append(a, -1, err));
+    find_line(a, &from, &end);
+    a->text[end] = '\0';
+    w->n_tokens += (uint64_t)a->n_tokens;
+    return mark_answer(&w->marks[s->tag], &w->items.item[s->tag], a->text + from, err);
 }
 
-/* The likeliest token. The answer ends with it, or it is what the lane evaluates next. */
-static int write_token(struct writing *w, struct writer *l, struct pg_err *err)
+/* The answer ends with the first line that says something. */
+static int write_token(void *user, const struct pg_sequence *s, int32_t token, struct pg_err *err)
 {
-    const struct pg_sampling greedy = {PG_SAMPLING_INIT, .temp = 0};
+    struct writing *w = user;
+    struct answer *a = &w->answer[s->lane];
     size_t from, end;
-    PG_TRY(pg_session_sample(l->session, &greedy, &l->next, err));
-    if (pg_vocab_is_end(w->v->engine->vocab, l->next))
-        return finish_item(w, l, err);
-    if (l->next < pg_vocab_n(w->v->engine->vocab)) /* a model may have more rows than pieces */
-        PG_TRY(append(l, l->next, err));
-    l->n_written++;
-    bool ended = l->n_text > 0 && find_line(l, &from, &end);
-    return ended || l->n_written == w->v->opt.n_predict ? finish_item(w, l, err) : 0;
-}
-
-/* ------------------------------------------------------------------ steps ------------------- */
-
-/* Lanes that write come first, so that prompts do not keep them waiting. */
-static int fill_step(struct writing *w, struct pg_err *err)
-{
-    int n_rows = 0, left = w->v->engine->opt.n_batch;
-    for (int i = 0; i < w->n_lanes; i++) {
-        struct writer *l = &w->lane[i];
-        if (l->item < 0 && w->next < w->items.n)
-            PG_TRY(take_item(w, l, err));
-        if (l->item >= 0 && l->next >= 0) {
-            w->row[n_rows++] = (struct pg_row){l->session, &l->next, 1};
-            left--;
-        }
-    }
-    for (int i = 0; i < w->n_lanes && left > 0; i++) {
-        struct writer *l = &w->lane[i];
-        if (l->item >= 0 && l->next < 0) {
-            int n = PG_MIN(left, l->n_prompt - l->done);
-            w->row[n_rows++] = (struct pg_row){l->session, l->token + l->done, n};
-            l->done += n;
-            left -= n;
-        }
-    }
-    return n_rows;
-}
-
-static int write_all(struct writing *w, struct pg_err *err)
-{
-    const struct pg_eval_options *o = &w->v->opt;
-    int n_rows;
-    while ((n_rows = fill_step(w, err)) > 0) {
-        PG_TRY(pg_step(w->v->engine, w->row, n_rows, err));
-        for (int i = 0; i < w->n_lanes; i++) {
-            struct writer *l = &w->lane[i];
-            if (l->item >= 0 && l->done == l->n_prompt)
-                PG_TRY(write_token(w, l, err));
-        }
-        if (o->progress &&
-            o->progress(o->user, "answers", (uint64_t)w->n_done, (uint64_t)w->items.n)) {
-            return pg_fail(err, PG_ECANCELLED, "cancelled after %d of %d answers", w->n_done,
-                           w->items.n);
-        }
-    }
-    return n_rows;
+    if (pg_vocab_is_end(w->v->engine->vocab, token))
+        return 0;
+    if (token < pg_vocab_n(w->v->engine->vocab)) /* a model may have more rows than pieces */
+        PG_TRY(append(a, token, err));
+    a->n_tokens++;
+    bool ended = a->n_text > 0 && find_line(a, &from, &end);
+    return !ended && a->n_tokens < w->v->opt.n_predict;
 }
 
 /* ------------------------------------------------------------------ the task ---------------- */
 
 static int open_lanes(struct writing *w, struct pg_err *err)
 {
-    struct pg_engine *e = w->v->engine;
-    uint64_t room = e->session_bytes_left / pg_session_bytes(e, e->opt.n_ctx);
-    int n = (int)PG_MIN(PG_MIN(room, (uint64_t)e->opt.n_batch), (uint64_t)w->items.n);
-    n = PG_MAX(n, 1);
-    w->lane = pg_calloc((size_t)n, sizeof(*w->lane));
-    w->row = pg_calloc((size_t)n, sizeof(*w->row));
+    struct pg_lanes_options o = {
+        .engine = w->v->engine,
+        .n_most = w->items.n,
+        .take = take_item,
+        .token = write_token,
+        .end = end_item,
+        .user = w,
+        .progress = w->v->opt.progress,
+        .progress_user = w->v->opt.user,
+        .what = "answers",
+        .total = (uint64_t)w->items.n,
+        .count_sequences = true,
+    };
+    PG_TRY(pg_lanes_open(&w->lanes, &o, err));
+    w->answer = pg_calloc((size_t)w->lanes.n_lanes, sizeof(*w->answer));
     w->marks = pg_calloc((size_t)w->items.n, sizeof(*w->marks));
-    if (!w->lane || !w->row || !w->marks)
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    for (int i = 0; i < n; i++) {
-        struct writer *l = &w->lane[w->n_lanes++];
-        l->item = -1;
-        l->token = pg_calloc((size_t)e->opt.n_ctx, sizeof(*l->token));
-        if (!l->token)
-            return pg_fail(err, PG_ENOMEM, "out of memory");
-        PG_TRY(pg_session_open(&l->session, e, NULL, err));
-    }
-    return 0;
+    return w->answer && w->marks ? 0 : pg_fail(err, PG_ENOMEM, "out of memory");
 }
 
 static int open_writing(struct writing *w, struct pg_err *err)
@@ -334,14 +286,11 @@ static void report(const struct writing *w)
 
 static void close_writing(struct writing *w)
 {
-    for (int i = 0; i < w->n_lanes; i++) {
-        pg_session_close(w->lane[i].session);
-        free(w->lane[i].token);
-        free(w->lane[i].text);
-    }
-    free(w->lane);
-    free(w->row);
+    for (int i = 0; w->answer && i < w->lanes.n_lanes; i++)
+        free(w->answer[i].text);
+    free(w->answer);
     free(w->marks);
+    pg_lanes_close(&w->lanes);
     pg_items_close(&w->items);
 }
 
@@ -349,7 +298,7 @@ int pg_eval_write(struct pg_evaluation *v, struct pg_err *err)
 {
     struct writing w = {.v = v};
     int rc = open_writing(&w, err);
-    rc = rc ? rc : write_all(&w, err);
+    rc = rc ? rc : pg_lanes_run(&w.lanes, err);
     if (!rc)
         report(&w);
     close_writing(&w);

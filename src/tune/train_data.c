@@ -4,7 +4,6 @@
 #include "base/os.h"
 #include "tune/hash.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,41 +20,22 @@ static int check_tokens(const struct pg_batches_options *o, struct pg_err *err)
     return 0;
 }
 
-/* Pieces of document i, the one behind which nothing can be learned left out; kept only if `out`.
- */
-static size_t cut_document(const struct pg_batches_options *o, int i, struct pg_piece *out)
-{
-    size_t n = 0, end = o->docs->first[i + 1], row = (size_t)o->seq_len;
-    for (size_t at = o->docs->first[i]; end - at > 1; n++) {
-        size_t length = PG_MIN(row, end - at);
-        if (out)
-            out[n] = (struct pg_piece){at, (int)length, at + length < end};
-        at += length;
-    }
-    return n;
-}
-
 static int cut(struct pg_batches *b, struct pg_err *err)
 {
     const struct pg_docs *d = b->opt.docs;
-    size_t n = 0;
+    struct pg_cut how = {
+        .n_ctx = (size_t)b->opt.seq_len, .bos = -1, .targets = true, .left = UINT64_MAX};
     for (int i = 0; i < d->n; i++)
-        n += cut_document(&b->opt, i, NULL);
-    if (n == 0) {
+        PG_TRY(pg_pieces_cut(&b->pieces, d, i, &how, err));
+    if (b->pieces.n == 0) {
         return pg_fail(err, PG_EFORMAT,
                        "%d documents found, none of which has two tokens: there is nothing to "
                        "learn from",
                        d->n);
     }
-    if (n > INT_MAX)
-        return pg_fail(err, PG_ENOTSUP, "%zu pieces of text found, %d are the most", n, INT_MAX);
-    b->piece = pg_calloc(n, sizeof(b->piece[0]));
-    b->order = pg_calloc(n, sizeof(b->order[0]));
-    if (!b->piece || !b->order)
-        return pg_fail(err, PG_ENOMEM, "out of memory for %zu pieces of text", n);
-    for (int i = 0; i < d->n; i++)
-        b->n += (int)cut_document(&b->opt, i, b->piece + b->n);
-    return 0;
+    b->order = pg_calloc((size_t)b->pieces.n, sizeof(b->order[0]));
+    return b->order ? 0
+                    : pg_fail(err, PG_ENOMEM, "out of memory for %d pieces of text", b->pieces.n);
 }
 
 int pg_batches_open(struct pg_batches *b, const struct pg_batches_options *opt, struct pg_err *err)
@@ -74,13 +54,13 @@ int pg_batches_open(struct pg_batches *b, const struct pg_batches_options *opt, 
         pg_batches_close(b);
         return rc;
     }
-    pg_shuffle(b->order, b->n, opt->seed, 0);
+    pg_shuffle(b->order, b->pieces.n, opt->seed, 0);
     return 0;
 }
 
 void pg_batches_close(struct pg_batches *b)
 {
-    free(b->piece);
+    pg_pieces_close(&b->pieces);
     free(b->order);
     free(b->token);
     free(b->target);
@@ -90,18 +70,18 @@ void pg_batches_close(struct pg_batches *b)
 
 static const struct pg_piece *next_piece(struct pg_batches *b)
 {
-    if (b->at == b->n) {
+    if (b->at == b->pieces.n) {
         b->at = 0;
-        pg_shuffle(b->order, b->n, b->opt.seed, ++b->epoch);
+        pg_shuffle(b->order, b->pieces.n, b->opt.seed, ++b->epoch);
     }
-    return &b->piece[b->order[b->at++]];
+    return &b->pieces.at[b->order[b->at++]];
 }
 
 void pg_batches_seek(struct pg_batches *b, uint64_t row)
 {
     b->epoch = 0;
     b->at = 0;
-    pg_shuffle(b->order, b->n, b->opt.seed, 0);
+    pg_shuffle(b->order, b->pieces.n, b->opt.seed, 0);
     for (; row; row--)
         for (int filled = 0; filled < b->opt.seq_len;)
             filled += next_piece(b)->n; /* more than fits is cut */
@@ -111,7 +91,7 @@ static void fill_row(struct pg_batches *b, int32_t *token, int32_t *target, int3
 {
     for (int at = 0; at < b->opt.seq_len;) {
         const struct pg_piece *p = next_piece(b);
-        const int32_t *text = b->opt.docs->token + p->first;
+        const int32_t *text = b->opt.docs->token + p->from;
         int n = PG_MIN(p->n, b->opt.seq_len - at);
         for (int i = 0; i < n; i++) {
             bool has_next = i + 1 < p->n || p->more;

@@ -15,13 +15,7 @@
 #define PG_TUNE_TRAIN_DATA_H
 
 #include "tune/net.h"
-#include "tune/text.h"
-
-struct pg_piece {
-    size_t first; /* of docs->token */
-    int n;
-    bool more; /* its document goes on */
-};
+#include "tune/pieces.h"
 
 struct pg_batches_options {
     const struct pg_docs *docs; /* borrowed */
@@ -32,8 +26,7 @@ struct pg_batches_options {
 
 struct pg_batches {
     struct pg_batches_options opt;
-    struct pg_piece *piece;
-    int n;
+    struct pg_pieces pieces;
     int32_t *order; /* of the epoch under way */
     uint64_t epoch;
     int at;                          /* in order, of the next row's first piece */

@@ -415,8 +415,8 @@ static void test_cut(void **state)
         make_docs(&text, lengths, PG_COUNT(lengths));
         struct pg_distil_split how = {1000, 12, 0.3f, seed};
         assert_int_equal(pg_distil_cut(&text, &how, &err), 0);
-        for (int i = 0; i < text.n_pieces; i++) {
-            const struct pg_distil_piece *p = &text.piece[i];
+        for (int i = 0; i < text.pieces.n; i++) {
+            const struct pg_piece *p = &text.pieces.at[i];
             size_t doc = 0;
             while (text.docs.first[doc + 1] <= p->from)
                 doc++;
@@ -431,16 +431,16 @@ static void test_cut(void **state)
             n_held += held[i] == 1;
         }
         assert_int_equal(n_held, 3);
-        assert_int_equal(text.longest, 12);
+        assert_int_equal(text.pieces.longest, 12);
         int end = text.n_held, n = 0;
-        for (; end < text.n_pieces; n++) { /* rounds of 24 tokens */
+        for (; end < text.pieces.n; n++) { /* rounds of 24 tokens */
             int first = end;
             size_t tokens = 0;
             end = pg_distil_round_end(&text, first, 24);
             for (int i = first; i < end; i++)
-                tokens += (size_t)text.piece[i].n;
+                tokens += (size_t)text.pieces.at[i].n;
             assert_true(end > first && tokens <= 24);
-            assert_true(end == text.n_pieces || tokens + (size_t)text.piece[end].n > 24);
+            assert_true(end == text.pieces.n || tokens + (size_t)text.pieces.at[end].n > 24);
         }
         assert_true(n >= (int)(text.n_train_tokens / 24));
         pg_distil_text_close(&text);
@@ -457,7 +457,7 @@ static void test_cut_little(void **state)
     assert_int_equal(pg_distil_cut(&text, &how, &err), 0);
     assert_int_equal(text.n_held, 1);
     assert_int_equal(text.n_held_tokens + text.n_train_tokens, 60);
-    assert_int_equal(text.piece[0].from, 0);
+    assert_int_equal(text.pieces.at[0].from, 0);
     pg_distil_text_close(&text);
     make_docs(&text, (const int[]){9}, 1);
     assert_int_equal(pg_distil_cut(&text, &how, &err), PG_EARG);

@@ -71,7 +71,7 @@ static void test_batches(void **state)
     int seen[7] = {0};
     make_docs(&d, lengths, 7);
     open_batches(&b, &d);
-    assert_int_equal(b.n, 1 + 2 + 1 + 1 + 2 + 1); /* 9 = 8 + 1 and 12 = 8 + 4 */
+    assert_int_equal(b.pieces.n, 1 + 2 + 1 + 1 + 2 + 1); /* 9 = 8 + 1 and 12 = 8 + 4 */
     for (int step = 0; step < 50; step++) {
         pg_batches_next(&b, &batch);
         for (int s = 0; s < 2; s++) {
