@@ -57,6 +57,12 @@ struct pg_matmul {
     size_t y_stride; /* floats between tokens */
 };
 
+/* Where the first activation of token j lies. */
+static inline size_t pg_token_at(const struct pg_matmul *m, int j)
+{
+    return (size_t)(m->x_row ? m->x_row[j] : j) * (size_t)m->x->n;
+}
+
 struct pg_kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon" */
 

@@ -19,6 +19,11 @@ static float tree(float *s)
 
 /* ------------------------------------------------------------------ matrices ---------------- */
 
+static void unpack_block(enum pg_type t, const uint8_t *w, struct pg_unpacked *u)
+{
+    pg_type_traits(t)->unpack(w, u);
+}
+
 static int32_t dot_int(const struct pg_unpacked *u, const int8_t *x, int n)
 {
     int32_t sum = 0;
@@ -31,51 +36,7 @@ static int32_t dot_int(const struct pg_unpacked *u, const int8_t *x, int n)
     return sum;
 }
 
-static int32_t dot_min(const struct pg_unpacked *u, const int16_t *sums, int n)
-{
-    int32_t sum = 0;
-    for (int g = 0; g < n / 16; g++)
-        sum += u->min[g] * sums[g];
-    return sum;
-}
-
-/* y[j * y_stride] += block b of a row with block b of each token: y itself is the accumulator. */
-static void add_block(const struct pg_matmul *m, const struct pg_unpacked *u, int b, float *y)
-{
-    const struct pg_type_traits *t = pg_type_traits(m->type);
-    const struct pg_acts *x = m->x;
-    int n = t->block;
-    for (int j = 0; j < m->n_tok; j++) {
-        size_t row = m->x_row ? (size_t)m->x_row[j] : (size_t)j;
-        size_t at = row * (size_t)x->n + (size_t)b * (size_t)n;
-        float dx = x->d[at / (size_t)n], *acc = y + (size_t)j * m->y_stride;
-        float scale = u->d * dx;
-        float sum = scale * (float)dot_int(u, x->q + at, n);
-        *acc = *acc + sum;
-        if (!t->has_min)
-            continue;
-        scale = u->m * dx;
-        sum = scale * (float)dot_min(u, x->sums + at / 16, n);
-        *acc = *acc - sum;
-    }
-}
-
-static void matmul_quant(const struct pg_matmul *m, int row0, int row1)
-{
-    const struct pg_type_traits *t = pg_type_traits(m->type);
-    int n_blocks = m->x->n / t->block;
-    size_t row_bytes = pg_type_bytes(m->type, m->x->n);
-    struct pg_unpacked u;
-    for (int r = row0; r < row1; r++) {
-        const uint8_t *w = (const uint8_t *)m->w + (size_t)r * row_bytes;
-        for (int j = 0; j < m->n_tok; j++)
-            m->y[(size_t)j * m->y_stride + (size_t)r] = 0;
-        for (int b = 0; b < n_blocks; b++) {
-            t->unpack(w + (size_t)b * (size_t)t->block_bytes, &u);
-            add_block(m, &u, b, m->y + r);
-        }
-    }
-}
+#include "cpu/quant_body.h"
 
 /* A row of F32, F16 or BF16 is converted a piece at a time, whole multiples of the sums. */
 static float dot_row(const struct pg_type_traits *t, const uint8_t *w, const float *x, int n)
@@ -97,11 +58,9 @@ static void matmul_float(const struct pg_matmul *m, int row0, int row1)
     int n = m->x->n;
     size_t row_bytes = pg_type_bytes(m->type, n);
     for (int r = row0; r < row1; r++)
-        for (int j = 0; j < m->n_tok; j++) {
-            size_t row = m->x_row ? (size_t)m->x_row[j] : (size_t)j;
+        for (int j = 0; j < m->n_tok; j++)
             m->y[(size_t)j * m->y_stride + (size_t)r] = dot_row(
-                t, (const uint8_t *)m->w + (size_t)r * row_bytes, m->x->f32 + row * (size_t)n, n);
-        }
+                t, (const uint8_t *)m->w + (size_t)r * row_bytes, m->x->f32 + pg_token_at(m, j), n);
 }
 
 /* ------------------------------------------------------------------ activations ------------- */
@@ -135,17 +94,7 @@ static void act_block(const float *x, int n, int8_t *q, float *d, int16_t *sums)
     }
 }
 
-static void act_q8(const float *x, int n, int8_t *q, float *d, int16_t *sums)
-{
-    for (int i = 0; i < n; i += 32)
-        act_block(x + i, 32, q + i, d + i / 32, sums + i / 16);
-}
-
-static void act_q8k(const float *x, int n, int8_t *q, float *d, int16_t *sums)
-{
-    for (int i = 0; i < n; i += 256)
-        act_block(x + i, 256, q + i, d + i / 256, sums + i / 16);
-}
+#include "cpu/act_body.h"
 
 /* ------------------------------------------------------------------ floats ------------------ */
 

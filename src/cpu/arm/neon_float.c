@@ -64,18 +64,13 @@ static float dot_f16(const uint16_t *a, const float *b, int n)
     return tree(part);
 }
 
-static const float *token(const struct pg_matmul *m, int j)
-{
-    return m->x->f32 + (size_t)(m->x_row ? m->x_row[j] : j) * (size_t)m->x->n;
-}
-
 static void matmul_f32(const struct pg_matmul *m, int row0, int row1)
 {
     int n = m->x->n;
     for (int r = row0; r < row1; r++)
         for (int j = 0; j < m->n_tok; j++)
             m->y[(size_t)j * m->y_stride + (size_t)r] =
-                dot((const float *)m->w + (size_t)r * (size_t)n, token(m, j), n);
+                dot((const float *)m->w + (size_t)r * (size_t)n, m->x->f32 + pg_token_at(m, j), n);
 }
 
 static void matmul_f16(const struct pg_matmul *m, int row0, int row1)
@@ -83,8 +78,8 @@ static void matmul_f16(const struct pg_matmul *m, int row0, int row1)
     int n = m->x->n;
     for (int r = row0; r < row1; r++)
         for (int j = 0; j < m->n_tok; j++)
-            m->y[(size_t)j * m->y_stride + (size_t)r] =
-                dot_f16((const uint16_t *)m->w + (size_t)r * (size_t)n, token(m, j), n);
+            m->y[(size_t)j * m->y_stride + (size_t)r] = dot_f16(
+                (const uint16_t *)m->w + (size_t)r * (size_t)n, m->x->f32 + pg_token_at(m, j), n);
 }
 
 /* ------------------------------------------------------------------ vectors ----------------- */

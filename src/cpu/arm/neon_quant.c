@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * NEON: quantised matrices. A block is taken apart into bytes once, offsets and all, and meets
- * every token; the result itself is the accumulator, as in the reference.
+ * NEON: quantised matrices. A block is taken apart into bytes, offsets and all.
  */
 #include "cpu/arm/neon.h"
 
@@ -98,53 +97,17 @@ static int32_t dot_int(const struct pg_unpacked *u, const int8_t *x, int n)
     return vaddvq_s32(sum);
 }
 
-static int32_t dot_min(const struct pg_unpacked *u, const int16_t *sums, int n)
+static void unpack_block(enum pg_type t, const uint8_t *w, struct pg_unpacked *u)
 {
-    int32_t sum = 0;
-    for (int g = 0; g < n / 16; g++)
-        sum += u->min[g] * sums[g];
-    return sum;
+    pg_type_traits(t)->heads(w, u);
+    values(t, w, u->q);
 }
 
-static void add_block(const struct pg_matmul *m, const struct pg_unpacked *u, int b, float *y)
-{
-    const struct pg_type_traits *t = pg_type_traits(m->type);
-    int n = t->block;
-    for (int j = 0; j < m->n_tok; j++) {
-        size_t row = m->x_row ? (size_t)m->x_row[j] : (size_t)j;
-        size_t at = row * (size_t)m->x->n + (size_t)b * (size_t)n;
-        float dx = m->x->d[at / (size_t)n], *acc = y + (size_t)j * m->y_stride;
-        float scale = u->d * dx, sum = scale * (float)dot_int(u, m->x->q + at, n);
-        *acc = *acc + sum;
-        if (!t->has_min)
-            continue;
-        scale = u->m * dx;
-        sum = scale * (float)dot_min(u, m->x->sums + at / 16, n);
-        *acc = *acc - sum;
-    }
-}
-
-static void matmul(const struct pg_matmul *m, int row0, int row1)
-{
-    const struct pg_type_traits *t = pg_type_traits(m->type);
-    int n_blocks = m->x->n / t->block;
-    struct pg_unpacked u;
-    for (int r = row0; r < row1; r++) {
-        const uint8_t *w =
-            (const uint8_t *)m->w + (size_t)r * (size_t)n_blocks * (size_t)t->block_bytes;
-        for (int j = 0; j < m->n_tok; j++)
-            m->y[(size_t)j * m->y_stride + (size_t)r] = 0;
-        for (int b = 0; b < n_blocks; b++, w += t->block_bytes) {
-            t->heads(w, &u);
-            values(m->type, w, u.q);
-            add_block(m, &u, b, m->y + r);
-        }
-    }
-}
+#include "cpu/quant_body.h"
 
 void pg_neon_fill_quant(struct pg_kernels *k)
 {
     for (unsigned type = 0; type < PG_TYPE_LIMIT; type++)
         if (pg_type_traits(type)->unpack)
-            k->matmul[type] = matmul;
+            k->matmul[type] = matmul_quant;
 }

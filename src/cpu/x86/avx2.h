@@ -80,13 +80,12 @@ PG_INLINE struct pg_rows8 rows_at(const struct pg_matmul *m, size_t row_bytes, i
 /* Tokens from j on, at most PG_TOKENS. */
 PG_INLINE void tokens_at(struct pg_tokens *t, const struct pg_matmul *m, int j, int block)
 {
-    size_t n = (size_t)m->x->n;
     t->n = PG_MIN(m->n_tok - j, PG_TOKENS);
     for (int i = 0; i < t->n; i++) {
-        size_t row = m->x_row ? (size_t)m->x_row[j + i] : (size_t)(j + i);
-        t->q[i] = m->x->q + row * n;
-        t->d[i] = m->x->d + row * (n / (size_t)block);
-        t->sums[i] = m->x->sums + row * (n / 16);
+        size_t at = pg_token_at(m, j + i);
+        t->q[i] = m->x->q + at;
+        t->d[i] = m->x->d + at / (size_t)block;
+        t->sums[i] = m->x->sums + at / 16;
         t->y[i] = m->y + (size_t)(j + i) * m->y_stride;
     }
 }

@@ -6,10 +6,14 @@
  */
 #include "cpu/x86/avx2.h"
 
-enum { BLOCK = 32 };
+enum { BLOCK = 32, TILE = 2 };
+
+struct heads {
+    __m256 d, m;
+};
 
 struct panel {
-    __m256 d, m;
+    struct heads h;
     _Alignas(32) uint8_t u[8 * 32];
 };
 
@@ -65,18 +69,18 @@ PG_INLINE __m256i values(enum pg_type t, const uint8_t *w)
     }
 }
 
-PG_INLINE void heads(enum pg_type t, const struct pg_rows8 *r, size_t at, __m256 *d, __m256 *m)
+PG_INLINE void heads(enum pg_type t, struct heads *h, const struct pg_rows8 *r, size_t at)
 {
     if (has_min(t)) {
 #define PAIR(i) load32(r->w[i] + at)
         split_halves(_mm256_setr_epi32(PAIR(0), PAIR(1), PAIR(2), PAIR(3), PAIR(4), PAIR(5),
                                        PAIR(6), PAIR(7)),
-                     d, m);
+                     &h->d, &h->m);
 #undef PAIR
         return;
     }
-    *d = halves_at(r, at);
-    *m = _mm256_setzero_ps();
+    h->d = halves_at(r, at);
+    h->m = _mm256_setzero_ps();
 }
 
 /* Pairs of products in 16 bits. A signed weight gives its sign to the activation, which is never
@@ -93,38 +97,31 @@ PG_INLINE __m256i add_pairs(__m256i v)
     return _mm256_madd_epi16(v, _mm256_set1_epi16(1));
 }
 
-/* One block into the rows' results: `sum` is that of the products, `sums` the two activation sums.
- * The minimum is added, which is the reference's subtraction of its negative. */
-PG_INLINE __m256 finish(enum pg_type t, __m256 d, __m256 m, __m256 acc, float dx, __m256i sum,
+/* The minimum is added, which is the reference's subtraction of its negative. */
+PG_INLINE __m256 finish(enum pg_type t, const struct heads *h, __m256 acc, float dx, __m256i sum,
                         const int16_t *sums)
 {
     if (has_min(t))
-        return add_scaled(add_scaled(acc, d, dx, sum), m, dx, add_pairs(broadcast32(sums)));
+        return add_scaled(add_scaled(acc, h->d, dx, sum), h->m, dx, add_pairs(broadcast32(sums)));
     if (offset_of(t)) {
         __m256i factor = _mm256_set1_epi16((short)offset_of(t));
         sum = _mm256_sub_epi32(sum, _mm256_madd_epi16(broadcast32(sums), factor));
     }
-    return add_scaled(acc, d, dx, sum);
+    return add_scaled(acc, h->d, dx, sum);
 }
 
 /* ------------------------------------------------------------------ one token --------------- */
 
-PG_INLINE void decode(enum pg_type t, const struct pg_rows8 *r, const struct pg_tokens *x,
-                      int n_blocks)
+PG_INLINE void dots(enum pg_type t, const struct heads *h, const struct pg_rows8 *r, int b,
+                    const int8_t *x, __m256i v[8])
 {
-    size_t bytes = bytes_of(t);
-    __m256 acc = _mm256_setzero_ps(), d, m;
-    for (int b = 0; b < n_blocks; b++) {
-        size_t at = (size_t)b * bytes;
-        __m256i v[8], q = load(x->q[0] + b * BLOCK);
-        prefetch(r, (size_t)b, 8 * bytes);
-        heads(t, r, at, &d, &m);
+    size_t bytes = bytes_of(t), at = (size_t)b * bytes;
+    __m256i q = load(x);
+    (void)h;
+    prefetch(r, (size_t)b, 8 * bytes);
 #define ROW(i) v[i] = add_pairs(products(t, values(t, r->w[i] + at), q));
-        PG_EACH_8(ROW)
+    PG_EACH_8(ROW)
 #undef ROW
-        acc = finish(t, d, m, acc, x->d[0][b], sum_each(v), x->sums[0] + b * (BLOCK / 16));
-    }
-    store_rows(r, x->y[0], acc);
 }
 
 /* ------------------------------------------------------------------ more tokens ------------- */
@@ -132,7 +129,7 @@ PG_INLINE void decode(enum pg_type t, const struct pg_rows8 *r, const struct pg_
 PG_INLINE void unpack(enum pg_type t, struct panel *p, const struct pg_rows8 *r, size_t at)
 {
     __m256i v[8];
-    heads(t, r, at, &p->d, &p->m);
+    heads(t, &p->h, r, at);
 #define ROW(i) v[i] = values(t, r->w[i] + at);
     PG_EACH_8(ROW)
 #undef ROW
@@ -157,8 +154,8 @@ PG_INLINE __m256i here(__m256i v)
         sum = i < chain ? add_pairs(part) : here(_mm256_add_epi32(sum, add_pairs(part)));
 
 /* Two tokens against a panel. */
-PG_INLINE void tile_2(enum pg_type t, const struct panel *p, const int8_t *const x[2],
-                      __m256i sum[2])
+PG_INLINE void tile(enum pg_type t, const struct panel *p, const int8_t *const x[TILE],
+                    __m256i sum[TILE])
 {
     const int chain = t == PG_TYPE_Q8_0 ? 1 : t == PG_TYPE_Q4_0 || t == PG_TYPE_Q4_1 ? 8 : 4;
     __m256i t0 = _mm256_setzero_si256(), t1 = t0, s0 = t0, s1 = t0;
@@ -172,67 +169,19 @@ PG_INLINE void tile_2(enum pg_type t, const struct panel *p, const int8_t *const
     sum[1] = s1;
 }
 
-PG_INLINE void multiply(enum pg_type t, const struct panel *p, const struct pg_tokens *x, int b,
-                        __m256 *acc)
-{
-    for (int j = 0; j < x->n; j += 2) {
-        int n = PG_MIN(x->n - j, 2);
-        const int8_t *q[2] = {x->q[j] + b * BLOCK, x->q[j + n - 1] + b * BLOCK};
-        __m256i sum[2];
-        tile_2(t, p, q, sum);
-        for (int i = 0; i < n; i++)
-            acc[j + i] = finish(t, p->d, p->m, acc[j + i], x->d[j + i][b], sum[i],
-                                x->sums[j + i] + b * (BLOCK / 16));
-    }
-}
+#include "cpu/x86/avx2_body.h"
 
-PG_INLINE void prefill(enum pg_type t, const struct pg_rows8 *r, const struct pg_tokens *x,
-                       int n_blocks)
-{
-    struct panel p;
-    __m256 acc[PG_TOKENS];
-    for (int j = 0; j < x->n; j++)
-        acc[j] = _mm256_setzero_ps();
-    for (int b = 0; b < n_blocks; b++) {
-        unpack(t, &p, r, (size_t)b * bytes_of(t));
-        multiply(t, &p, x, b, acc);
-    }
-    for (int j = 0; j < x->n; j++)
-        store_rows(r, x->y[j], acc[j]);
-}
-
-PG_INLINE void matmul(enum pg_type t, const struct pg_matmul *m, int row0, int row1)
-{
-    int n_blocks = m->x->n / BLOCK;
-    size_t row_bytes = (size_t)n_blocks * bytes_of(t);
-    struct pg_tokens x;
-    for (int j = 0; j < m->n_tok; j += PG_TOKENS) {
-        tokens_at(&x, m, j, BLOCK);
-        for (int row = row0; row < row1; row += 8) {
-            struct pg_rows8 r = rows_at(m, row_bytes, row, row1);
-            if (x.n == 1 && row == row0)
-                prefetch_first(&r, row_bytes);
-            if (x.n == 1)
-                decode(t, &r, &x, n_blocks);
-            else
-                prefill(t, &r, &x, n_blocks);
-        }
-    }
-}
-
-#define PG_32_MAP(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0)
-
-#define X(NAME)                                                                                    \
-    static void matmul_##NAME(const struct pg_matmul *m, int row0, int row1)                       \
-    {                                                                                              \
-        matmul(PG_TYPE_##NAME, m, row0, row1);                                                     \
-    }
-PG_32_MAP(X)
-#undef X
+MATMUL(Q4_0)
+MATMUL(Q4_1)
+MATMUL(Q5_0)
+MATMUL(Q5_1)
+MATMUL(Q8_0)
 
 void pg_avx2_fill_32(struct pg_kernels *k)
 {
-#define X(NAME) k->matmul[PG_TYPE_##NAME] = matmul_##NAME;
-    PG_32_MAP(X)
-#undef X
+    k->matmul[PG_TYPE_Q4_0] = matmul_Q4_0;
+    k->matmul[PG_TYPE_Q4_1] = matmul_Q4_1;
+    k->matmul[PG_TYPE_Q5_0] = matmul_Q5_0;
+    k->matmul[PG_TYPE_Q5_1] = matmul_Q5_1;
+    k->matmul[PG_TYPE_Q8_0] = matmul_Q8_0;
 }

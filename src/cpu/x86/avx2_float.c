@@ -121,11 +121,6 @@ PG_INLINE void rows_2x2(enum pg_type t, const uint8_t *const w[2], const float *
     y[3] = tree(last(t, d, w[1], x[1], n));
 }
 
-PG_INLINE const float *token(const struct pg_matmul *m, int j)
-{
-    return m->x->f32 + (size_t)(m->x_row ? m->x_row[j] : j) * (size_t)m->x->n;
-}
-
 /* Rows r to r + 3 for every token; rows from row1 on repeat the last and are dropped. */
 PG_INLINE void rows(enum pg_type t, const struct pg_matmul *m, int r, int row1)
 {
@@ -135,7 +130,7 @@ PG_INLINE void rows(enum pg_type t, const struct pg_matmul *m, int r, int row1)
     for (int i = 0; i < 4; i++)
         w[i] = (const uint8_t *)m->w + (size_t)(r + PG_MIN(i, n_rows - 1)) * (size_t)n * size_of(t);
     for (; j + 2 <= m->n_tok; j += 2) {
-        const float *x[2] = {token(m, j), token(m, j + 1)};
+        const float *x[2] = {m->x->f32 + pg_token_at(m, j), m->x->f32 + pg_token_at(m, j + 1)};
         float *y = m->y + (size_t)j * m->y_stride + r;
         for (int i = 0; i < n_rows; i += 2) {
             rows_2x2(t, w + i, x, n, v);
@@ -145,7 +140,7 @@ PG_INLINE void rows(enum pg_type t, const struct pg_matmul *m, int r, int row1)
         }
     }
     if (j < m->n_tok) {
-        rows_4(t, w, token(m, j), n, v);
+        rows_4(t, w, m->x->f32 + pg_token_at(m, j), n, v);
         memcpy(m->y + (size_t)j * m->y_stride + r, v, (size_t)n_rows * sizeof *v);
     }
 }
@@ -210,17 +205,7 @@ PG_INLINE void act_block(const float *x, int n, int8_t *q, float *d, int16_t *su
         round_32(x + i, _mm256_set1_ps(scale), q + i, sums + i / 16);
 }
 
-static void act_q8(const float *x, int n, int8_t *q, float *d, int16_t *sums)
-{
-    for (int i = 0; i < n; i += 32)
-        act_block(x + i, 32, q + i, d + i / 32, sums + i / 16);
-}
-
-static void act_q8k(const float *x, int n, int8_t *q, float *d, int16_t *sums)
-{
-    for (int i = 0; i < n; i += 256)
-        act_block(x + i, 256, q + i, d + i / 256, sums + i / 16);
-}
+#include "cpu/act_body.h"
 
 /* ------------------------------------------------------------------ vectors ----------------- */
 

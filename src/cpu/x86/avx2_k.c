@@ -26,7 +26,7 @@ struct panel {
     _Alignas(32) uint8_t u[64][32];
 };
 
-enum { BLOCK = 256 };
+enum { BLOCK = 256, TILE = 4 };
 
 PG_INLINE bool has_min(enum pg_type t)
 {
@@ -236,10 +236,9 @@ PG_INLINE __m256i off_dot(const struct heads *h, const int16_t *sums)
     OFF(6, a)
     OFF(7, b)
 #undef OFF
-        return _mm256_add_epi32(a, b);
+    return _mm256_add_epi32(a, b);
 }
 
-/* One block into the rows' results: `sum` is that of the products. */
 PG_INLINE __m256 finish(enum pg_type t, const struct heads *h, __m256 acc, float dx, __m256i sum,
                         const int16_t *sums)
 {
@@ -292,23 +291,14 @@ PG_INLINE __m256i row_dot(enum pg_type t, const struct heads *h, const uint8_t *
     return sum;
 }
 
-PG_INLINE void decode(enum pg_type t, const struct pg_rows8 *r, const struct pg_tokens *x, int j,
-                      int n_blocks)
+PG_INLINE void dots(enum pg_type t, const struct heads *h, const struct pg_rows8 *r, int b,
+                    const int8_t *x, __m256i v[8])
 {
-    size_t bytes = bytes_of(t);
-    struct heads h;
-    __m256 acc = _mm256_setzero_ps();
-    for (int b = 0; b < n_blocks; b++) {
-        size_t at = (size_t)b * bytes;
-        __m256i v[8];
-        heads(t, &h, r, at);
-        for (int i = 0; i < 8; i++) {
-            prefetch(r, (size_t)(8 * b + i), bytes);
-            v[i] = row_dot(t, &h, r->w[i] + at, x->q[j] + b * BLOCK, i);
-        }
-        acc = finish(t, &h, acc, x->d[j][b], sum_each(v), x->sums[j] + b * (BLOCK / 16));
+    size_t bytes = bytes_of(t), at = (size_t)b * bytes;
+    for (int i = 0; i < 8; i++) {
+        prefetch(r, (size_t)(8 * b + i), bytes);
+        v[i] = row_dot(t, h, r->w[i] + at, x, i);
     }
-    store_rows(r, x->y[j], acc);
 }
 
 /* ------------------------------------------------------------------ more tokens ------------- */
@@ -334,8 +324,8 @@ PG_INLINE void unpack(enum pg_type t, struct panel *p, const struct pg_rows8 *r,
 }
 
 /* Four tokens against a panel. */
-PG_INLINE void tile_4(enum pg_type t, const struct panel *p, const int8_t *const x[4],
-                      __m256i sum[4])
+PG_INLINE void tile(enum pg_type t, const struct panel *p, const int8_t *const x[TILE],
+                    __m256i sum[TILE])
 {
     int chain = chain_of(t);
     __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
@@ -364,70 +354,19 @@ PG_INLINE void tile_4(enum pg_type t, const struct panel *p, const int8_t *const
     sum[3] = s3;
 }
 
-/* All tokens against a panel; tokens beyond the last repeat it and are dropped. */
-PG_INLINE void multiply(enum pg_type t, const struct panel *p, const struct pg_tokens *x, int b,
-                        __m256 *acc)
-{
-    for (int j = 0; j < x->n; j += 4) {
-        const int8_t *q[4];
-        __m256i sum[4];
-        int n = PG_MIN(x->n - j, 4);
-        for (int i = 0; i < 4; i++)
-            q[i] = x->q[j + PG_MIN(i, n - 1)] + b * BLOCK;
-        tile_4(t, p, q, sum);
-        for (int i = 0; i < n; i++)
-            acc[j + i] = finish(t, &p->h, acc[j + i], x->d[j + i][b], sum[i],
-                                x->sums[j + i] + b * (BLOCK / 16));
-    }
-}
+#include "cpu/x86/avx2_body.h"
 
-PG_INLINE void prefill(enum pg_type t, const struct pg_rows8 *r, const struct pg_tokens *x,
-                       int n_blocks)
-{
-    struct panel p;
-    __m256 acc[PG_TOKENS];
-    for (int j = 0; j < x->n; j++)
-        acc[j] = _mm256_setzero_ps();
-    for (int b = 0; b < n_blocks; b++) {
-        unpack(t, &p, r, (size_t)b * bytes_of(t));
-        multiply(t, &p, x, b, acc);
-    }
-    for (int j = 0; j < x->n; j++)
-        store_rows(r, x->y[j], acc[j]);
-}
-
-PG_INLINE void matmul(enum pg_type t, const struct pg_matmul *m, int row0, int row1)
-{
-    int n_blocks = m->x->n / BLOCK;
-    size_t row_bytes = (size_t)n_blocks * bytes_of(t);
-    struct pg_tokens x;
-    for (int j = 0; j < m->n_tok; j += PG_TOKENS) {
-        tokens_at(&x, m, j, BLOCK);
-        for (int row = row0; row < row1; row += 8) {
-            struct pg_rows8 r = rows_at(m, row_bytes, row, row1);
-            if (x.n == 1 && row == row0)
-                prefetch_first(&r, row_bytes);
-            if (x.n == 1)
-                decode(t, &r, &x, 0, n_blocks);
-            else
-                prefill(t, &r, &x, n_blocks);
-        }
-    }
-}
-
-#define PG_K_MAP(X) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)
-
-#define X(NAME)                                                                                    \
-    static void matmul_##NAME(const struct pg_matmul *m, int row0, int row1)                       \
-    {                                                                                              \
-        matmul(PG_TYPE_##NAME, m, row0, row1);                                                     \
-    }
-PG_K_MAP(X)
-#undef X
+MATMUL(Q2_K)
+MATMUL(Q3_K)
+MATMUL(Q4_K)
+MATMUL(Q5_K)
+MATMUL(Q6_K)
 
 void pg_avx2_fill_k(struct pg_kernels *k)
 {
-#define X(NAME) k->matmul[PG_TYPE_##NAME] = matmul_##NAME;
-    PG_K_MAP(X)
-#undef X
+    k->matmul[PG_TYPE_Q2_K] = matmul_Q2_K;
+    k->matmul[PG_TYPE_Q3_K] = matmul_Q3_K;
+    k->matmul[PG_TYPE_Q4_K] = matmul_Q4_K;
+    k->matmul[PG_TYPE_Q5_K] = matmul_Q5_K;
+    k->matmul[PG_TYPE_Q6_K] = matmul_Q6_K;
 }

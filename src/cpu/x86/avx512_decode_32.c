@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT
  * One token, formats with blocks of 32 values: see avx512_decode.h.
  *
- * Eight blocks of a row are put aside together, after two vectors of four were added: a vector
+ * A chunk is eight blocks, put aside after two vectors of four were added: a vector
  * holds blocks i and i + 4.
  */
 #include "cpu/x86/avx512_decode.h"
 
-enum { EIGHT = 8 };
+enum { BLOCK = 32, CHUNK = 8 };
 
-/* Eight blocks of a row. */
-struct eight {
+struct chunk {
     __m512i sum; /* lanes 0 and 1, of four lanes: two parts of blocks 0 to 3; then 4 to 7 */
-    uint8_t floats[EIGHT][4]; /* the first four bytes of each block */
+    uint8_t floats[CHUNK][4]; /* the first four bytes of each block */
+};
+
+struct part_acts {
+    struct pg_step_acts step[PG_PART_STEPS];
 };
 
 /* Values of blocks a and b. */
@@ -23,49 +26,31 @@ struct format {
     bool has_min;
 };
 
-static void part_acts_load(struct pg_step_acts *a, const struct format *f, const int8_t *q, int n)
+static void part_acts_load(struct part_acts *a, const struct format *f, const struct pg_acts *x,
+                           size_t at, int n)
 {
     static const uint8_t place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
     for (int i = 0; i < n; i += 256)
-        pg_step_acts_load(a++, q + i, PG_MIN(256, n - i), place, f->offset);
+        pg_step_acts_load(&a->step[i / 256], x->q + at + i, PG_MIN(256, n - i), place, f->offset);
 }
 
-/* count: blocks that there are; the others repeat the last and are not looked at. */
-PG_INLINE void eight_sums(const struct format *f, const uint8_t *p, const struct pg_step_acts *a,
-                          int count, struct eight *e)
+PG_INLINE void chunk_sums(const struct format *f, const uint8_t *w, const struct part_acts *a,
+                          int i, int count, struct chunk *c)
 {
-    const uint8_t *b[EIGHT];
+    const struct pg_step_acts *x = &a->step[i];
+    const uint8_t *b[CHUNK];
     __m512i s[4];
 #pragma GCC unroll 8
-    for (int i = 0; i < EIGHT; i++)
-        b[i] = p + PG_MIN(i, count - 1) * f->block_bytes;
+    for (int k = 0; k < CHUNK; k++)
+        b[k] = w + PG_MIN(k, count - 1) * f->block_bytes;
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        s[i] = _mm512_dpbusd_epi32(f->offset ? a->start[i] : _mm512_setzero_si512(),
-                                   f->values(b[i], b[i + 4]), a->q[i]);
-    e->sum = pg_add_in_lanes(s[0], s[1], s[2], s[3]);
+    for (int k = 0; k < 4; k++)
+        s[k] = _mm512_dpbusd_epi32(f->offset ? x->start[k] : _mm512_setzero_si512(),
+                                   f->values(b[k], b[k + 4]), x->q[k]);
+    c->sum = pg_add_in_lanes(s[0], s[1], s[2], s[3]);
 #pragma GCC unroll 8
-    for (int i = 0; i < EIGHT; i++)
-        memcpy(e->floats[i], b[i], sizeof e->floats[i]);
-}
-
-PG_INLINE void part_sums(const struct format *f, const struct pg_part *p,
-                         const struct pg_step_acts *a, struct eight eight[][PG_LANES])
-{
-    int n_blocks = p->n_values / 32, ahead = pg_part_ahead(p);
-    size_t step_bytes = EIGHT * (size_t)f->block_bytes;
-    for (int r = 0; r < PG_LANES; r++) {
-        const uint8_t *w = pg_part_row(p, r);
-        size_t next = r + ahead < p->rows_left ? (size_t)ahead * p->row_bytes : 0;
-        for (int i = 0; i < (n_blocks + 7) / 8; i++, w += step_bytes) {
-            if (next)
-                pg_fetch(w + next, step_bytes);
-            if (n_blocks - EIGHT * i >= EIGHT)
-                eight_sums(f, w, a + i, EIGHT, &eight[i][r]);
-            else
-                eight_sums(f, w, a + i, n_blocks - EIGHT * i, &eight[i][r]);
-        }
-    }
+    for (int k = 0; k < CHUNK; k++)
+        memcpy(c->floats[k], b[k], sizeof(c->floats[k]));
 }
 
 /* v[i]: rows j and 4 + j (i even), or 8 + j and 12 + j (i odd), j = i / 2, each with blocks 0 to 3,
@@ -82,14 +67,15 @@ PG_INLINE void blocks_apart(const __m512i v[8], __m512i c[8])
     pg_transpose_rows(high, c + 4);
 }
 
-/* Eight blocks of 16 rows, of which count are. */
-PG_INLINE __m512 eight_floats(const struct format *f, const struct eight e[PG_LANES],
-                              const float *dx, const int16_t *sums, int count, __m512 acc)
+PG_INLINE __m512 chunk_floats(const struct format *f, const struct chunk c[PG_LANES],
+                              const struct pg_acts *x, size_t at, int count, __m512 acc)
 {
+    const float *dx = x->d + at / BLOCK;
+    const int16_t *sums = x->sums + at / 16;
     __m512i s[8], d[8], sum[8], floats[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
-        const struct eight *a = e + i / 2 + i % 2 * 8, *b = a + 4;
+        const struct chunk *a = c + i / 2 + i % 2 * 8, *b = a + 4;
         s[i] = pg_add_lanes(a->sum, b->sum);
         d[i] = pg_two_halves(a->floats, b->floats);
     }
@@ -104,32 +90,6 @@ PG_INLINE __m512 eight_floats(const struct format *f, const struct eight e[PG_LA
         acc = _mm512_sub_ps(acc, pg_scaled(d_min, dx + i, min));
     }
     return acc;
-}
-
-PG_INLINE void decode(const struct format *f, const struct pg_matmul *m, int row0, int row1)
-{
-    const struct pg_acts *x = m->x;
-    size_t first = (m->x_row ? (size_t)m->x_row[0] : 0) * (size_t)x->n;
-    struct eight eight[PG_PART_STEPS][PG_LANES];
-    struct pg_step_acts acts[PG_PART_STEPS];
-    struct pg_part p;
-    for (int row = row0; row < row1; row += PG_LANES) {
-        __m512 acc = _mm512_setzero_ps();
-        for (int value = 0; value < x->n; value += PG_PART_VALUES) {
-            size_t at = first + (size_t)value;
-            pg_part_set(&p, m, row, row1, value);
-            if (row == row0)
-                pg_part_fetch_first(&p);
-            if (row == row0 || x->n > PG_PART_VALUES)
-                part_acts_load(acts, f, x->q + at, p.n_values);
-            part_sums(f, &p, acts, eight);
-            for (int i = 0; i < p.n_values; i += 256)
-                acc = eight_floats(f, eight[i / 256], x->d + (at + (size_t)i) / 32,
-                                   x->sums + (at + (size_t)i) / 16,
-                                   PG_MIN(EIGHT, (p.n_values - i) / 32), acc);
-        }
-        _mm512_mask_storeu_ps(m->y + row, pg_first_lanes(PG_MIN(PG_LANES, row1 - row)), acc);
-    }
 }
 
 /* ------------------------------------------------------------------ the formats ------------- */
@@ -184,27 +144,10 @@ static const struct format q5_0 = {two_q5_0, 22, 16, false};
 static const struct format q5_1 = {two_q5_1, 24, 0, true};
 static const struct format q8_0 = {two_q8_0, 34, 128, false};
 
-void pg_avx512_decode_q4_0(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q4_0, m, row0, row1);
-}
+#include "cpu/x86/avx512_decode_body.h"
 
-void pg_avx512_decode_q4_1(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q4_1, m, row0, row1);
-}
-
-void pg_avx512_decode_q5_0(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q5_0, m, row0, row1);
-}
-
-void pg_avx512_decode_q5_1(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q5_1, m, row0, row1);
-}
-
-void pg_avx512_decode_q8_0(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q8_0, m, row0, row1);
-}
+DECODE(q4_0)
+DECODE(q4_1)
+DECODE(q5_0)
+DECODE(q5_1)
+DECODE(q8_0)

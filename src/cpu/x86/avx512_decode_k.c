@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT
  * One token, formats with blocks of 256 values: see avx512_decode.h.
  *
- * Four blocks of a row are put aside together. Their scales are taken apart together too.
+ * A chunk is four blocks, whose scales are taken apart together.
  */
 #include "cpu/x86/avx512_decode.h"
 
-enum { QUADS = PG_PART_STEPS / 4 };
+enum { BLOCK = 256, CHUNK = 4, QUADS = PG_PART_STEPS / CHUNK };
 
-/* Four blocks of a row, a lane of four lanes for each: parts of S, parts of M, and 16 bytes of the
- * block that hold the float scales. */
-struct quad {
+/* A lane of four lanes for each block: parts of S, parts of M, and 16 bytes of the block that hold
+ * the float scales. */
+struct chunk {
     __m512i sum, min, head;
 };
 
@@ -32,7 +32,8 @@ struct four {
 
 typedef void values_fn(const uint8_t *block, __m512i q[4]);
 /* scale: 16 bytes a block. */
-typedef void scales_fn(const struct four *f, const __m512i sums[2], __m512i *scale, struct quad *q);
+typedef void scales_fn(const struct four *f, const __m512i sums[2], __m512i *scale,
+                       struct chunk *c);
 
 struct format {
     const struct layout *layout;
@@ -53,16 +54,17 @@ PG_INLINE __m512i pick_scales(const uint8_t scale[8])
     return _mm512_shufflehi_epi16(_mm512_shufflelo_epi16(v, 0), 0);
 }
 
-static void part_acts_load(struct part_acts *a, const struct format *f, const int8_t *q,
-                           const int16_t *sums, int n_blocks)
+static void part_acts_load(struct part_acts *a, const struct format *f, const struct pg_acts *x,
+                           size_t at, int n)
 {
+    const int16_t *sums = x->sums + at / 16;
     __m128i low[PG_PART_STEPS] = {0}, high[PG_PART_STEPS] = {0};
     for (int h = 0; h < 2; h++) {
         a->pick[0][h] = pick_scales(f->layout->scale[h]);
         a->pick[1][h] = _mm512_add_epi16(a->pick[0][h], _mm512_set1_epi16(16));
     }
-    for (int b = 0; b < n_blocks; b++) {
-        pg_step_acts_load(&a->step[b], q + 256 * b, 256, f->layout->place, f->offset);
+    for (int b = 0; b < n / BLOCK; b++) {
+        pg_step_acts_load(&a->step[b], x->q + at + BLOCK * b, BLOCK, f->layout->place, f->offset);
         low[b] = pg_load_16(sums + 16 * b);
         high[b] = pg_load_16(sums + 16 * b + 8);
         if (f->min_of_32)
@@ -90,42 +92,22 @@ PG_INLINE __m512i block_sum(const struct format *f, const uint8_t *block, __m512
                                _mm512_permutexvar_epi16(pick[1], scale));
 }
 
-/* count: blocks that there are; the others repeat the last and are not looked at. */
-PG_INLINE void quad_sums(const struct format *f, const uint8_t *p, const struct part_acts *a, int i,
-                         int count, struct quad *q)
+PG_INLINE void chunk_sums(const struct format *f, const uint8_t *w, const struct part_acts *a,
+                          int i, int count, struct chunk *c)
 {
     __m512i sums[2] = {a->sums[0][i], a->sums[1][i]}, s[4], all;
     struct four four;
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++)
-        four.block[b] = p + PG_MIN(b, count - 1) * f->block_bytes;
-    f->scales(&four, sums, &all, q);
+        four.block[b] = w + PG_MIN(b, count - 1) * f->block_bytes;
+    f->scales(&four, sums, &all, c);
     __m512i scale[2] = {_mm512_cvtepi8_epi16(_mm512_castsi512_si256(all)),
                         _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(all, 1))};
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++)
         s[b] = block_sum(f, four.block[b], scale[b / 2], &a->step[4 * i + PG_MIN(b, count - 1)],
                          a->pick[b % 2]);
-    q->sum = pg_add_in_lanes(s[0], s[1], s[2], s[3]);
-}
-
-PG_INLINE void part_sums(const struct format *f, const struct pg_part *p, const struct part_acts *a,
-                         struct quad quad[QUADS][PG_LANES])
-{
-    int n_blocks = p->n_values / 256, ahead = pg_part_ahead(p);
-    size_t quad_bytes = 4 * (size_t)f->block_bytes;
-    for (int r = 0; r < PG_LANES; r++) {
-        const uint8_t *w = pg_part_row(p, r);
-        size_t next = r + ahead < p->rows_left ? (size_t)ahead * p->row_bytes : 0;
-        for (int i = 0; i < (n_blocks + 3) / 4; i++, w += quad_bytes) {
-            if (next)
-                pg_fetch(w + next, quad_bytes);
-            if (n_blocks - 4 * i >= 4)
-                quad_sums(f, w, a, i, 4, &quad[i][r]);
-            else
-                quad_sums(f, w, a, i, n_blocks - 4 * i, &quad[i][r]);
-        }
-    }
+    c->sum = pg_add_in_lanes(s[0], s[1], s[2], s[3]);
 }
 
 /* ------------------------------------------------------------------ floats ------------------ */
@@ -141,10 +123,10 @@ PG_INLINE void blocks_apart(const __m512i v[4], __m512i c[4])
     c[3] = _mm512_shuffle_i32x4(e, f, 0xdd);
 }
 
-/* Four blocks of 16 rows, of which count are. */
-PG_INLINE __m512 quad_floats(const struct format *f, const struct quad q[PG_LANES], const float *dx,
-                             int count, __m512 acc)
+PG_INLINE __m512 chunk_floats(const struct format *f, const struct chunk q[PG_LANES],
+                              const struct pg_acts *x, size_t at, int count, __m512 acc)
 {
+    const float *dx = x->d + at / BLOCK;
     __m512i s[4], m[4], d[4], sum[4], min[4], scale[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
@@ -174,32 +156,6 @@ PG_INLINE __m512 quad_floats(const struct format *f, const struct quad q[PG_LANE
     return acc;
 }
 
-PG_INLINE void decode(const struct format *f, const struct pg_matmul *m, int row0, int row1)
-{
-    const struct pg_acts *x = m->x;
-    size_t first = (m->x_row ? (size_t)m->x_row[0] : 0) * (size_t)x->n;
-    struct quad quad[QUADS][PG_LANES];
-    struct part_acts acts;
-    struct pg_part p;
-    for (int row = row0; row < row1; row += PG_LANES) {
-        __m512 acc = _mm512_setzero_ps();
-        for (int value = 0; value < x->n; value += PG_PART_VALUES) {
-            size_t at = first + (size_t)value;
-            pg_part_set(&p, m, row, row1, value);
-            int n_blocks = p.n_values / 256;
-            if (row == row0)
-                pg_part_fetch_first(&p);
-            if (row == row0 || x->n > PG_PART_VALUES)
-                part_acts_load(&acts, f, x->q + at, x->sums + at / 16, n_blocks);
-            part_sums(f, &p, &acts, quad);
-            for (int b = 0; b < n_blocks; b += 4)
-                acc =
-                    quad_floats(f, quad[b / 4], x->d + at / 256 + b, PG_MIN(4, n_blocks - b), acc);
-        }
-        _mm512_mask_storeu_ps(m->y + row, pg_first_lanes(PG_MIN(PG_LANES, row1 - row)), acc);
-    }
-}
-
 /* ------------------------------------------------------------------ the formats ------------- */
 
 /* The 16 bytes at `at` of each block. */
@@ -219,7 +175,7 @@ PG_INLINE __m512i twice_32(const void *p)
 /* Scales and minima of six bits: see scales_6bit in avx512_unpack.c; here a lane of four lanes is a
  * block. */
 PG_INLINE void scales_6bit(const struct four *f, const __m512i sums[2], __m512i *scale,
-                           struct quad *q)
+                           struct chunk *q)
 {
     q->head = four_at(f, 0);
     __m512i low = _mm512_broadcast_i32x4(
@@ -283,7 +239,7 @@ PG_INLINE void values_q6_k(const uint8_t *block, __m512i q[4])
 }
 
 PG_INLINE void scales_q6_k(const struct four *f, const __m512i sums[2], __m512i *scale,
-                           struct quad *q)
+                           struct chunk *q)
 {
     (void)sums;
     q->head = four_at(f, 194);
@@ -306,7 +262,7 @@ PG_INLINE void values_q2_k(const uint8_t *block, __m512i q[4])
 }
 
 PG_INLINE void scales_q2_k(const struct four *f, const __m512i sums[2], __m512i *scale,
-                           struct quad *q)
+                           struct chunk *q)
 {
     __m512i v = four_at(f, 0), low = pg_each_byte(15), zero = _mm512_setzero_si512();
     __m512i min = _mm512_and_si512(_mm512_srli_epi32(v, 4), low);
@@ -328,7 +284,7 @@ PG_INLINE void values_q3_k(const uint8_t *block, __m512i q[4])
 /* Low nibbles of bytes 0 .. 7, high nibbles of the same, and two bits of bytes 8 .. 11 on top of
  * each. The bytes lie two further, so that the read ends with the block. */
 PG_INLINE void scales_q3_k(const struct four *f, const __m512i sums[2], __m512i *scale,
-                           struct quad *q)
+                           struct chunk *q)
 {
     (void)sums;
     q->head = four_at(f, 94);
@@ -365,27 +321,10 @@ static const struct format q4_k = {&by_nibble, values_q4_k, scales_6bit, 144, 0,
 static const struct format q5_k = {&by_nibble, values_q5_k, scales_6bit, 176, 0, 0, true, true};
 static const struct format q6_k = {&natural, values_q6_k, scales_q6_k, 210, 32, 3, false, false};
 
-void pg_avx512_decode_q2_k(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q2_k, m, row0, row1);
-}
+#include "cpu/x86/avx512_decode_body.h"
 
-void pg_avx512_decode_q3_k(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q3_k, m, row0, row1);
-}
-
-void pg_avx512_decode_q4_k(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q4_k, m, row0, row1);
-}
-
-void pg_avx512_decode_q5_k(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q5_k, m, row0, row1);
-}
-
-void pg_avx512_decode_q6_k(const struct pg_matmul *m, int row0, int row1)
-{
-    decode(&q6_k, m, row0, row1);
-}
+DECODE(q2_k)
+DECODE(q3_k)
+DECODE(q4_k)
+DECODE(q5_k)
+DECODE(q6_k)

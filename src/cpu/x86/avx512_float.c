@@ -56,59 +56,60 @@ PG_INLINE __m512 fold(__m512 s[DOTS])
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
 }
 
-/* Adds 16 products to each of 16 dot products, of 4 rows with 4 tokens or of 16 with one;
- * s[j * n_rows + r]. */
-PG_INLINE void add_16(load_fn *load, const uint8_t *const *row, int n_rows, const float *const *x,
-                      size_t i, __mmask16 lanes, __m512 s[DOTS])
+/* Sixteen dot products: of 4 rows with 4 tokens, or of 16 rows with one. */
+struct dots {
+    const uint8_t *const *row;
+    const float *const *x;
+    int n_rows, n; /* n: values of a row */
+};
+
+/* Adds 16 products to each; s[j * n_rows + r]. */
+PG_INLINE void add_16(load_fn *load, const struct dots *d, size_t i, __mmask16 lanes,
+                      __m512 s[DOTS])
 {
     __m512 v[SQUARE];
-    int n_x = n_rows == SQUARE ? SQUARE : 1;
+    int n_x = d->n_rows == SQUARE ? SQUARE : 1;
 #pragma GCC unroll 4
     for (int j = 0; j < n_x; j++)
-        v[j] = _mm512_maskz_loadu_ps(lanes, x[j] + i);
+        v[j] = _mm512_maskz_loadu_ps(lanes, d->x[j] + i);
 #pragma GCC unroll 16
-    for (int r = 0; r < n_rows; r++) {
-        __m512 w = load(row[r], i, lanes);
+    for (int r = 0; r < d->n_rows; r++) {
+        __m512 w = load(d->row[r], i, lanes);
 #pragma GCC unroll 4
         for (int j = 0; j < n_x; j++)
-            s[j * n_rows + r] = _mm512_mask3_fmadd_ps(w, v[j], s[j * n_rows + r], lanes);
+            s[j * d->n_rows + r] = _mm512_mask3_fmadd_ps(w, v[j], s[j * d->n_rows + r], lanes);
     }
 }
 
-/* Of n_rows rows of the tile, from `first` on, with 16 / n_rows tokens. value_bytes: to have
- * the next values ready in time; 0 if they are already. */
-PG_INLINE __m512 sixteen_dots(load_fn *load, struct pg_tile *t, int first, int n_rows,
-                              const float *const *x, int n, size_t value_bytes)
+/* t, value_bytes: the tile whose next values are to be ready in time; 0 bytes if they already
+ * are. */
+PG_INLINE __m512 sixteen_dots(load_fn *load, const struct dots *d, const struct pg_tile *t,
+                              size_t value_bytes)
 {
-    const uint8_t *const *row = t->row + first;
     __m512 s[DOTS];
     size_t i = 0;
 #pragma GCC unroll 16
     for (int j = 0; j < DOTS; j++)
         s[j] = _mm512_setzero_ps();
-    for (; i + 16 <= (size_t)n; i += 16) {
+    for (; i + 16 <= (size_t)d->n; i += 16) {
         if (value_bytes && i * value_bytes % 64 == 0) {
             pg_tile_fetch(t, 0, i * value_bytes + AHEAD, 64);
             pg_tile_fetch(t, 1, i * value_bytes + AHEAD, 64);
         }
-        add_16(load, row, n_rows, x, i, 0xffff, s);
+        add_16(load, d, i, 0xffff, s);
     }
-    if (n % 16)
-        add_16(load, row, n_rows, x, i, pg_first_lanes(n % 16), s);
+    if (d->n % 16)
+        add_16(load, d, i, pg_first_lanes(d->n % 16), s);
     return fold(s);
-}
-
-static const float *token(const struct pg_matmul *m, int j)
-{
-    return m->x->f32 + (m->x_row ? (size_t)m->x_row[j] : (size_t)j) * (size_t)m->x->n;
 }
 
 /* All rows of the tile with one token. */
 PG_INLINE void one_token(load_fn *load, const struct pg_matmul *m, struct pg_tile *t, int row,
                          int j, size_t value_bytes)
 {
-    const float *x = token(m, j);
-    __m512 y = sixteen_dots(load, t, 0, PG_LANES, &x, m->x->n, j ? 0 : value_bytes);
+    const float *x = m->x->f32 + pg_token_at(m, j);
+    struct dots d = {t->row, &x, PG_LANES, m->x->n};
+    __m512 y = sixteen_dots(load, &d, t, j ? 0 : value_bytes);
     _mm512_mask_storeu_ps(m->y + (size_t)j * m->y_stride + row, pg_first_lanes(t->n_rows), y);
 }
 
@@ -118,13 +119,14 @@ PG_INLINE void four_tokens(load_fn *load, const struct pg_matmul *m, struct pg_t
 {
     const float *x[SQUARE];
     for (int i = 0; i < SQUARE; i++)
-        x[i] = token(m, j + i);
+        x[i] = m->x->f32 + pg_token_at(m, j + i);
     for (int r = 0; r < t->n_rows; r += SQUARE) {
+        struct dots d = {t->row + r, x, SQUARE, m->x->n};
         float y[DOTS], *out = m->y + (size_t)j * m->y_stride + row + r;
         int n_rows = PG_MIN(SQUARE, t->n_rows - r);
-        _mm512_storeu_ps(y, sixteen_dots(load, t, r, SQUARE, x, m->x->n, 0));
+        _mm512_storeu_ps(y, sixteen_dots(load, &d, t, 0));
         for (int i = 0; i < SQUARE; i++, out += m->y_stride)
-            memcpy(out, y + SQUARE * i, (size_t)n_rows * sizeof *y);
+            memcpy(out, y + SQUARE * i, (size_t)n_rows * sizeof(*y));
     }
 }
 

@@ -198,8 +198,7 @@ static void batch_set(struct batch *b, const struct pg_matmul *m, int token, int
 {
     b->n_tok = n_tok;
     for (int t = 0; t < n_tok; t++) {
-        int row = m->x_row ? m->x_row[token + t] : token + t;
-        b->at[t] = (size_t)row * (size_t)m->x->n;
+        b->at[t] = pg_token_at(m, token + t);
         b->acc[t] = _mm512_setzero_ps();
     }
 }

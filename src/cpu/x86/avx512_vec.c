@@ -36,7 +36,7 @@ static float block_scale(const float *x, int n, float *d)
     return pg_act_scale(amax, n, d);
 }
 
-PG_INLINE void round_block(const float *x, int n, int8_t *q, float *d, int16_t *sums)
+PG_INLINE void act_block(const float *x, int n, int8_t *q, float *d, int16_t *sums)
 {
     __m512 scale = _mm512_set1_ps(block_scale(x, n, d)), limit = _mm512_set1_ps(127.0f);
     for (int i = 0; i < n; i += PG_LANES) {
@@ -48,17 +48,7 @@ PG_INLINE void round_block(const float *x, int n, int8_t *q, float *d, int16_t *
     }
 }
 
-static void act_q8(const float *x, int n, int8_t *q, float *d, int16_t *sums)
-{
-    for (int i = 0; i < n; i += 32)
-        round_block(x + i, 32, q + i, d + i / 32, sums + i / 16);
-}
-
-static void act_q8k(const float *x, int n, int8_t *q, float *d, int16_t *sums)
-{
-    for (int i = 0; i < n; i += 256)
-        round_block(x + i, 256, q + i, d + i / 256, sums + i / 16);
-}
+#include "cpu/act_body.h"
 
 /* ------------------------------------------------------------------ sums -------------------- */
 
