@@ -26,7 +26,7 @@ static int text_open(struct text *t, pg_engine *e, const char *prompt, struct pg
     const pg_vocab *vocab = pg_engine_vocab(e);
     const size_t cap = 3 * strlen(prompt) + 2; /* never more ids than that */
     size_t n = 0;
-    int32_t *ids = malloc(cap * sizeof *ids);
+    int32_t *ids = malloc(cap * sizeof(*ids));
     if (!ids)
         return PG_ENOMEM;
     int rc = pg_session_open(&t->session, e, NULL, err);
@@ -52,7 +52,7 @@ static int sample_all(struct text *texts, struct pg_row *rows, struct pg_err *er
         if (rc)
             return rc;
         t->ended =
-            pg_vocab_is_end(t->detok.vocab, t->token) || t->n_out + PG_PIECE_MAX > sizeof t->out;
+            pg_vocab_is_end(t->detok.vocab, t->token) || t->n_out + PG_PIECE_MAX > sizeof(t->out);
         if (t->ended)
             continue;
         t->n_out += pg_detokenize(&t->detok, t->token, t->out + t->n_out);

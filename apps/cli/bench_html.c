@@ -68,13 +68,13 @@ static void bar_speed(const struct bench *b, const struct bench_row *row, struct
     out->part[0] = row->decode_tps;
     out->error = row->decode_tps_sd;
     out->marker = cli_ratio(b->args->n_predict, row->floor_seconds);
-    snprintf(out->value, sizeof out->value, "%.2f ± %.2f", row->decode_tps, row->decode_tps_sd);
+    snprintf(out->value, sizeof(out->value), "%.2f ± %.2f", row->decode_tps, row->decode_tps_sd);
 }
 
 static void bar_bytes(const struct bench *b, const struct bench_row *row, struct bar *out)
 {
     out->part[0] = bench_per_token(b, (double)row->typical->decode.expert_bytes_read) / MIB;
-    snprintf(out->value, sizeof out->value, "%.1f MiB", out->part[0]);
+    snprintf(out->value, sizeof(out->value), "%.1f MiB", out->part[0]);
 }
 
 static void bar_time(const struct bench *b, const struct bench_row *row, struct bar *out)
@@ -85,7 +85,7 @@ static void bar_time(const struct bench *b, const struct bench_row *row, struct 
     out->part[1] = bench_per_token(b, rep->decode.stall_seconds) * 1e3;
     out->part[2] = fmax(0, total - out->part[0] - out->part[1]);
     out->marker = bench_per_token(b, row->floor_seconds) * 1e3;
-    snprintf(out->value, sizeof out->value, "%.1f ms, floor %.1f", total, out->marker);
+    snprintf(out->value, sizeof(out->value), "%.1f ms, floor %.1f", total, out->marker);
 }
 
 static void bar_found(const struct bench *b, const struct bench_row *row, struct bar *out)
@@ -97,10 +97,10 @@ static void bar_found(const struct bench *b, const struct bench_row *row, struct
     out->part[2] = 100 * bench_share(row, d->hinted_late);
     out->part[3] = 100 * bench_share(row, d->missed);
     if (d->expert_requests)
-        snprintf(out->value, sizeof out->value, "%.0f %% without waiting",
+        snprintf(out->value, sizeof(out->value), "%.0f %% without waiting",
                  out->part[0] + out->part[1]);
     else
-        snprintf(out->value, sizeof out->value, "all in memory");
+        snprintf(out->value, sizeof(out->value), "all in memory");
 }
 
 // clang-format off
@@ -469,7 +469,7 @@ static void put_table(const struct bench *b)
 void bench_print_html(const struct bench *b)
 {
     put_head(b);
-    for (size_t i = 0; i < sizeof charts / sizeof charts[0]; i++)
+    for (size_t i = 0; i < sizeof(charts) / sizeof(charts[0]); i++)
         put_chart(b, &charts[i]);
     put_table(b);
 }

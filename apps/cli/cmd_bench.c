@@ -59,7 +59,7 @@ static void row_summarise(const struct bench *b, struct bench_row *row)
     const int n = row->n_reps;
     if (n == 0) {
         if (!row->error[0])
-            snprintf(row->error, sizeof row->error, "interrupted before it was measured");
+            snprintf(row->error, sizeof(row->error), "interrupted before it was measured");
         return;
     }
     for (int i = 0; i < n; i++) {
@@ -73,7 +73,7 @@ static void row_summarise(const struct bench *b, struct bench_row *row)
     row->prefill_tps = prefill;
     row->decode_tps = sum;
     row->decode_tps_sd = n > 1 ? sqrt(squares / (n - 1)) : 0;
-    qsort(row->reps, (size_t)n, sizeof *row->reps, by_decode_time);
+    qsort(row->reps, (size_t)n, sizeof(*row->reps), by_decode_time);
     const struct bench_rep *rep = row->typical = &row->reps[n / 2];
     const double disk = cli_ratio((double)rep->decode.expert_bytes_read, bench_roof_disk(b));
     row->floor_seconds = fmax(rep->decode.compute_seconds, disk);
@@ -104,7 +104,7 @@ static void on_log(void *user, enum pg_log_level level, const char *text)
     if (level <= PG_LOG_WARN) { /* engines are opened again and again; once is enough */
         if (strcmp(b->said, text) == 0)
             return;
-        snprintf(b->said, sizeof b->said, "%s", text);
+        snprintf(b->said, sizeof(b->said), "%s", text);
     }
     cli_progress_log(&b->progress, level, text);
 }
@@ -149,7 +149,7 @@ static int prompt_make(struct bench *b, const pg_vocab *vocab, struct pg_err *er
                             b->args->file, ids.n, n);
         return rc;
     }
-    b->prompt = malloc(n * sizeof *b->prompt);
+    b->prompt = malloc(n * sizeof(*b->prompt));
     if (!b->prompt)
         return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", n);
     for (size_t i = 0; i < n; i++)
@@ -231,7 +231,7 @@ static void row_measure(struct bench *b, struct bench_row *row)
         pg_engine_info(e, &b->model);
         b->model_known = true;
         rc = measure_session(b, e, &rep, &err);
-        snprintf(row->io_path, sizeof row->io_path, "%s",
+        snprintf(row->io_path, sizeof(row->io_path), "%s",
                  rep.decode.io_path ? rep.decode.io_path : "");
     }
     rep.decode.io_path = rep.decode.cpu_level = NULL; /* they go with the engine */
@@ -241,7 +241,7 @@ static void row_measure(struct bench *b, struct bench_row *row)
         row->reps[row->n_reps++] = rep;
         row->peak_rss_bytes = peak > row->peak_rss_bytes ? peak : row->peak_rss_bytes;
     } else if (!cli_interrupted()) {
-        snprintf(row->error, sizeof row->error, "%s", err.text);
+        snprintf(row->error, sizeof(row->error), "%s", err.text);
         row->n_reps = 0;
     }
 }
@@ -256,7 +256,7 @@ static void measure_all(struct bench *b)
             struct bench_row *row = &b->rows[i];
             if (row->error[0])
                 continue;
-            snprintf(what, sizeof what, "repetition %d of %d, row %d of %d: %s", rep + 1,
+            snprintf(what, sizeof(what), "repetition %d of %d, row %d of %d: %s", rep + 1,
                      b->args->reps, i + 1, b->n_rows, pg_mode_name(row->mode));
             b->progress.prefix = what;
             b->n_before = rep * b->n_rows + i;
@@ -356,7 +356,7 @@ static int lists_parse(const struct cli_args *args, struct lists *l)
 static int rows_make(struct bench *b, const struct lists *l)
 {
     const size_t cap = (size_t)(l->n_memories * l->n_modes * l->n_policies);
-    b->rows = calloc(cap, sizeof *b->rows);
+    b->rows = calloc(cap, sizeof(*b->rows));
     if (!b->rows)
         return CLI_FAILED;
     for (int i = 0; i < l->n_memories; i++)
@@ -368,7 +368,7 @@ static int rows_make(struct bench *b, const struct lists *l)
                 row->mode = l->modes[m];
                 row->evict = l->policies[p];
                 row->memory_bytes = l->memories[i];
-                row->reps = calloc((size_t)b->args->reps, sizeof *row->reps);
+                row->reps = calloc((size_t)b->args->reps, sizeof(*row->reps));
                 b->n_rows++;
                 if (!row->reps)
                     return CLI_FAILED;

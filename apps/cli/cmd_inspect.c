@@ -76,7 +76,7 @@ static void print_tensors(const pg_file *f)
         pg_file_tensor_at(f, i, &t);
         for (int d = 0; d < t.n_dims && d < 4; d++) {
             const size_t n = strlen(shape);
-            snprintf(shape + n, sizeof shape - n, d ? " x %" PRId64 : "%" PRId64, t.ne[d]);
+            snprintf(shape + n, sizeof(shape) - n, d ? " x %" PRId64 : "%" PRId64, t.ne[d]);
         }
         fputs("  ", stdout);
         print_padded(t.name, 34);

@@ -17,7 +17,7 @@ static int tokens_parse(const char *text, int32_t **out, size_t *n, struct pg_er
     for (const char *p = text; *p; p++)
         cap += *p == ',';
     *n = 0;
-    *out = malloc(cap * sizeof **out);
+    *out = malloc(cap * sizeof(**out));
     if (!*out)
         return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", cap);
     for (const char *p = text;; p++) {
@@ -39,7 +39,7 @@ static int tokens_parse(const char *text, int32_t **out, size_t *n, struct pg_er
 static int npy_header(FILE *out, size_t n_rows, size_t n_columns)
 {
     char text[128];
-    const int n = snprintf(text, sizeof text,
+    const int n = snprintf(text, sizeof(text),
                            "{'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }",
                            n_rows, n_columns);
     const int padded = (10 + n + 1 + 63) / 64 * 64 - 10;
@@ -53,7 +53,7 @@ static int npy_header(FILE *out, size_t n_rows, size_t n_columns)
                                      0,
                                      (unsigned char)(padded & 255),
                                      (unsigned char)(padded >> 8)};
-    fwrite(magic, 1, sizeof magic, out);
+    fwrite(magic, 1, sizeof(magic), out);
     fprintf(out, "%-*s\n", padded - 1, text);
     return ferror(out) ? -1 : 0;
 }

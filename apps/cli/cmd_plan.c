@@ -56,7 +56,7 @@ static void modes_expect(struct plan_report *r, const struct pg_options *base)
         opt.mode = (enum pg_mode)mode;
         m->code = pg_plan_make(&m->plan, &opt, &err);
         if (m->code)
-            snprintf(m->why, sizeof m->why, "%s", err.text);
+            snprintf(m->why, sizeof(m->why), "%s", err.text);
         else
             mode_expect(m, mode, r);
     }
@@ -93,10 +93,10 @@ static void print_parts(const struct plan_report *r)
     line("budget", p->budget, "");
     line("dense weights", p->dense, "always in memory");
     line("KV cache", p->kv, "");
-    snprintf(note, sizeof note, "steps of up to %d tokens", p->n_batch);
+    snprintf(note, sizeof(note), "steps of up to %d tokens", p->n_batch);
     line("scratch", p->scratch, note);
     line("vocabulary and program", p->overhead, "");
-    snprintf(note, sizeof note, "%d of %d experts, %s each", p->n_slots, p->n_expert_total,
+    snprintf(note, sizeof(note), "%d of %d experts, %s each", p->n_slots, p->n_expert_total,
              cli_size_text(p->slot_bytes, size));
     line("expert slots", p->slots, note);
     line("minimum", p->minimum, "the smallest budget that opens with these options");

@@ -145,7 +145,7 @@ int cli_replay(const struct cli_args *args)
     const bool json = args->json || (args->format && !strcmp(args->format, "json"));
     if (args->format && !json && strcmp(args->format, "md"))
         return cli_usage("--format: \"%s\" is not md or json", args->format);
-    struct replay_table *t = calloc(1, sizeof *t);
+    struct replay_table *t = calloc(1, sizeof(*t));
     if (!t || pg_routes_open(&t->routes, args->subject, &err)) {
         free(t);
         return cli_failed(&err);

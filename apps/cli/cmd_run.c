@@ -258,7 +258,7 @@ static void sampling_init(struct run *r)
 {
     const struct cli_args *a = r->args;
     uint32_t random = 1;
-    if (!a->seed_given && getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+    if (!a->seed_given && getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
         random = (uint32_t)cli_now_ns();
     r->sampling = (struct pg_sampling){PG_SAMPLING_INIT,
                                        .temp = (float)a->temp,

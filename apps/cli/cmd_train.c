@@ -145,7 +145,7 @@ static int options_make(struct train *r)
 static int paths_make(struct train *r)
 {
     const char *out = r->args->output, *csv = r->args->csv, *svg = r->args->svg;
-    const size_t size = sizeof r->csv;
+    const size_t size = sizeof(r->csv);
     if (snprintf(r->csv, size, "%s%s", csv ? csv : out, csv ? "" : ".csv") >= (int)size ||
         snprintf(r->svg, size, "%s%s", svg ? svg : out, svg ? "" : ".svg") >= (int)size)
         return cli_usage("train: the name of the result is too long");
@@ -186,7 +186,7 @@ static void show(struct train *r)
     const double tps = speed(r);
     char left[24];
     if (isatty(STDERR_FILENO)) {
-        snprintf(r->prefix, sizeof r->prefix, "step %d of %d, loss %.4f, %.0f tok/s", s->step,
+        snprintf(r->prefix, sizeof(r->prefix), "step %d of %d, loss %.4f, %.0f tok/s", s->step,
                  s->n_steps, s->loss, tps);
         r->progress.prefix = r->prefix;
         cli_progress_step(&r->progress, "train", (uint64_t)(s->step - r->first),
@@ -249,7 +249,7 @@ static int print_result(const struct train *r)
     const bool has_gates = r->opt.gate == PG_GATE_PREGATE;
     const double tps = cli_ratio((double)s->n_tokens, r->seconds);
     char sidecar[4200], time[24];
-    sidecar_path(r, sidecar, sizeof sidecar);
+    sidecar_path(r, sidecar, sizeof(sidecar));
     time_text(r->seconds, time);
     fprintf(stderr, "%d steps, %llu tokens in %s, %.0f tok/s, loss %.4f: %s%s%s\n", s->step,
             (unsigned long long)s->n_tokens, time, tps, s->loss, r->args->output,
@@ -276,7 +276,7 @@ static int print_result(const struct train *r)
 int cli_train(const struct cli_args *args)
 {
     struct pg_err err = {0};
-    struct train *r = calloc(1, sizeof *r);
+    struct train *r = calloc(1, sizeof(*r));
     if (!r)
         return cli_fail(&err, PG_ENOMEM, "out of memory"), cli_failed(&err);
     r->args = args;

@@ -18,7 +18,7 @@ int cli_fail(struct pg_err *err, int code, const char *fmt, ...)
     va_list ap;
     va_start(ap, fmt);
     err->code = code;
-    vsnprintf(err->text, sizeof err->text, fmt, ap);
+    vsnprintf(err->text, sizeof(err->text), fmt, ap);
     va_end(ap);
     return code;
 }
@@ -67,7 +67,7 @@ int cli_file_read(const char *path, char **data, size_t *n, struct pg_err *err)
 
 int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err)
 {
-    memset(f, 0, sizeof *f);
+    memset(f, 0, sizeof(*f));
     if (!path || !strcmp(path, "-")) {
         f->stream = stdout;
         return 0;
@@ -120,7 +120,7 @@ void cli_outfile_abandon(struct cli_outfile *f)
         unlink(f->temp);
     free(f->temp);
     free(f->path);
-    memset(f, 0, sizeof *f);
+    memset(f, 0, sizeof(*f));
 }
 
 int cli_ids_make(struct cli_ids *out, const pg_vocab *vocab, const char *text, size_t n_text,
@@ -128,7 +128,7 @@ int cli_ids_make(struct cli_ids *out, const pg_vocab *vocab, const char *text, s
 {
     size_t most = 3 * n_text + 2; /* enough but for rare vocabularies, which say what they need */
     for (;;) {
-        *out = (struct cli_ids){.id = malloc((most + n_more) * sizeof *out->id)};
+        *out = (struct cli_ids){.id = malloc((most + n_more) * sizeof(*out->id))};
         if (!out->id)
             return cli_fail(err, PG_ENOMEM, "no memory for %zu ids", most + n_more);
         const int rc = pg_tokenize(vocab, text, n_text, flags, out->id, most, &out->n, err);

@@ -87,7 +87,7 @@ static const struct cli_command commands[] = {
 };
 // clang-format on
 
-#define N_COMMANDS (sizeof commands / sizeof commands[0])
+#define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static void help(FILE *out)
 {

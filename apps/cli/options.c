@@ -206,7 +206,7 @@ static const struct option options[] = {
 };
 // clang-format on
 
-#define N_OPTIONS (sizeof options / sizeof options[0])
+#define N_OPTIONS (sizeof(options) / sizeof(options[0]))
 
 /* ---------------------------------------------------------------- suggestions --------------- */
 
@@ -256,7 +256,7 @@ static unsigned command_bit(const char *name)
     static const char *const names[] = {"run",      "bench",  "inspect", "plan",
                                         "tokenize", "logits", "synth",   "sidecar",
                                         "replay",   "train",  "tune",    "eval"};
-    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++)
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (!strcmp(name, names[i]))
             return 1u << i;
     return 0;
@@ -307,9 +307,9 @@ static int set_integer(const struct option *o, const char *value, int *out)
     }
     char wanted[80];
     if (o->max >= BIG)
-        snprintf(wanted, sizeof wanted, "a whole number of at least %.0f", o->min);
+        snprintf(wanted, sizeof(wanted), "a whole number of at least %.0f", o->min);
     else
-        snprintf(wanted, sizeof wanted, "a whole number from %.0f to %.0f", o->min, o->max);
+        snprintf(wanted, sizeof(wanted), "a whole number from %.0f to %.0f", o->min, o->max);
     return bad_value(o, value, wanted);
 }
 
@@ -322,7 +322,7 @@ static int set_real(const struct option *o, const char *value, double *out)
         return 0;
     }
     char wanted[80];
-    snprintf(wanted, sizeof wanted, "a number from %g to %g", o->min, o->max);
+    snprintf(wanted, sizeof(wanted), "a number from %g to %g", o->min, o->max);
     return bad_value(o, value, wanted);
 }
 
@@ -357,7 +357,7 @@ static int set_choice(const struct option *o, const char *value, int *out)
             return 0;
         }
         const size_t n = strlen(wanted);
-        snprintf(wanted + n, sizeof wanted - n, "%s %s", i ? "," : "", names[i]);
+        snprintf(wanted + n, sizeof(wanted) - n, "%s %s", i ? "," : "", names[i]);
     }
     const char *near = cli_nearest(value, names);
     if (near)
@@ -416,7 +416,7 @@ static int option_unknown(const struct cli_command *cmd, const char *arg, size_t
     const unsigned on = command_bit(cmd->name);
     char word[64];
     size_t n_names = 0;
-    snprintf(word, sizeof word, "%.*s", (int)(n < 63 ? n : 63), arg);
+    snprintf(word, sizeof(word), "%.*s", (int)(n < 63 ? n : 63), arg);
     for (size_t i = 0; i < N_OPTIONS; i++)
         if (options[i].on & on)
             names[n_names++] = options[i].name;
@@ -462,7 +462,7 @@ int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int arg
     bool only_names = false;
     const char *position = NULL;
     defaults(args, cmd->name);
-    args->data.path = calloc((size_t)argc + 1, sizeof *args->data.path);
+    args->data.path = calloc((size_t)argc + 1, sizeof(*args->data.path));
     if (!args->data.path)
         return cli_usage("%s: out of memory", cmd->name);
     for (int i = 0; i < argc; i++) {
@@ -500,7 +500,7 @@ void cli_help_options(const struct cli_command *cmd)
         char left[64];
         if (!(o->on & on))
             continue;
-        snprintf(left, sizeof left, "%c%c%s --%s %s", o->letter ? '-' : ' ',
+        snprintf(left, sizeof(left), "%c%c%s --%s %s", o->letter ? '-' : ' ',
                  o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
                  o->value ? o->value : "");
         printf("  %-27s %s\n", left, o->help);

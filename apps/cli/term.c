@@ -40,7 +40,7 @@ static void message(const char *fmt, va_list ap)
 {
     char text[1024];
     cli_progress_clear();
-    vsnprintf(text, sizeof text, fmt, ap);
+    vsnprintf(text, sizeof(text), fmt, ap);
     fputs("pregate: ", stderr);
     cli_print_safe(stderr, text, strlen(text));
     fputc('\n', stderr);
@@ -109,7 +109,7 @@ static void progress_draw(const struct cli_progress *p, uint64_t done, uint64_t 
     if (is_bytes)
         cli_size_text((uint64_t)speed, rate);
     else
-        snprintf(rate, sizeof rate, "%.1f tok", speed);
+        snprintf(rate, sizeof(rate), "%.1f tok", speed);
     const bool has_rate = is_bytes || is_tokens;
     eta_text(speed > 0 && total >= done ? (double)(total - done) / speed : 1e9, eta);
     fprintf(stderr, "\r\033[K%s [%s] %3.0f %%  %s%s%s left", p->prefix ? p->prefix : p->what, bar,
@@ -122,10 +122,10 @@ int cli_progress_step(void *user, const char *what, uint64_t done, uint64_t tota
 {
     struct cli_progress *p = user;
     const uint64_t now = cli_now_ns();
-    if (strncmp(p->what, what, sizeof p->what - 1) || done < p->last_done || !p->start_ns) {
+    if (strncmp(p->what, what, sizeof(p->what) - 1) || done < p->last_done || !p->start_ns) {
         cli_progress_clear();
         p->start_ns = now;
-        snprintf(p->what, sizeof p->what, "%s", what);
+        snprintf(p->what, sizeof(p->what), "%s", what);
     }
     p->last_done = done;
     const bool due = now - p->start_ns > PATIENCE_NS && now - p->shown_ns > REFRESH_NS;

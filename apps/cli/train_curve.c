@@ -74,7 +74,7 @@ static int curve_make(struct curve *c)
     while (pg_trainer_report_at(c->t, c->n + 1, &r) == 0)
         c->n++;
     c->memory = c->n / 25 > 8 ? c->n / 25 : 8;
-    c->sum = calloc((size_t)c->n + 1, sizeof *c->sum);
+    c->sum = calloc((size_t)c->n + 1, sizeof(*c->sum));
     if (!c->sum)
         return PG_ENOMEM;
     for (int i = 1; i <= c->n; i++) {

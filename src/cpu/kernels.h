@@ -147,11 +147,11 @@ static inline float pg_act_scale(float amax, int block, float *d)
     float scale = 127.0f / amax;
     *d = block == 32 ? amax / 127.0f : 1.0f / scale;
     uint32_t u;
-    memcpy(&u, d, sizeof u);
+    memcpy(&u, d, sizeof(u));
     if (block == 32 && u < 0x7f800000) {
         u += 0xfff + ((u >> 13) & 1);
         u &= ~(uint32_t)0x1fff;
-        memcpy(d, &u, sizeof u);
+        memcpy(d, &u, sizeof(u));
     }
     return scale;
 }

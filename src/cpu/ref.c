@@ -68,7 +68,7 @@ static void matmul_float(const struct pg_matmul *m, int row0, int row1)
 static uint32_t magnitude(float f)
 {
     uint32_t u;
-    memcpy(&u, &f, sizeof u);
+    memcpy(&u, &f, sizeof(u));
     return u & 0x7fffffff;
 }
 
@@ -78,7 +78,7 @@ static void act_block(const float *x, int n, int8_t *q, float *d, int16_t *sums)
     for (int i = 0; i < n; i++)
         largest = PG_MAX(largest, magnitude(x[i]));
     float amax;
-    memcpy(&amax, &largest, sizeof amax);
+    memcpy(&amax, &largest, sizeof(amax));
     float scale = pg_act_scale(amax, n, d);
     for (int i = 0; i < n; i++) {
         float v = x[i] * scale;
@@ -147,10 +147,10 @@ float pg_expf(float x)
     p = fmaf(p, r, 1.0f);
     p = fmaf(p, r, 1.0f);
     uint32_t bits; /* of t: the magic number's, plus k; shifted up they are k as an exponent */
-    memcpy(&bits, &t, sizeof bits);
+    memcpy(&bits, &t, sizeof(bits));
     bits = (bits + 127) << 23;
     float factor;
-    memcpy(&factor, &bits, sizeof factor);
+    memcpy(&factor, &bits, sizeof(factor));
     return x < PG_EXP_MIN ? 0 : p * factor;
 }
 

@@ -34,7 +34,7 @@ static void sweep(void *arg, int task, int thread)
     const uint64_t *p =
         (const uint64_t *)(const void *)(r->data + (size_t)(r->first + task) * CHUNK);
     uint64_t a = 0, b = 0, c = 0, d = 0;
-    for (size_t i = 0; i < CHUNK / sizeof *p; i += 4) {
+    for (size_t i = 0; i < CHUNK / sizeof(*p); i += 4) {
         a ^= p[i];
         b ^= p[i + 1];
         c ^= p[i + 2];
@@ -58,7 +58,7 @@ static int open_roof(struct roof *r, int n_threads, struct pg_err *err)
     while (r->size > left && r->size > PG_ROOF_LEAST)
         r->size /= 2;
     PG_TRY(pg_pool_open(&r->pool, n_threads, err));
-    r->sums = pg_calloc((size_t)n_threads, 8 * sizeof *r->sums);
+    r->sums = pg_calloc((size_t)n_threads, 8 * sizeof(*r->sums));
     r->data = pg_pages_map(r->size);
     if (!r->sums || !r->data)
         return pg_fail(err, PG_ENOMEM, "no memory for %llu bytes to measure bandwidth on",

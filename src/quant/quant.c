@@ -28,14 +28,14 @@
 static uint32_t bits_of(float f)
 {
     uint32_t u;
-    memcpy(&u, &f, sizeof u);
+    memcpy(&u, &f, sizeof(u));
     return u;
 }
 
 static float float_of(uint32_t u)
 {
     float f;
-    memcpy(&f, &u, sizeof f);
+    memcpy(&f, &u, sizeof(f));
     return f;
 }
 
@@ -250,7 +250,7 @@ static void values_q6_k(const uint8_t *p, int8_t *q)
 
 static void to_float_f32(const void *src, float *dst, int64_t n)
 {
-    memcpy(dst, src, (size_t)n * sizeof *dst);
+    memcpy(dst, src, (size_t)n * sizeof(*dst));
 }
 
 static void to_float_f16(const void *src, float *dst, int64_t n)

@@ -55,7 +55,7 @@ size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots)
     struct pg_policy p = {
         .kind = PG_EVICT_CYCLE, .n_block = n_block, .n_expert = n_expert, .n_slots = n_slots};
     struct pg_arena a = {0};
-    return sizeof p + carve(&p, &a);
+    return sizeof(p) + carve(&p, &a);
 }
 
 int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int n_expert,
@@ -70,7 +70,7 @@ int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int 
                        "eviction policy for %d blocks, %d experts, %d slots: want 1 of each at "
                        "least",
                        n_block, n_expert, n_slots);
-    struct pg_policy *p = pg_calloc(1, sizeof *p);
+    struct pg_policy *p = pg_calloc(1, sizeof(*p));
     if (!p)
         return pg_fail(err, PG_ENOMEM, "eviction policy: out of memory");
     /* With a slot for every expert nothing ever leaves, and nothing needs to be forecast. */
@@ -88,8 +88,8 @@ int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int 
     }
     a = (struct pg_arena){.base = p->memory, .size = bytes};
     carve(p, &a);
-    memset(p->key_of, 0xff, (size_t)n_slots * sizeof *p->key_of);
-    memset(p->least, 0xff, (size_t)n_block * sizeof *p->least);
+    memset(p->key_of, 0xff, (size_t)n_slots * sizeof(*p->key_of));
+    memset(p->least, 0xff, (size_t)n_block * sizeof(*p->least));
     *out = p;
     return 0;
 }

@@ -91,18 +91,18 @@ struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
 {
     size_t n_key = (size_t)n_block * (size_t)n_expert;
     struct pg_cycle measured;
-    struct pg_cycle *c = pg_arena_take(a, sizeof *c);
+    struct pg_cycle *c = pg_arena_take(a, sizeof(*c));
     struct pg_cycle *to = c ? c : &measured;
-    to->outlook = pg_arena_take(a, (size_t)n_block * sizeof *to->outlook);
+    to->outlook = pg_arena_take(a, (size_t)n_block * sizeof(*to->outlook));
     for (int i = 0; i < N_RATES; i++)
-        to->rate[i] = pg_arena_take(a, n_key * sizeof *to->rate[i]);
-    to->recall = pg_arena_take(a, n_key * sizeof *to->recall);
-    to->hinted = pg_arena_take(a, n_key * sizeof *to->hinted);
-    to->used = pg_arena_take(a, (size_t)n_expert * sizeof *to->used);
-    to->is_used = pg_arena_take(a, (size_t)n_expert * sizeof *to->is_used);
-    to->weight = pg_arena_take(a, ((size_t)n_block + 1) * sizeof *to->weight);
-    to->past = pg_arena_take(a, (size_t)n_block * N_PAST * sizeof *to->past);
-    to->score = pg_arena_take(a, N_PAST * sizeof *to->score);
+        to->rate[i] = pg_arena_take(a, n_key * sizeof(*to->rate[i]));
+    to->recall = pg_arena_take(a, n_key * sizeof(*to->recall));
+    to->hinted = pg_arena_take(a, n_key * sizeof(*to->hinted));
+    to->used = pg_arena_take(a, (size_t)n_expert * sizeof(*to->used));
+    to->is_used = pg_arena_take(a, (size_t)n_expert * sizeof(*to->is_used));
+    to->weight = pg_arena_take(a, ((size_t)n_block + 1) * sizeof(*to->weight));
+    to->past = pg_arena_take(a, (size_t)n_block * N_PAST * sizeof(*to->past));
+    to->score = pg_arena_take(a, N_PAST * sizeof(*to->score));
     if (!c)
         return NULL;
     c->n_block = n_block;
@@ -266,7 +266,7 @@ static void recall(struct pg_policy *p, int block)
     float *to = c->recall + (size_t)block * (size_t)c->n_expert;
     float sum = 0;
     uint32_t next = c->step + (block <= c->block);
-    memset(to, 0, (size_t)c->n_expert * sizeof *to);
+    memset(to, 0, (size_t)c->n_expert * sizeof(*to));
     for (int i = 0; i < c->n_lags; i++) {
         const struct past_wave *then = past_wave(c, block, next - (uint32_t)c->lag[i]);
         if (then->n)

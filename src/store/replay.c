@@ -39,12 +39,12 @@ static int find_next_uses(struct replay *x, int t1)
 {
     const pg_routes *r = x->r;
     size_t n_keys = (size_t)r->n_blocks * (size_t)r->n_expert;
-    uint32_t *next = pg_calloc(n_keys, sizeof *next);
-    x->slot_next = pg_calloc((size_t)x->n_slots, sizeof *x->slot_next);
+    uint32_t *next = pg_calloc(n_keys, sizeof(*next));
+    x->slot_next = pg_calloc((size_t)x->n_slots, sizeof(*x->slot_next));
     x->next_use = pg_calloc((size_t)r->n_tokens * (size_t)r->n_blocks * (size_t)r->n_used,
-                            sizeof *x->next_use);
+                            sizeof(*x->next_use));
     if (next && x->next_use && x->slot_next) {
-        memset(next, 0xff, n_keys * sizeof *next);
+        memset(next, 0xff, n_keys * sizeof(*next));
         for (int w = t1 * r->n_blocks - 1; w >= 0; w--) {
             const uint16_t *ids = pg_routes_ids(r, w / r->n_blocks, w % r->n_blocks);
             for (int i = 0; i < r->n_used; i++) {
@@ -63,13 +63,13 @@ static int init(struct replay *x, int policy, int t1, struct pg_err *err)
 {
     const pg_routes *r = x->r;
     size_t n_keys = (size_t)r->n_blocks * (size_t)r->n_expert;
-    x->slot_of = pg_calloc(n_keys, sizeof *x->slot_of);
-    x->key_of = pg_calloc((size_t)x->n_slots, sizeof *x->key_of);
+    x->slot_of = pg_calloc(n_keys, sizeof(*x->slot_of));
+    x->key_of = pg_calloc((size_t)x->n_slots, sizeof(*x->key_of));
     x->may = pg_calloc((size_t)x->n_slots, 1);
     if (!x->slot_of || !x->key_of || !x->may ||
         (policy == PG_EVICT_BELADY && find_next_uses(x, t1)))
         return pg_fail(err, PG_ENOMEM, "replay with %d slots: out of memory", x->n_slots);
-    memset(x->slot_of, 0xff, n_keys * sizeof *x->slot_of);
+    memset(x->slot_of, 0xff, n_keys * sizeof(*x->slot_of));
     if (policy != PG_EVICT_BELADY)
         PG_TRY(pg_policy_open(&x->policy, (enum pg_evict)policy, r->n_blocks, r->n_expert,
                               x->n_slots, err));

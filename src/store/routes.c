@@ -80,7 +80,7 @@ static int reserve(struct reader *in)
         return 0;
     size_t cap = need, bytes = 0;
     if (__builtin_mul_overflow(PG_MAX(need, in->cap), (size_t)2, &cap) ||
-        __builtin_mul_overflow(cap, sizeof *r->ids, &bytes))
+        __builtin_mul_overflow(cap, sizeof(*r->ids), &bytes))
         return line_fail(in, "too many tokens");
     uint16_t *ids = realloc(r->ids, bytes);
     if (!ids)
@@ -126,7 +126,7 @@ static int read_line(struct reader *in, const char *text, size_t n)
         return pg_fail(in->err, PG_ENOMEM, "%s:%d: out of memory", in->path, in->line);
     if (!line)
         return pg_fail(in->err, PG_EFORMAT, "%s:%d: %s", in->path, in->line,
-                       pg_quote(what.text, strnlen(what.text, sizeof what.text)).s);
+                       pg_quote(what.text, strnlen(what.text, sizeof(what.text))).s);
     int rc = json_is_object(line) ? read_token(in, line) : line_fail(in, "not a JSON object");
     json_decref(line);
     return rc;
@@ -180,8 +180,8 @@ int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err)
     FILE *f = fopen(path, "re");
     if (!f)
         return pg_fail_os(err, PG_EIO, errno, "%s: open failed", path);
-    in.r = pg_calloc(1, sizeof *in.r);
-    in.seen = pg_calloc(MAX_ID + 1, sizeof *in.seen);
+    in.r = pg_calloc(1, sizeof(*in.r));
+    in.seen = pg_calloc(MAX_ID + 1, sizeof(*in.seen));
     if (!in.r || !in.seen)
         rc = pg_fail(err, PG_ENOMEM, "%s: out of memory", path);
     else

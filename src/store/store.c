@@ -95,7 +95,7 @@ size_t pg_store_heap_bytes(int n_block, int n_expert, int n_slots)
 {
     struct pg_store s = {.opt = {.n_block = n_block, .n_expert = n_expert, .n_slots = n_slots}};
     struct pg_arena a = {0};
-    return sizeof s + carve(&s, &a) + pg_policy_heap_bytes(n_block, n_expert, n_slots);
+    return sizeof(s) + carve(&s, &a) + pg_policy_heap_bytes(n_block, n_expert, n_slots);
 }
 
 static int check_options(const struct pg_store_options *opt, struct pg_err *err)
@@ -129,7 +129,7 @@ int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, str
 {
     *out = NULL;
     PG_TRY(check_options(opt, err));
-    struct pg_store *s = pg_calloc(1, sizeof *s);
+    struct pg_store *s = pg_calloc(1, sizeof(*s));
     if (!s)
         return pg_fail(err, PG_ENOMEM, "store: out of memory");
     s->opt = *opt;

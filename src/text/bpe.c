@@ -91,9 +91,9 @@ static int load_merge(struct pg_vocab *v, const struct file_tokens *t, uint32_t 
     if (!n_right)
         return pg_fail(err, PG_EFORMAT, "%s[%u] is '%s', wanted two pieces with a space between",
                        merges_key, rank, pg_quote(line.s, line.n).s);
-    if (line.n > sizeof joined)
+    if (line.n > sizeof(joined))
         return pg_fail(err, PG_EFORMAT, "%s[%u] has %zu bytes, wanted at most %zu", merges_key,
-                       rank, line.n, sizeof joined);
+                       rank, line.n, sizeof(joined));
     memcpy(joined, line.s, n_left);
     memcpy(joined + n_left, gap + 1, n_right);
     if (find_token(t, line.s, n_left, &m->left) || find_token(t, gap + 1, n_right, &m->right) ||
@@ -122,8 +122,8 @@ static int load_merges(struct pg_vocab *v, const struct file_tokens *t, struct p
     while (cap < k->n + k->n / 2)
         cap *= 2;
     v->pair_mask = (uint32_t)(cap - 1);
-    v->merge = pg_vocab_alloc(v, k->n, sizeof *v->merge, err);
-    v->pair = v->merge ? pg_vocab_alloc(v, cap, sizeof *v->pair, err) : NULL;
+    v->merge = pg_vocab_alloc(v, k->n, sizeof(*v->merge), err);
+    v->pair = v->merge ? pg_vocab_alloc(v, cap, sizeof(*v->pair), err) : NULL;
     if (!v->pair)
         return PG_ENOMEM;
     for (uint32_t i = 0; i < v->n_merge; i++)
@@ -186,7 +186,7 @@ static void look(const struct pg_joiner *j, struct pg_sym *left, const struct pg
 static void put_unknown_byte(struct pg_encoder *e)
 {
     static const unsigned char replacement[3] = {0xEF, 0xBF, 0xBD};
-    for (size_t i = 0; i < sizeof replacement; i++)
+    for (size_t i = 0; i < sizeof(replacement); i++)
         if (e->vocab->byte_id[replacement[i]] >= 0)
             pg_ids_put(&e->ids, e->vocab->byte_id[replacement[i]]);
 }

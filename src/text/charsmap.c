@@ -16,22 +16,22 @@ int pg_charsmap_init(struct pg_charsmap *m, const struct pg_gguf *g, struct pg_e
         return 0;
     if (k->kind != PG_GGUF_ARRAY || (k->elem != PG_GGUF_U8 && k->elem != PG_GGUF_I8))
         return pg_fail(err, PG_EFORMAT, "%s is not an array of bytes", key);
-    if (k->n < sizeof bytes + 1 || k->n > 1u << 28)
+    if (k->n < sizeof(bytes) + 1 || k->n > 1u << 28)
         return pg_fail(err, PG_EFORMAT, "%s has %llu bytes, wanted 5 to %u", key,
                        (unsigned long long)k->n, 1u << 28);
-    memcpy(&bytes, k->data, sizeof bytes);
-    if (bytes % sizeof *m->unit || bytes > k->n - sizeof bytes - 1)
+    memcpy(&bytes, k->data, sizeof(bytes));
+    if (bytes % sizeof(*m->unit) || bytes > k->n - sizeof(bytes) - 1)
         return pg_fail(err, PG_EFORMAT,
                        "%s has a trie of %u bytes, wanted a multiple of 4 below %llu", key, bytes,
-                       (unsigned long long)(k->n - sizeof bytes));
-    m->n_unit = bytes / (uint32_t)sizeof *m->unit;
-    m->n_text = (uint32_t)(k->n - sizeof bytes - bytes);
+                       (unsigned long long)(k->n - sizeof(bytes)));
+    m->n_unit = bytes / (uint32_t)sizeof(*m->unit);
+    m->n_text = (uint32_t)(k->n - sizeof(bytes) - bytes);
     m->unit = malloc(PG_MAX(bytes, 1));
     m->text = malloc(m->n_text);
     if (!m->unit || !m->text)
         return pg_fail(err, PG_ENOMEM, "out of memory for %s", key);
-    memcpy(m->unit, (const char *)k->data + sizeof bytes, bytes);
-    memcpy(m->text, (const char *)k->data + sizeof bytes + bytes, m->n_text);
+    memcpy(m->unit, (const char *)k->data + sizeof(bytes), bytes);
+    memcpy(m->text, (const char *)k->data + sizeof(bytes) + bytes, m->n_text);
     if (m->text[m->n_text - 1])
         return pg_fail(err, PG_EFORMAT, "%s ends with byte %d, wanted 0", key,
                        (unsigned char)m->text[m->n_text - 1]);
@@ -48,7 +48,7 @@ void pg_charsmap_fini(struct pg_charsmap *m)
 
 uint64_t pg_charsmap_heap_bytes(const struct pg_charsmap *m)
 {
-    return m->unit ? (uint64_t)m->n_unit * sizeof *m->unit + m->n_text : 0;
+    return m->unit ? (uint64_t)m->n_unit * sizeof(*m->unit) + m->n_text : 0;
 }
 
 static uint32_t children_of(uint32_t unit)

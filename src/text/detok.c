@@ -21,8 +21,8 @@ static size_t settle(struct pg_detok *d, char *out)
             memcpy(out + n, d->held, (size_t)len);
             n += (size_t)len;
         } else {
-            memcpy(out + n, replacement, sizeof replacement);
-            n += sizeof replacement;
+            memcpy(out + n, replacement, sizeof(replacement));
+            n += sizeof(replacement);
             len = -len;
         }
         d->n_held -= len;
@@ -61,8 +61,8 @@ size_t pg_detokenize(struct pg_detok *d, int32_t id, char *out)
         if (!d->n_held)
             return 0;
         d->n_held = 0; /* the beginning of one character, or it would have been settled */
-        memcpy(out, replacement, sizeof replacement);
-        return sizeof replacement;
+        memcpy(out, replacement, sizeof(replacement));
+        return sizeof(replacement);
     }
     if (id < 0 || (uint32_t)id >= p->n)
         return 0;

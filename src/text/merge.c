@@ -24,7 +24,7 @@ static int grow(void **array, size_t n, size_t *cap, size_t size, struct pg_err 
 static int push(struct pg_joiner *j, uint64_t key, struct pg_err *err)
 {
     void *heap = j->heap;
-    PG_TRY(grow(&heap, j->n_heap, &j->cap_heap, sizeof *j->heap, err));
+    PG_TRY(grow(&heap, j->n_heap, &j->cap_heap, sizeof(*j->heap), err));
     j->heap = heap;
     size_t i = j->n_heap++;
     while (i > 0 && j->heap[(i - 1) / 2] > key) {
@@ -74,7 +74,7 @@ void pg_joiner_start(struct pg_joiner *j, const char *text)
 int pg_joiner_add(struct pg_joiner *j, uint32_t at, uint32_t n, int32_t id, struct pg_err *err)
 {
     void *sym = j->sym;
-    PG_TRY(grow(&sym, j->n_sym, &j->cap_sym, sizeof *j->sym, err));
+    PG_TRY(grow(&sym, j->n_sym, &j->cap_sym, sizeof(*j->sym), err));
     j->sym = sym;
     int32_t i = (int32_t)j->n_sym++;
     j->sym[i] = (struct pg_sym){.at = at, .n = n, .prev = i - 1, .next = -1, .id = id, .pair = -1};

@@ -94,10 +94,10 @@ static int add(struct cut *cut, uint32_t cp, struct pg_err *err)
 {
     if (cut->n == cut->cap) {
         size_t cap = PG_MAX(2 * cut->cap, 64);
-        struct mark *c = realloc(cut->c, cap * sizeof *c);
+        struct mark *c = realloc(cut->c, cap * sizeof(*c));
         if (c)
             cut->c = c;
-        struct mark *sorted = c ? realloc(cut->sorted, cap * sizeof *c) : NULL;
+        struct mark *sorted = c ? realloc(cut->sorted, cap * sizeof(*c)) : NULL;
         if (!sorted)
             return pg_fail(err, PG_ENOMEM, "out of memory for normalising text");
         cut->sorted = sorted;
@@ -140,7 +140,7 @@ static void sort_marks(struct cut *cut, size_t from, size_t to)
         start[i + 1] += start[i];
     for (size_t i = from; i < to; i++)
         cut->sorted[start[cut->c[i].class]++] = cut->c[i];
-    memcpy(cut->c + from, cut->sorted, (to - from) * sizeof *cut->c);
+    memcpy(cut->c + from, cut->sorted, (to - from) * sizeof(*cut->c));
 }
 
 static void sort_cut(struct cut *cut)

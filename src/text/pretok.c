@@ -57,7 +57,7 @@ static int unknown_label(struct pg_str label, struct pg_err *err)
 
     for (int i = 0; i < pg_pretok_n_labels; i++) {
         const char *name = pg_pretok_labels[i].name;
-        if (n + strlen(name) + 3 < sizeof known)
+        if (n + strlen(name) + 3 < sizeof(known))
             n += (size_t)sprintf(known + n, "%s%s", i ? ", " : "", name);
     }
     return pg_fail(err, PG_ENOTSUP, "tokenizer.ggml.pre is '%s', known are %s",
@@ -103,7 +103,7 @@ static int pretok_open(struct pg_pretok *p, struct pg_str label, struct pg_err *
 
 int pg_pretok_open(struct pg_pretok **out, struct pg_str label, struct pg_err *err)
 {
-    struct pg_pretok *p = *out = calloc(1, sizeof *p);
+    struct pg_pretok *p = *out = calloc(1, sizeof(*p));
     if (!p)
         return pg_fail(err, PG_ENOMEM, "out of memory for a pre-tokenizer");
     int rc = pretok_open(p, label, err);
@@ -131,7 +131,7 @@ const struct pg_pretok_rule *pg_pretok_rule(const struct pg_pretok *p)
 
 uint64_t pg_pretok_heap_bytes(const struct pg_pretok *p)
 {
-    uint64_t n = p ? sizeof *p : 0;
+    uint64_t n = p ? sizeof(*p) : 0;
     for (int i = 0; p && i < p->n_stage; i++) {
         size_t code = 0, jit = 0;
         pcre2_pattern_info(p->stage[i], PCRE2_INFO_SIZE, &code);
@@ -156,7 +156,7 @@ static int splitter_open(struct pg_splitter *s, struct pg_err *err)
 
 int pg_splitter_open(struct pg_splitter **out, const struct pg_pretok *p, struct pg_err *err)
 {
-    struct pg_splitter *s = *out = calloc(1, sizeof *s);
+    struct pg_splitter *s = *out = calloc(1, sizeof(*s));
     if (!s)
         return pg_fail(err, PG_ENOMEM, "out of memory for splitting text");
     s->pretok = p;
@@ -193,7 +193,7 @@ static int no_match(int rc, struct pg_err *err)
     PCRE2_UCHAR text[128];
     if (rc == PCRE2_ERROR_NOMEMORY)
         return pg_fail(err, PG_ENOMEM, "out of memory for splitting text");
-    pcre2_get_error_message(rc, text, sizeof text);
+    pcre2_get_error_message(rc, text, sizeof(text));
     return pg_fail(err, PG_EARG, "text cannot be split into words: %s", (const char *)text);
 }
 

@@ -28,14 +28,14 @@ int pg_sorted_init(struct pg_sorted *s, struct pg_vocab *v, unsigned types, stru
 
     for (uint32_t id = 0; id < v->pieces.n; id++)
         n += is_listed(v, id, types);
-    s->id = pg_vocab_alloc(v, n, sizeof *s->id, err);
+    s->id = pg_vocab_alloc(v, n, sizeof(*s->id), err);
     if (!s->id)
         return PG_ENOMEM;
     n = 0;
     for (uint32_t id = 0; id < v->pieces.n; id++)
         if (is_listed(v, id, types))
             s->id[n++] = id;
-    qsort_r(s->id, n, sizeof *s->id, by_text, v);
+    qsort_r(s->id, n, sizeof(*s->id), by_text, v);
     for (uint32_t i = 0; i < n; i++)
         s->from[(unsigned char)pg_pieces_text(&v->pieces, s->id[i]).s[0] + 1]++;
     for (int b = 0; b < 256; b++)

@@ -40,21 +40,21 @@ static uint32_t priority_of(float score)
 {
     uint32_t bits;
     score += 0.0f; /* -0 is 0 */
-    memcpy(&bits, &score, sizeof bits);
+    memcpy(&bits, &score, sizeof(bits));
     return bits & 0x80000000u ? bits : 0x7FFFFFFFu - bits;
 }
 
 static int load_priorities(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
 {
     PG_TRY(pg_vocab_scores(v, g, err));
-    v->priority = pg_vocab_alloc(v, v->pieces.n, sizeof *v->priority, err);
+    v->priority = pg_vocab_alloc(v, v->pieces.n, sizeof(*v->priority), err);
     if (!v->priority)
         return PG_ENOMEM;
     for (uint32_t i = 0; i < v->pieces.n; i++)
         v->priority[i] = priority_of(v->score[i]);
     free(v->score);
     v->score = NULL;
-    v->heap_bytes -= v->pieces.n * sizeof *v->score;
+    v->heap_bytes -= v->pieces.n * sizeof(*v->score);
     return 0;
 }
 

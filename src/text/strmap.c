@@ -25,7 +25,7 @@ int pg_strmap_init(struct pg_strmap *m, uint32_t n, uint64_t seed, struct pg_err
     uint64_t cap = 16;
     while (cap < n + (uint64_t)n / 2)
         cap *= 2;
-    m->slot = calloc(cap, sizeof *m->slot);
+    m->slot = calloc(cap, sizeof(*m->slot));
     if (!m->slot)
         return pg_fail(err, PG_ENOMEM, "out of memory for a table of %u strings", n);
     m->mask = (uint32_t)(cap - 1);
@@ -41,7 +41,7 @@ void pg_strmap_fini(struct pg_strmap *m)
 
 uint64_t pg_strmap_heap_bytes(const struct pg_strmap *m)
 {
-    return m->slot ? ((uint64_t)m->mask + 1) * sizeof *m->slot : 0;
+    return m->slot ? ((uint64_t)m->mask + 1) * sizeof(*m->slot) : 0;
 }
 
 /* The slot that holds the string, or the empty one where it belongs. */

@@ -137,7 +137,7 @@ static int reserve_path(struct pg_encoder *e, size_t n, struct pg_err *err)
         return 0;
     free(e->path);
     e->cap_path = 0;
-    e->path = calloc(n, sizeof *e->path);
+    e->path = calloc(n, sizeof(*e->path));
     if (!e->path)
         return pg_fail(err, PG_ENOMEM, "out of memory for %zu bytes of text", n);
     e->cap_path = n;

@@ -85,7 +85,7 @@ static int read_types(struct pg_vocab *v, const struct pg_gguf *g, const struct 
                        types_key, (unsigned long long)k->n, v->pieces.n);
     for (uint32_t i = 0; i < v->pieces.n; i++) {
         uint32_t type;
-        memcpy(&type, (const char *)k->data + i * sizeof type, sizeof type);
+        memcpy(&type, (const char *)k->data + i * sizeof(type), sizeof(type));
         if (type >= PG_PIECE_TYPES)
             return pg_fail(err, PG_EFORMAT, "%s[%u] is %d, wanted 0 to %d", types_key, i, (int)type,
                            PG_PIECE_TYPES - 1);
@@ -208,7 +208,7 @@ static int read_pieces(struct pg_vocab *v, const struct pg_gguf *g, struct pg_er
         return pg_fail(err, PG_EFORMAT, "%s has %llu bytes of text, wanted at most %u", tokens_key,
                        (unsigned long long)bytes, UINT32_MAX);
     PG_TRY(read_types(v, g, k, err));
-    v->pieces.at = pg_vocab_alloc(v, (uint64_t)v->pieces.n + 1, sizeof *v->pieces.at, err);
+    v->pieces.at = pg_vocab_alloc(v, (uint64_t)v->pieces.n + 1, sizeof(*v->pieces.at), err);
     v->pieces.text = v->pieces.at ? pg_vocab_alloc(v, bytes, 1, err) : NULL;
     if (!v->pieces.text)
         return PG_ENOMEM;
@@ -235,10 +235,10 @@ int pg_vocab_scores(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *
     if (k->n != v->pieces.n)
         return pg_fail(err, PG_EFORMAT, "%s has %llu elements, wanted %u as many as tokens", name,
                        (unsigned long long)k->n, v->pieces.n);
-    v->score = pg_vocab_alloc(v, v->pieces.n, sizeof *v->score, err);
+    v->score = pg_vocab_alloc(v, v->pieces.n, sizeof(*v->score), err);
     if (!v->score)
         return PG_ENOMEM;
-    memcpy(v->score, k->data, v->pieces.n * sizeof *v->score);
+    memcpy(v->score, k->data, v->pieces.n * sizeof(*v->score));
     for (uint32_t i = 0; i < v->pieces.n; i++) {
         if (!isfinite(v->score[i]))
             return pg_fail(err, PG_EFORMAT, "%s[%u] is %g, wanted a finite number", name, i,
@@ -409,7 +409,7 @@ static uint64_t make_seed(const struct pg_vocab *v)
 
 static int load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
 {
-    v->heap_bytes = sizeof *v;
+    v->heap_bytes = sizeof(*v);
     v->seed = make_seed(v);
     v->bos = v->eos = v->unk = -1;
     for (int b = 0; b < 256; b++)
@@ -435,7 +435,7 @@ static int load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
 
 int pg_vocab_from_gguf(pg_vocab **out, const struct pg_gguf *g, struct pg_err *err)
 {
-    struct pg_vocab *v = *out = calloc(1, sizeof *v);
+    struct pg_vocab *v = *out = calloc(1, sizeof(*v));
     if (!v)
         return pg_fail(err, PG_ENOMEM, "out of memory for a vocabulary");
     int rc = load(v, g, err);

@@ -160,7 +160,7 @@ static void walk_in(pg_session *s, const struct fixture *fx, float *logits)
     for (size_t i = N_PROMPT; i < N_WALK; i++)
         must(pg_session_eval(s, fx->walk + i, 1, logits + i * row, &err), &err);
     assert_int_equal(pg_session_n_tokens(s), N_WALK);
-    assert_memory_equal(pg_session_logits(s), logits + (N_WALK - 1) * row, row * sizeof *logits);
+    assert_memory_equal(pg_session_logits(s), logits + (N_WALK - 1) * row, row * sizeof(*logits));
 }
 
 static void check_stats(const struct pg_stats *st, const struct pg_options *opt)
@@ -217,11 +217,11 @@ static void same_bits(const struct fixture *fx, const float *want, const float *
                       const struct pg_options *opt)
 {
     size_t row = (size_t)fx->n_vocab;
-    if (!memcmp(want, got, N_WALK * row * sizeof *got))
+    if (!memcmp(want, got, N_WALK * row * sizeof(*got)))
         return;
     describe(opt);
     for (size_t i = 0; i < N_WALK * row; i++)
-        if (memcmp(want + i, got + i, sizeof *got))
+        if (memcmp(want + i, got + i, sizeof(*got)))
             fail_msg("token %zu, logit %zu: %.9g, wanted %.9g", i / row, i % row, (double)got[i],
                      (double)want[i]);
 }
@@ -265,7 +265,7 @@ static void test_reference_logits(void **state)
 {
     struct fixture *fx = *state;
     size_t n = fx->ids.n, row = (size_t)fx->n_vocab;
-    float *logits = calloc(n * row, sizeof *logits);
+    float *logits = calloc(n * row, sizeof(*logits));
     int32_t ids[64];
     assert_non_null(logits);
     assert_true(n <= 64 && fx->logits.n == n * row);
@@ -328,7 +328,7 @@ static void test_greedy_tokens(void **state)
 static void test_modes_same_bits(void **state)
 {
     struct fixture *fx = *state;
-    size_t n_modes = fx->model->is_moe ? sizeof exact_modes / sizeof *exact_modes : 1;
+    size_t n_modes = fx->model->is_moe ? sizeof(exact_modes) / sizeof(*exact_modes) : 1;
     for (size_t m = 0; m < n_modes; m++)
         same_everywhere(fx, exact_modes[m], fx->resident, (int)m * 7);
     print_message("           %d runs with fewer slots than experts, %llu experts hinted\n",
@@ -405,7 +405,7 @@ static void test_chunks_sync_truncate(void **state)
         assert_memory_equal(pg_session_logits(s), want + (N_WALK - 1) * row, bytes);
     }
     static const size_t lengths[] = {10, 20, N_WALK, 7, 1, N_WALK};
-    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(*lengths); i++) {
         must(pg_session_sync(s, fx->walk, lengths[i], &err), &err);
         assert_int_equal(pg_session_n_tokens(s), lengths[i]);
         assert_memory_equal(pg_session_logits(s), want + (lengths[i] - 1) * row, bytes);
@@ -576,7 +576,7 @@ static int tear_down(void **state)
 
 int main(int argc, char **argv)
 {
-    for (size_t i = 0; argc == 2 && i < sizeof models / sizeof *models; i++)
+    for (size_t i = 0; argc == 2 && i < sizeof(models) / sizeof(*models); i++)
         if (!strcmp(argv[1], models[i].name))
             fixture.model = &models[i];
     if (!fixture.model) {

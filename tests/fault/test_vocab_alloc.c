@@ -16,9 +16,9 @@ static int tokenize(const void *vocab, struct pg_err *err)
         "Once upon a time, it\xCC\x81s 1234 \xFF\xE6 \xE4\xBD\xA0 "
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
-    int32_t ids[3 * sizeof text];
+    int32_t ids[3 * sizeof(text)];
     size_t n;
-    return pg_tokenize(vocab, text, sizeof text - 1, PG_TOKENIZE_SPECIAL, ids, PG_COUNT(ids), &n,
+    return pg_tokenize(vocab, text, sizeof(text) - 1, PG_TOKENIZE_SPECIAL, ids, PG_COUNT(ids), &n,
                        err);
 }
 

@@ -47,12 +47,12 @@ static void put(struct out *o, const void *data, size_t n)
 
 static void put_u32(struct out *o, uint32_t v)
 {
-    put(o, &v, sizeof v);
+    put(o, &v, sizeof(v));
 }
 
 static void put_u64(struct out *o, uint64_t v)
 {
-    put(o, &v, sizeof v);
+    put(o, &v, sizeof(v));
 }
 
 static void put_str(struct out *o, const void *s, size_t n)
@@ -119,7 +119,7 @@ static void put_tokens(struct out *o, struct in *in, uint8_t bits, uint32_t *n_k
         uint8_t t = base ? (llama ? 6 : 1) : byte(in);
         float score = base ? 0 : (float)(int8_t)byte(in);
         put_u32(&types, t);
-        put(&scores, &score, sizeof score);
+        put(&scores, &score, sizeof(score));
         if (base)
             put_byte_token(o, (int)i, llama);
         else
@@ -190,7 +190,7 @@ static void put_file(struct out *o, struct in *in)
         put_key(o, ids[i], PG_GGUF_U32);
         put_u32(o, (uint32_t)(int8_t)byte(in));
     }
-    memcpy(o->s + 16, &n_keys, sizeof n_keys);
+    memcpy(o->s + 16, &n_keys, sizeof(n_keys));
 }
 
 /* Tokenizes the rest of the input and prints it again; then prints every id there is. */
@@ -200,7 +200,7 @@ static void use(const pg_vocab *v, struct in *in)
     struct pg_detok d = {.vocab = v};
     unsigned flags = byte(in);
     size_t cap = 3 * in->n + 2, n = 0;
-    int32_t *ids = malloc(cap * sizeof *ids);
+    int32_t *ids = malloc(cap * sizeof(*ids));
     char *text = malloc(in->n + 1), *piece = malloc(PG_PIECE_MAX);
 
     PG_ASSERT(ids && text && piece);

@@ -46,7 +46,7 @@ int main(int argc, char **argv)
         char path[4096];
         if (e->d_name[0] == '.')
             continue;
-        snprintf(path, sizeof path, "%s/%s", argv[1], e->d_name);
+        snprintf(path, sizeof(path), "%s/%s", argv[1], e->d_name);
         n_bad += replay(path);
         n_files++;
     }

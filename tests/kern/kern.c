@@ -40,7 +40,7 @@ static int open_levels(void **state)
 static uint32_t bits_of(float f)
 {
     uint32_t u;
-    memcpy(&u, &f, sizeof u);
+    memcpy(&u, &f, sizeof(u));
     return u;
 }
 
@@ -68,8 +68,8 @@ static void check_level(const struct pg_kernels *k, const struct pg_matmul *m,
     size_t all = m->y_stride * (size_t)m->n_tok;
     struct pg_matmul mine = *m;
     char slot[32];
-    snprintf(slot, sizeof slot, "matmul %s", pg_type_traits(m->type)->name);
-    mine.y = memory(all * sizeof *mine.y);
+    snprintf(slot, sizeof(slot), "matmul %s", pg_type_traits(m->type)->name);
+    mine.y = memory(all * sizeof(*mine.y));
     for (size_t i = 0; i < all; i++)
         mine.y[i] = CANARY;
     k->matmul[m->type](&mine, s->row0, s->row1);
@@ -130,7 +130,7 @@ static void check_shape(enum pg_type type, const struct shape *s)
                           .n_tok = s->n_tok,
                           .y_stride = (size_t)(s->n_out + 3)};
     size_t all = m.y_stride * (size_t)s->n_tok;
-    m.y = memory(all * sizeof *m.y);
+    m.y = memory(all * sizeof(*m.y));
     for (size_t i = 0; i < all; i++)
         m.y[i] = CANARY;
     ref.matmul[type](&m, s->row0, s->row1);
@@ -200,7 +200,7 @@ static void test_matmul_full(void **state)
             memset(w, fills[f / 4], bytes);
             for (size_t b = 0; b < bytes; b += (size_t)t->block_bytes)
                 for (int i = 0; i < n_halves; i++)
-                    memcpy(w + b + at[i], &one, sizeof one);
+                    memcpy(w + b + at[i], &one, sizeof(one));
             for (int i = 0; i < s.n * s.n_tok; i++)
                 x.x[i] = f & 2 ? -1.0f : 1.0f;
             void (*round)(const float *, int, int8_t *, float *, int16_t *) =
@@ -235,7 +235,7 @@ static void check_act(const char *slot, act_fn *want_fn, act_fn *const *got_fn, 
                       int n, int block)
 {
     struct rounded want, got;
-    memset(&want, 0x55, sizeof want);
+    memset(&want, 0x55, sizeof(want));
     want_fn(x, n, want.q, want.d, want.sums);
     for (int i = 0; i < n; i++) {
         double d = (double)want.d[i / block];
@@ -251,10 +251,10 @@ static void check_act(const char *slot, act_fn *want_fn, act_fn *const *got_fn, 
         assert_int_equal(want.sums[g], sum);
     }
     for (int i = 0; i < n_tables; i++) {
-        memset(&got, 0x55, sizeof got);
+        memset(&got, 0x55, sizeof(got));
         got_fn[i](x, n, got.q, got.d, got.sums);
         same(table[i].name, slot, got.d, want.d, n / block);
-        if (memcmp(got.q, want.q, sizeof got.q) || memcmp(got.sums, want.sums, sizeof got.sums))
+        if (memcmp(got.q, want.q, sizeof(got.q)) || memcmp(got.sums, want.sums, sizeof(got.sums)))
             fail_msg("%s %s: not the reference's integers", table[i].name, slot);
     }
 }
@@ -346,12 +346,12 @@ static void run_rms_norm(const struct pg_kernels *k, const struct vectors *v, fl
 }
 static void run_rms_norm_place(const struct pg_kernels *k, const struct vectors *v, float *y)
 {
-    memcpy(y, v->a, (size_t)v->n * sizeof *y);
+    memcpy(y, v->a, (size_t)v->n * sizeof(*y));
     k->rms_norm(y, v->b, 1e-5f, y, v->n);
 }
 static void run_softmax(const struct pg_kernels *k, const struct vectors *v, float *y)
 {
-    memcpy(y, v->a, (size_t)v->n * sizeof *y);
+    memcpy(y, v->a, (size_t)v->n * sizeof(*y));
     k->softmax(y, v->n);
 }
 static void run_silu_mul(const struct pg_kernels *k, const struct vectors *v, float *y)
@@ -360,7 +360,7 @@ static void run_silu_mul(const struct pg_kernels *k, const struct vectors *v, fl
 }
 static void run_silu_mul_place(const struct pg_kernels *k, const struct vectors *v, float *y)
 {
-    memcpy(y, v->a, (size_t)v->n * sizeof *y);
+    memcpy(y, v->a, (size_t)v->n * sizeof(*y));
     k->silu_mul(y, v->b, y, v->n);
 }
 static void run_add(const struct pg_kernels *k, const struct vectors *v, float *y)
@@ -400,10 +400,10 @@ static void test_vectors(void **state)
         for (size_t l = 0; l < PG_COUNT(lengths); l++)
             for (int round = 0; round < 12; round++) {
                 struct vectors v = any_vectors(lengths[l], round % 3);
-                memcpy(want, v.b, sizeof want);
+                memcpy(want, v.b, sizeof(want));
                 slots[s].run(&ref, &v, want);
                 for (int i = 0; i < n_tables; i++) {
-                    memcpy(got, v.b, sizeof got);
+                    memcpy(got, v.b, sizeof(got));
                     slots[s].run(&table[i], &v, got);
                     same(table[i].name, slots[s].name, got, want, LONGEST + PAD);
                 }

@@ -77,13 +77,13 @@ static inline void fill_weights(enum pg_type type, uint8_t *w, size_t bytes, enu
         float f = any_float() * (wild == EXTREME ? 1e4f : 0.02f);
         uint16_t h = pg_f32_to_f16(f);
         if (type == PG_TYPE_F32)
-            memcpy(w + b, &f, sizeof f);
+            memcpy(w + b, &f, sizeof(f));
         else if (type == PG_TYPE_BF16)
-            h = pg_f32_to_bf16(f), memcpy(w + b, &h, sizeof h);
+            h = pg_f32_to_bf16(f), memcpy(w + b, &h, sizeof(h));
         else
             for (int i = 0; i < n_halves; i++) {
                 h = any_half(wild);
-                memcpy(w + b + at[i], &h, sizeof h);
+                memcpy(w + b + at[i], &h, sizeof(h));
             }
     }
 }
@@ -106,10 +106,10 @@ static inline struct acts acts_open(const struct pg_kernels *k, enum pg_act kind
 {
     struct acts s = {.a = {.kind = kind, .n = n}};
     size_t all = (size_t)n * (size_t)n_rows;
-    s.x = memory(all * sizeof *s.x);
+    s.x = memory(all * sizeof(*s.x));
     s.a.q = memory(all);
-    s.a.d = memory(all * sizeof *s.a.d);
-    s.a.sums = memory(all * sizeof *s.a.sums);
+    s.a.d = memory(all * sizeof(*s.a.d));
+    s.a.sums = memory(all * sizeof(*s.a.sums));
     s.a.f32 = s.x;
     for (size_t i = 0; i < all; i++)
         s.x[i] = any_float();

@@ -89,7 +89,7 @@ static inline void world_open(struct world *w, const struct world_options *opt)
     struct pg_err err;
     *w =
         (struct world){.n_block = opt->n_block, .n_expert = opt->n_expert, .n_slots = opt->n_slots};
-    w->place = pg_calloc((size_t)(w->n_block * w->n_expert), sizeof *w->place);
+    w->place = pg_calloc((size_t)(w->n_block * w->n_expert), sizeof(*w->place));
     PG_ASSERT(w->place);
     place_all(w, opt);
     size_t slot_bytes = pg_store_slot_bytes(w->place, w->n_block * w->n_expert);

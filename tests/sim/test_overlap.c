@@ -79,7 +79,7 @@ static void make_routes(struct random *r)
         random_ids(r, N_EXPERT, routes[0][block], N_USED);
     for (int step = 1; step <= N_STEPS; step++) {
         for (int block = 0; block < N_BLOCK; block++) {
-            memcpy(routes[step][block], routes[step - 1][block], sizeof routes[step][block]);
+            memcpy(routes[step][block], routes[step - 1][block], sizeof(routes[step][block]));
             next_route(r, routes[step][block]);
         }
     }

@@ -57,7 +57,7 @@ static void test_cases(void **state)
         {{0x2F800}, {0x4E3D}},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct bytes from = spell(cases[i].from), to = spell(cases[i].to);
         struct bytes have = nfc(from.s, from.n);
         assert_bytes(have, to.s, to.n);

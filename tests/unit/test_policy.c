@@ -126,7 +126,7 @@ static void test_cycle_distance(void **state)
 {
     (void)state;
     uint8_t may[N_SLOTS];
-    memset(may, 1, sizeof may);
+    memset(may, 1, sizeof(may));
     struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
     /* All alike: the block that has just passed is needed last. */
     int victim = pg_policy_victim(p, may);
@@ -135,7 +135,7 @@ static void test_cycle_distance(void **state)
     assert_int_equal(pg_policy_victim(p, may) / 2, 2);
     use(p, 0, 0, 1);
     assert_int_equal(pg_policy_victim(p, may) / 2, 0);
-    memset(may, 0, sizeof may);
+    memset(may, 0, sizeof(may));
     assert_int_equal(pg_policy_victim(p, may), -1);
     pg_policy_close(p);
 }
@@ -144,7 +144,7 @@ static void test_cycle_exposed(void **state)
 {
     (void)state;
     uint8_t may[N_SLOTS];
-    memset(may, 1, sizeof may);
+    memset(may, 1, sizeof(may));
     struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
     pg_policy_expose(p, 1);
     use(p, 0, 0, 1);
@@ -158,7 +158,7 @@ static void test_cycle_frequency(void **state)
 {
     (void)state;
     uint8_t may[N_SLOTS];
-    memset(may, 1, sizeof may);
+    memset(may, 1, sizeof(may));
     struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
     /* Expert 1 of block 0 is not used any more: it leaves although its block comes next. */
     for (int step = 0; step < 20; step++)
@@ -174,7 +174,7 @@ static void test_cycle_expects(void **state)
 {
     (void)state;
     uint8_t may[N_SLOTS];
-    memset(may, 1, sizeof may);
+    memset(may, 1, sizeof(may));
     struct pg_policy *p = four_blocks(PG_EVICT_CYCLE);
     /* Block 0 comes next and will want expert 1, not 0, for certain. */
     pg_policy_hint(p, 0 * N_EXPERT + 1, 1, true);
@@ -185,7 +185,7 @@ static void test_cycle_expects(void **state)
         may[i] = 0;
     assert_int_equal(pg_policy_victim(p, may), 1);
     /* Its wave ends the expectation. */
-    memset(may, 1, sizeof may);
+    memset(may, 1, sizeof(may));
     use(p, 0, 0, 1);
     assert_int_equal(pg_policy_victim(p, may) / 2, 0);
     pg_policy_close(p);
@@ -230,7 +230,7 @@ static void test_random_use(void **state)
             struct pg_policy *p;
             assert_int_equal(
                 pg_policy_open(&p, (enum pg_evict)kind, N_BLOCK, N_EXPERT, N_SLOTS, NULL), 0);
-            memset(key_of, 0xff, sizeof key_of);
+            memset(key_of, 0xff, sizeof(key_of));
             for (int i = 0; i < 4000; i++) {
                 uint8_t may[N_SLOTS];
                 x = x * 1664525u + 1013904223u;
@@ -349,7 +349,7 @@ static void check_trace(const char *name, const double *bar)
     char path[512];
     pg_routes *r;
     struct pg_err err;
-    snprintf(path, sizeof path, "%s/traces/%s", PG_TEST_DATA, name);
+    snprintf(path, sizeof(path), "%s/traces/%s", PG_TEST_DATA, name);
     assert_int_equal(pg_routes_open(&r, path, &err), 0);
     int n = pg_routes_n_tokens(r);
     for (size_t i = 0; i < PG_COUNT(sizes); i++) {

@@ -253,7 +253,7 @@ static void test_bf16_all(void **state)
     for (int h = 0; h < 65536; h++) {
         float f = pg_bf16_to_f32((uint16_t)h), next;
         uint32_t bits = (uint32_t)h << 16, above;
-        assert_memory_equal(&f, &bits, sizeof f);
+        assert_memory_equal(&f, &bits, sizeof(f));
         if (isnan(f)) {
             assert_true(isnan(pg_bf16_to_f32(pg_f32_to_bf16(f))));
             continue;
@@ -263,17 +263,17 @@ static void test_bf16_all(void **state)
             continue;
         for (int tail = 1; tail < 65536; tail += 0x7fff / 4) {
             above = bits | (uint32_t)tail;
-            memcpy(&next, &above, sizeof next);
+            memcpy(&next, &above, sizeof(next));
             int up = tail > 0x8000 || (tail == 0x8000 && (h & 1));
             assert_int_equal(pg_f32_to_bf16(next), h + up);
         }
         above = bits | 0x8000;
-        memcpy(&next, &above, sizeof next);
+        memcpy(&next, &above, sizeof(next));
         assert_int_equal(pg_f32_to_bf16(next), h + (h & 1));
     }
     uint32_t quiet_low = 0x7f800001; /* a NaN whose upper half alone would be infinity */
     float f;
-    memcpy(&f, &quiet_low, sizeof f);
+    memcpy(&f, &quiet_low, sizeof(f));
     assert_true(isnan(pg_bf16_to_f32(pg_f32_to_bf16(f))));
 }
 
@@ -306,18 +306,18 @@ static void test_float_rows(void **state)
     float got[3];
     const float values[3] = {1.5f, -0.25f, 65504.0f};
     (void)state;
-    memcpy(raw + 1, values, sizeof values);
+    memcpy(raw + 1, values, sizeof(values));
     pg_type_traits(PG_TYPE_F32)->to_float(raw + 1, got, 3);
-    assert_memory_equal(got, values, sizeof values);
+    assert_memory_equal(got, values, sizeof(values));
     for (int i = 0; i < 3; i++) {
         uint16_t h = pg_f32_to_f16(values[i]);
         memcpy(raw + 1 + 2 * i, &h, 2);
     }
     pg_type_traits(PG_TYPE_F16)->to_float(raw + 1, got, 3);
-    assert_memory_equal(got, values, sizeof values);
+    assert_memory_equal(got, values, sizeof(values));
     const uint8_t bf16[4] = {0xc0, 0x3f, 0x80, 0xbe};
     pg_type_traits(PG_TYPE_BF16)->to_float(bf16, got, 2);
-    assert_memory_equal(got, values, 2 * sizeof *values);
+    assert_memory_equal(got, values, 2 * sizeof(*values));
 }
 
 int main(void)

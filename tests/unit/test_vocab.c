@@ -74,7 +74,7 @@ static int check_vectors(const struct vectors *t)
     assert_non_null(inp.s);
     assert_non_null(out.s);
     while (*line) {
-        const char *next = memmem(at, (size_t)(end - at), between, sizeof between - 1);
+        const char *next = memmem(at, (size_t)(end - at), between, sizeof(between) - 1);
         struct bytes text = {(char *)at, (size_t)((next ? next : end) - at), 0};
         check_vector(v, t, text, line);
         n++;
@@ -82,7 +82,7 @@ static int check_vectors(const struct vectors *t)
         line += *line == '\n';
         if (!next)
             break;
-        at = next + sizeof between - 1;
+        at = next + sizeof(between) - 1;
     }
     free(inp.s);
     free(out.s);
@@ -93,7 +93,7 @@ static int check_vectors(const struct vectors *t)
 static void test_vectors(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+    for (size_t i = 0; i < sizeof(vectors) / sizeof(*vectors); i++)
         assert_true(check_vectors(&vectors[i]) >= 46);
 }
 
@@ -111,7 +111,7 @@ static void test_own_vectors(void **state)
         if (strncmp(e->d_name, "ggml-vocab-", 11) || strcmp(e->d_name + len - 5, ".gguf"))
             continue;
         for (int i = 0; i < 3; i++)
-            snprintf(path[i], sizeof path[i], "%s/%s%s", PG_VOCAB_DIR, e->d_name,
+            snprintf(path[i], sizeof(path[i]), "%s/%s%s", PG_VOCAB_DIR, e->d_name,
                      (const char *[]){"", ".inp", ".out"}[i]);
         FILE *f = fopen(path[2], "rb");
         if (!f)
@@ -132,7 +132,7 @@ static void assert_ids(const pg_vocab *v, const char *text, unsigned flags, size
 {
     size_t n;
     int32_t *ids = ids_of(v, text, strlen(text), flags, &n);
-    if (n != n_want || (n && memcmp(ids, want, n * sizeof *ids)))
+    if (n != n_want || (n && memcmp(ids, want, n * sizeof(*ids))))
         fail_msg("'%s': %zu ids, first %d, wanted %zu", text, n, n ? (int)ids[0] : -1, n_want);
     free(ids);
 }
@@ -271,7 +271,7 @@ static void test_any_bytes(void **state)
         pg_vocab *v = open_vocab(paths[p]);
         for (int round = 0; round < 500; round++) {
             char text[64];
-            size_t n_text = rng(&seed) % sizeof text, n;
+            size_t n_text = rng(&seed) % sizeof(text), n;
             for (size_t i = 0; i < n_text; i++)
                 text[i] = (char)(rng(&seed) % 4 ? 0x80 + rng(&seed) % 0x80 : rng(&seed) % 0x80);
             int32_t *ids = ids_of(v, text, n_text, 0, &n);
@@ -293,7 +293,7 @@ static void add_piece(struct bytes *out, const struct pg_gguf *g, int32_t id, bo
     int32_t type;
     unsigned value;
 
-    memcpy(&type, types + (size_t)id * sizeof type, sizeof type);
+    memcpy(&type, types + (size_t)id * sizeof(type), sizeof(type));
     if (type == 2 || type == 3 || type == 5)
         return;
     if (type == 6 && sscanf(s.s, "<0x%2X>", &value) == 1) {
@@ -385,7 +385,7 @@ static void test_long_runs(void **state)
     (void)state;
     for (int p = 0; p < 4; p++) {
         pg_vocab *v = open_vocab(paths[p]);
-        for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        for (size_t i = 0; i < sizeof(units) / sizeof(*units); i++)
             check_repeated(v, units[i], 30000);
         check_repeated(v, "a", 200000);
         check_repeated(v, "The quick brown fox, 12345 times. ", 300000);
@@ -399,11 +399,11 @@ static void *tokenize_again(void *vocab)
 {
     static const char text[] = "Many threads, one vocabulary: \xE4\xBD\xA0\xE5\xA5\xBD 2024!\n";
     size_t n, n_first;
-    int32_t *first = ids_of(vocab, text, sizeof text - 1, 0, &n_first);
+    int32_t *first = ids_of(vocab, text, sizeof(text) - 1, 0, &n_first);
     for (int i = 0; i < 200; i++) {
-        int32_t *ids = ids_of(vocab, text, sizeof text - 1, 0, &n);
+        int32_t *ids = ids_of(vocab, text, sizeof(text) - 1, 0, &n);
         assert_int_equal(n, n_first);
-        assert_memory_equal(ids, first, n * sizeof *ids);
+        assert_memory_equal(ids, first, n * sizeof(*ids));
         free(ids);
     }
     free(first);

@@ -46,7 +46,7 @@ static void add_merge(struct plan *p, const char *s)
 /* <unk> <s> </s>, then the bytes at 3, then pieces at 259. */
 static struct plan *plan_llama(void)
 {
-    struct plan *p = calloc(1, sizeof *p);
+    struct plan *p = calloc(1, sizeof(*p));
     assert_non_null(p);
     p->model = "llama";
     p->pre = "default";
@@ -56,7 +56,7 @@ static struct plan *plan_llama(void)
     add(p, "<s>", 3, 0);
     add(p, "</s>", 3, 0);
     for (int b = 0; b < 256; b++) {
-        snprintf(p->byte_text[b], sizeof p->byte_text[b], "<0x%02X>", b);
+        snprintf(p->byte_text[b], sizeof(p->byte_text[b]), "<0x%02X>", b);
         add(p, p->byte_text[b], 6, 0);
     }
     add(p, "\xE2\x96\x81", 1, -1);
@@ -70,7 +70,7 @@ static struct plan *plan_llama(void)
 static struct plan *plan_gpt2(void)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    struct plan *p = calloc(1, sizeof *p);
+    struct plan *p = calloc(1, sizeof(*p));
     assert_non_null(p);
     p->model = "gpt2";
     p->pre = "gpt-2";
@@ -143,7 +143,7 @@ static void assert_ids(const pg_vocab *v, const char *text, size_t n_text, unsig
 {
     size_t n;
     int32_t *ids = ids_of(v, text, n_text, flags, &n);
-    if (n != n_want || (n && memcmp(ids, want, n * sizeof *ids)))
+    if (n != n_want || (n && memcmp(ids, want, n * sizeof(*ids))))
         fail_msg("'%.*s': %zu ids, first %d, wanted %zu", (int)n_text, text, n,
                  n ? (int)ids[0] : -1, n_want);
     free(ids);
@@ -261,7 +261,7 @@ static void test_every_label(void **state)
     };
     static const char text[] = "IT'Sabcab ab x yZ abAB  ab\n\n 1234567 ab";
     (void)state;
-    for (size_t i = 0; i < sizeof labels / sizeof *labels; i++) {
+    for (size_t i = 0; i < sizeof(labels) / sizeof(*labels); i++) {
         struct plan *p = plan_gpt2();
         size_t n;
         p->pre = labels[i];
@@ -278,9 +278,9 @@ static void test_every_label(void **state)
         add_merge(p, "3 4");
         add_merge(p, "123 4");
         pg_vocab *v = good(p);
-        int32_t *ids = ids_of(v, text, sizeof text - 1, 0, &n);
+        int32_t *ids = ids_of(v, text, sizeof(text) - 1, 0, &n);
         struct bytes back = printed(v, ids, n);
-        assert_bytes(back, text, sizeof text - 1);
+        assert_bytes(back, text, sizeof(text) - 1);
         free(back.s);
         free(ids);
         if (!strcmp(labels[i], "default") || !strcmp(labels[i], "llama3"))
@@ -298,7 +298,7 @@ static void test_byte_tokens(void **state)
     static const char *const wrong[] = {"<0x-1>", "<0xZZ>", "<0x100>", "<0x1>",  "<0x 1>",
                                         "0x41",   "",       "<0x41",   "<0X41>", "A"};
     (void)state;
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
         struct plan *p = plan_llama();
         add(p, wrong[i], 6, 0);
         bad(p, PG_EFORMAT, "tokenizer.ggml.tokens[263]", wrong[i]);
@@ -318,7 +318,7 @@ static void test_merges(void **state)
     static const char *const wrong[] = {"ab", "", " ", "a", "a ", " b"};
     static const char *const useless[] = {"x yzzy", "yzzy x", "x y", "a  "};
     (void)state;
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
         struct plan *p = plan_gpt2();
         add_merge(p, wrong[i]);
         bad(p, PG_EFORMAT, "tokenizer.ggml.merges[2]", wrong[i]);
@@ -334,7 +334,7 @@ static void test_merges(void **state)
     free(many);
     p = plan_gpt2();
     /* What no text of this vocabulary can use is passed over. */
-    for (size_t i = 0; i < sizeof useless / sizeof *useless; i++)
+    for (size_t i = 0; i < sizeof(useless) / sizeof(*useless); i++)
         add_merge(p, useless[i]);
     /* Of a merge that is listed twice the first rank counts, so that "b c" comes too late. */
     add(p, "bc", 1, 0);
@@ -392,7 +392,7 @@ static void test_huge_tokens(void **state)
     int32_t ids[2] = {3 + 0xF0, 263};
 
     (void)state;
-    memset(text, 'x', sizeof text);
+    memset(text, 'x', sizeof(text));
     add_token(p, text, PG_PIECE_MAX - 8, 1, 0);
     bad(p, PG_EFORMAT, "tokenizer.ggml.tokens[263]", "1016");
     p = plan_llama();
@@ -403,7 +403,7 @@ static void test_huge_tokens(void **state)
     free(out.s);
     pg_vocab_close(v);
     /* Bytes that are no characters print three times as long. */
-    memset(text, '\xFF', sizeof text);
+    memset(text, '\xFF', sizeof(text));
     p = plan_llama();
     add_token(p, text, PG_PIECE_MAX / 3, 1, 0);
     bad(p, PG_EFORMAT, "tokenizer.ggml.tokens[263]", "341");
@@ -434,7 +434,7 @@ static void test_pieces_across_words(void **state)
 /* A vocabulary without the space's piece and without bytes: each character is unknown. */
 static void test_unknown(void **state)
 {
-    struct plan *p = calloc(1, sizeof *p);
+    struct plan *p = calloc(1, sizeof(*p));
     (void)state;
     assert_non_null(p);
     p->model = "llama";

@@ -54,7 +54,7 @@ static inline struct bytes lossy(const char *text, size_t n)
     bytes_add(&out, "", 0);
     for (size_t i = 0; i < n;) {
         size_t have = 0, len = 0;
-        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        for (size_t r = 0; r < sizeof(rows) / sizeof(*rows); r++) {
             if (s[i] < rows[r].from || s[i] > rows[r].to)
                 continue;
             len = rows[r].len;
@@ -83,7 +83,7 @@ static inline struct bytes printed(const pg_vocab *v, const int32_t *ids, size_t
 
     bytes_add(&out, "", 0);
     for (size_t i = 0; i <= n; i++) {
-        memset(piece, 0x7E, sizeof piece);
+        memset(piece, 0x7E, sizeof(piece));
         size_t len = pg_detokenize(&d, i < n ? ids[i] : -1, piece);
         assert_true(len <= PG_PIECE_MAX);
         assert_memory_equal(piece + PG_PIECE_MAX, "\x7E\x7E\x7E\x7E\x7E\x7E\x7E\x7E", 8);
@@ -108,7 +108,7 @@ static inline int32_t *ids_of(const pg_vocab *v, const char *text, size_t n_text
 {
     struct pg_err err = {0};
     size_t cap = 3 * n_text + 2;
-    int32_t *ids = malloc(cap * sizeof *ids);
+    int32_t *ids = malloc(cap * sizeof(*ids));
     assert_non_null(ids);
     must(pg_tokenize(v, text, n_text, flags, ids, cap, n, &err), &err);
     return ids;

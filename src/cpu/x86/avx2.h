@@ -51,14 +51,14 @@ PG_INLINE __m128i load128(const void *p)
 PG_INLINE int32_t load32(const void *p)
 {
     int32_t v;
-    memcpy(&v, p, sizeof v);
+    memcpy(&v, p, sizeof(v));
     return v;
 }
 
 PG_INLINE int16_t load16(const void *p)
 {
     int16_t v;
-    memcpy(&v, p, sizeof v);
+    memcpy(&v, p, sizeof(v));
     return v;
 }
 

@@ -70,7 +70,7 @@ PG_INLINE struct sums last(enum pg_type t, struct sums s, const void *w, const f
     if (i == n)
         return s;
     memcpy(wide, element(t, w, i), (size_t)(n - i) * size_of(t));
-    memcpy(other, x + i, (size_t)(n - i) * sizeof *x);
+    memcpy(other, x + i, (size_t)(n - i) * sizeof(*x));
     struct sums v = step(t, s, wide, other);
     s.lo = kept(s.lo, v.lo, lanes_below(0, n - i));
     s.hi = kept(s.hi, v.hi, lanes_below(8, n - i));
@@ -134,14 +134,14 @@ PG_INLINE void rows(enum pg_type t, const struct pg_matmul *m, int r, int row1)
         float *y = m->y + (size_t)j * m->y_stride + r;
         for (int i = 0; i < n_rows; i += 2) {
             rows_2x2(t, w + i, x, n, v);
-            size_t bytes = (size_t)PG_MIN(n_rows - i, 2) * sizeof *v;
+            size_t bytes = (size_t)PG_MIN(n_rows - i, 2) * sizeof(*v);
             memcpy(y + i, v, bytes);
             memcpy(y + m->y_stride + i, v + 2, bytes);
         }
     }
     if (j < m->n_tok) {
         rows_4(t, w, m->x->f32 + pg_token_at(m, j), n, v);
-        memcpy(m->y + (size_t)j * m->y_stride + r, v, (size_t)n_rows * sizeof *v);
+        memcpy(m->y + (size_t)j * m->y_stride + r, v, (size_t)n_rows * sizeof(*v));
     }
 }
 

@@ -49,7 +49,7 @@ struct format {
 PG_INLINE __m512i pick_scales(const uint8_t scale[8])
 {
     int64_t bytes;
-    memcpy(&bytes, scale, sizeof bytes);
+    memcpy(&bytes, scale, sizeof(bytes));
     __m512i v = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bytes));
     return _mm512_shufflehi_epi16(_mm512_shufflelo_epi16(v, 0), 0);
 }
@@ -70,8 +70,8 @@ static void part_acts_load(struct part_acts *a, const struct format *f, const st
         if (f->min_of_32)
             low[b] = _mm_hadd_epi16(low[b], high[b]);
     }
-    memcpy(a->sums[0], low, sizeof low);
-    memcpy(a->sums[1], high, sizeof high);
+    memcpy(a->sums[0], low, sizeof(low));
+    memcpy(a->sums[1], high, sizeof(high));
 }
 
 /* ------------------------------------------------------------------ integers ---------------- */

@@ -17,7 +17,7 @@ enum { PG_LANES = 16 };
 PG_INLINE __m512i pg_each_i32(const void *p)
 {
     int v;
-    memcpy(&v, p, sizeof v);
+    memcpy(&v, p, sizeof(v));
     return _mm512_set1_epi32(v);
 }
 

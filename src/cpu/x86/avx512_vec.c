@@ -32,7 +32,7 @@ static float block_scale(const float *x, int n, float *d)
         largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
     uint32_t bits = _mm512_reduce_max_epu32(largest);
     float amax;
-    memcpy(&amax, &bits, sizeof amax);
+    memcpy(&amax, &bits, sizeof(amax));
     return pg_act_scale(amax, n, d);
 }
 
