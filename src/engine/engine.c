@@ -59,7 +59,7 @@ static int load_dense(struct pg_engine *e, struct pg_err *err)
     for (int il = 0; il < e->model.h.n_layer; il++) {
         const struct pg_layer *w = &e->model.layer[il];
         if (w->moe >= 0)
-            e->routers[w->moe] = w->ffn_gate_inp;
+            e->routers[w->moe].inp = w->ffn_gate_inp;
     }
     return 0;
 }

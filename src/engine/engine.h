@@ -51,7 +51,7 @@ struct pg_engine {
     struct pg_forward forward;
     struct pg_block_memory dense, slots, tables, scratch;
     int *block_of;               /* [n_moe] among all blocks, for the trace */
-    struct pg_weight *routers;   /* [n_moe] */
+    struct pg_pregate *routers;  /* [n_moe] */
     struct pg_pregate *pregates; /* [n_moe] */
     char sidecar_path[4096];     /* empty: none */
     int level;

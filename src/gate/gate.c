@@ -245,9 +245,8 @@ int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32
     }
     struct ruling r = {
         .g = g, .from = block, .block = block, .pos = pos, .to = &g->now, .forced = o->routes};
-    struct pg_pregate router = {.inp = o->routers[block]};
     *out = &g->now;
-    return choose(&r, &router, h) ? numeric(block, err) : 0;
+    return choose(&r, &o->routers[block], h) ? numeric(block, err) : 0;
 }
 
 /* The union of a route's experts, the most wanted first: by number of tokens, then by how high the

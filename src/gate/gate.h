@@ -33,8 +33,8 @@ struct pg_gate_rule {
     float scale;      /* applied last */
 };
 
-/* The map of one pre-gate, in F32: inp h + bias + up silu(down h + down_bias). Parts whose data is
- * NULL it does not have; without `inp` there is no pre-gate. */
+/* The map of one router or pre-gate: inp h + bias + up silu(down h + down_bias). Parts whose data
+ * is NULL it does not have; without `inp` there is no gate. All but `inp` are F32. */
 struct pg_pregate {
     struct pg_weight inp, bias;       /* [n_expert, n_embd], [1, n_expert] */
     struct pg_weight down, down_bias; /* [n_hidden, n_embd], [1, n_hidden]: both or none */
@@ -59,8 +59,8 @@ struct pg_gate_options {
     enum pg_mode mode; /* not AUTO */
     struct pg_gate_rule rule;
     int n_block, level, max_tok;
-    int n_hidden;                      /* of all pre-gates; 0: they have no hidden layer */
-    const struct pg_weight *routers;   /* [n_block], borrowed */
+    int n_hidden;                      /* the widest hidden layer; 0: there is none */
+    const struct pg_pregate *routers;  /* [n_block], borrowed */
     const struct pg_pregate *pregates; /* [n_block], none in the last `level`; NULL: none */
     const pg_routes *routes;           /* forced decisions; NULL: none */
     float cache_bias;                  /* see struct pg_options */

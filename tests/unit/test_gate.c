@@ -329,6 +329,71 @@ static void test_fold_same_gain(void **state)
     assert_memory_equal(out, means, sizeof(out));
 }
 
+/* ------------------------------------------------------------------ deciding ---------------- */
+
+/* A router with all the parts that a pre-gate may have decides as computed by hand. Input (2, 3):
+ *
+ *   inp h                                    (2, 3, 5, -1)
+ *   + bias (0, 4, -1, 0.5)                   (2, 7, 4, -0.5)
+ *   + up silu(h1 + h2 - 5 = 0)               the same: silu(0) = 0
+ *   or, with a down bias of 95: silu(100) = 100, up (0.1, -0.1, 0, 0)   (12, -3, 4, -0.5) */
+static void test_router_with_bias(void **state)
+{
+    static const float h[64] = {2, 3};
+    static const float bias[] = {0, 4, -1, 0.5f}, up[] = {0.1f, -0.1f, 0, 0}, low = -5, high = 95;
+    static float inp[4 * 64], down[64] = {1, 1};
+    static _Alignas(64) char room[1 << 16];
+    static const struct {
+        bool bias, hidden;
+        const float *down_bias;
+        int32_t id[2];
+        float logit[2];
+    } cases[] = {
+        {false, false, NULL, {2, 1}, {5, 3}},
+        {true, false, NULL, {1, 2}, {7, 4}},
+        {true, true, &low, {1, 2}, {7, 4}},
+        {true, true, &high, {0, 2}, {12, 4}},
+    };
+    (void)state;
+    inp[0] = inp[64 + 1] = inp[2 * 64] = inp[2 * 64 + 1] = inp[3 * 64] = 1;
+    inp[3 * 64 + 1] = -1;
+    for (int level = 0; level < n_tables; level++) {
+        struct pg_compute c = {.k = table[level]};
+        assert_int_equal(pg_pool_open(&c.pool, 1, NULL), 0);
+        for (size_t i = 0; i < PG_COUNT(cases); i++) {
+            struct pg_arena a = {room, sizeof(room), 0};
+            struct pg_pregate router = {.inp = {PG_TYPE_F32, 64, 4, inp}};
+            struct pg_gate_options opt = {.mode = PG_MODE_ONDEMAND,
+                                          .rule = {4, 2, true, false, 1},
+                                          .n_block = 1,
+                                          .max_tok = 1,
+                                          .n_hidden = cases[i].hidden,
+                                          .routers = &router,
+                                          .compute = &c};
+            const struct pg_route *route;
+            struct pg_input in;
+            struct pg_gate g;
+            if (cases[i].bias)
+                router.bias = (struct pg_weight){PG_TYPE_F32, 4, 1, bias};
+            if (cases[i].hidden) {
+                router.down = (struct pg_weight){PG_TYPE_F32, 64, 1, down};
+                router.down_bias = (struct pg_weight){PG_TYPE_F32, 1, 1, cases[i].down_bias};
+                router.up = (struct pg_weight){PG_TYPE_F32, 1, 4, up};
+            }
+            pg_gate_init(&g, &opt, &a);
+            pg_input_carve(&in, &a, 64, 1);
+            pg_input_set(&in, h, 64, 1);
+            assert_int_equal(pg_gate_decide(&g, 0, &in, &(int32_t){0}, &route, NULL), 0);
+            assert_memory_equal(route->id, cases[i].id, sizeof(cases[i].id));
+            for (int j = 0; j < 2; j++) {
+                double want = 1 / (1 + exp(-(double)cases[i].logit[j]));
+                assert_true(fabs((double)route->weight[j] - want) < 1e-6);
+            }
+        }
+        pg_pool_close(c.pool);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -340,6 +405,7 @@ int main(void)
         cmocka_unit_test(test_weigh_given),
         cmocka_unit_test(test_fold),
         cmocka_unit_test(test_fold_same_gain),
+        cmocka_unit_test(test_router_with_bias),
     };
     return cmocka_run_group_tests(tests, open_levels, NULL);
 }
