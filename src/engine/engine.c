@@ -56,11 +56,7 @@ static int load_dense(struct pg_engine *e, struct pg_err *err)
 {
     struct pg_load load = {e->io, e->dense.base, e->opt.progress, e->opt.user};
     PG_TRY(pg_model_load(&e->model, &load, err));
-    for (int il = 0; il < e->model.h.n_layer; il++) {
-        const struct pg_layer *w = &e->model.layer[il];
-        if (w->moe >= 0)
-            e->routers[w->moe].inp = w->ffn_gate_inp;
-    }
+    pg_model_routers(&e->model, e->routers);
     return 0;
 }
 

@@ -102,7 +102,7 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
     }
     if (!needs_sidecar(e->opt.mode))
         return 0;
-    pg_model_hash(&e->model, hash);
+    pg_model_hash(&e->model, e->routers, hash);
     const struct pg_sidecar s = {
         .model = &e->model, .hash = hash, .level = e->level, .gates = e->pregates};
     return pg_sidecar_load(&s, e->sidecar_path, err);
@@ -111,8 +111,9 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
 /* ------------------------------------------------------------------ making ------------------ */
 
 /* The untrained pre-gates of a loaded model. */
-static int write_folded(const struct pg_model *m, const char *out, int level, struct pg_err *err)
+static int write_folded(const struct pg_engine *e, const char *out, int level, struct pg_err *err)
 {
+    const struct pg_model *m = &e->model;
     char hash[17];
     size_t n = (size_t)(m->n_moe - level), each = (size_t)m->h.n_expert * (size_t)m->h.n_embd;
     struct pg_pregate *gates = pg_calloc(n, sizeof(*gates));
@@ -124,7 +125,7 @@ static int write_folded(const struct pg_model *m, const char *out, int level, st
                 (struct pg_weight){PG_TYPE_F32, m->h.n_embd, m->h.n_expert, table + i * each};
             pg_pregate_fold(m, (int)i, level, table + i * each);
         }
-        pg_model_hash(m, hash);
+        pg_model_hash(m, e->routers, hash);
         struct pg_sidecar s = {.model = m, .hash = hash, .level = level, .gates = gates};
         rc = pg_sidecar_save(&s, out, err);
     } else {
@@ -163,7 +164,7 @@ int pg_sidecar_write(const char *model, const char *out, int level, struct pg_er
                      "level %d: the model has %d blocks with experts, so 1 to %d is possible",
                      level, e->model.n_moe, e->model.n_moe - 1);
     } else {
-        rc = write_folded(&e->model, out, level, err);
+        rc = write_folded(e, out, level, err);
     }
     pg_engine_close(e);
     return rc;

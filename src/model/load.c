@@ -634,16 +634,27 @@ static uint64_t fnv1a(uint64_t hash, const void *data, size_t n)
     return hash;
 }
 
-void pg_model_hash(const struct pg_model *m, char out[17])
+void pg_model_routers(const struct pg_model *m, struct pg_pregate *out)
+{
+    for (int moe = 0; moe < m->n_moe; moe++)
+        out[moe] = (struct pg_pregate){.inp = m->layer[pg_block_of_moe(m, moe)].ffn_gate_inp};
+}
+
+static uint64_t hash_weight(uint64_t hash, const struct pg_weight *w)
+{
+    size_t n = w->data ? pg_type_bytes(w->type, w->n_in) * (size_t)w->n_out : 0;
+    return fnv1a(hash, w->data, n);
+}
+
+void pg_model_hash(const struct pg_model *m, const struct pg_pregate *routers, char out[17])
 {
     const int shape[] = {m->h.n_vocab,  m->h.n_layer,  m->h.n_embd,       m->h.n_head,
                          m->h.n_ff_exp, m->h.n_expert, m->h.n_expert_used};
     uint64_t hash = fnv1a(0xcbf29ce484222325u, m->arch, strlen(m->arch));
     hash = fnv1a(hash, shape, sizeof(shape));
-    for (int il = 0; il < m->h.n_layer; il++) {
-        const struct pg_weight *w = &m->layer[il].ffn_gate_inp;
-        if (w->data)
-            hash = fnv1a(hash, w->data, pg_type_bytes(w->type, w->n_in) * (size_t)w->n_out);
+    for (int moe = 0; moe < m->n_moe; moe++) {
+        hash = hash_weight(hash, &routers[moe].inp);
+        hash = hash_weight(hash, &routers[moe].bias);
     }
     snprintf(out, 17, "%016llx", (unsigned long long)hash);
 }

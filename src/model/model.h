@@ -93,8 +93,11 @@ int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err 
 /* Block of the model that is MoE block `moe`, of [0, n_moe). */
 int pg_block_of_moe(const struct pg_model *m, int moe);
 /* 16 hex digits that name the base model of a sidecar: architecture, shapes and router weights, so
- * that one sidecar serves every quantisation of a model. Needs loaded weights. */
-void pg_model_hash(const struct pg_model *m, char out[17]);
+ * that one sidecar serves every quantisation of a model. routers [n_moe], as they lie in the file.
+ */
+void pg_model_hash(const struct pg_model *m, const struct pg_pregate *routers, char out[17]);
+/* The routers of a loaded model, [n_moe]. */
+void pg_model_routers(const struct pg_model *m, struct pg_pregate *out);
 
 /* ---- what a family file uses to name tensors */
 

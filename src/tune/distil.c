@@ -329,7 +329,7 @@ static int open_all(struct tune *t, struct pg_err *err)
     t->fit_options.pool = t->engine->compute.pool;
     PG_TRY(take_memory(t, err));
     PG_TRY(start_weights(t, err));
-    pg_model_hash(&t->engine->model, t->head.model);
+    pg_model_hash(&t->engine->model, t->engine->routers, t->head.model);
     uint64_t total = t->text.n_train_tokens + PG_MIN(t->text.n_held_tokens, t->head.n_held);
     return pg_collector_open(&t->collector, t->engine, &t->text, total, err);
 }

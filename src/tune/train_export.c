@@ -195,30 +195,32 @@ static int write_model(struct pg_gguf_writer *w, struct pg_trainer *t, struct pg
 /* ------------------------------------------------------------------ OUT.pregate.gguf -------- */
 
 /* The hash of OUT.gguf, whose routers are the F32 values that lie in w. */
-static void hash_result(const struct pg_trainer *t, char out[17])
+static int hash_result(const struct pg_trainer *t, char out[17], struct pg_err *err)
 {
     const struct pg_model *m = &t->source.model;
-    for (int il = 0; il < m->h.n_layer; il++) {
+    struct pg_pregate *routers = pg_calloc((size_t)m->n_moe, sizeof(routers[0]));
+    if (!routers)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    for (int moe = 0; moe < m->n_moe; moe++) {
         struct pg_tensor_name name;
-        snprintf(name.s, sizeof(name.s), "blk.%d.ffn_gate_inp.weight", il);
-        const struct pg_param *p = m->layer[il].moe < 0 ? NULL : pg_params_find(t->params, name.s);
-        if (p) {
-            m->layer[il].ffn_gate_inp =
-                (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, t->s.w + p->at};
-        }
+        snprintf(name.s, sizeof(name.s), "blk.%d.ffn_gate_inp.weight", pg_block_of_moe(m, moe));
+        const struct pg_param *p = pg_params_find(t->params, name.s);
+        routers[moe].inp = (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, t->s.w + p->at};
     }
-    pg_model_hash(m, out);
+    pg_model_hash(m, routers, out);
+    free(routers);
+    return 0;
 }
 
 static int write_sidecar(const struct pg_trainer *t, struct pg_err *err)
 {
     const struct pg_model *m = &t->source.model;
     char hash[17];
+    PG_TRY(hash_result(t, hash, err));
     struct pg_pregate *gates = pg_calloc((size_t)m->n_moe, sizeof(gates[0]));
     if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     pg_pregates_in(m, t->params, t->s.w, gates);
-    hash_result(t, hash);
     const struct pg_sidecar s = {
         .model = m, .hash = hash, .level = t->opt.level, .decides = true, .gates = gates};
     int rc = pg_sidecar_save(&s, t->path.sidecar, err);

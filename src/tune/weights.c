@@ -71,33 +71,33 @@ int pg_source_param(struct pg_source *s, const struct pg_param *p, float *out, s
 
 /* ------------------------------------------------------------------ identity ---------------- */
 
-/* The router of a MoE block as it lies in the file, for free(). */
-static int read_router(struct pg_source *s, int moe, void **out, struct pg_err *err)
+/* The router of a MoE block as it lies in the file; its data is for free(). */
+static int read_router(struct pg_source *s, int moe, struct pg_pregate *out, struct pg_err *err)
 {
+    int il = pg_block_of_moe(&s->model, moe);
     struct pg_tensor_name name;
-    snprintf(name.s, sizeof(name.s), "blk.%d.ffn_gate_inp.weight", pg_block_of_moe(&s->model, moe));
+    snprintf(name.s, sizeof(name.s), "blk.%d.ffn_gate_inp.weight", il);
     const struct pg_gguf_tensor *t = pg_gguf_find_tensor(s->gguf, name.s);
-    *out = malloc(t->bytes);
-    return *out ? pg_gguf_read(s->gguf, t, *out, err)
+    void *data = malloc(t->bytes);
+    out->inp = s->model.layer[il].ffn_gate_inp;
+    out->inp.data = data;
+    return data ? pg_gguf_read(s->gguf, t, data, err)
                 : pg_fail(err, PG_ENOMEM, "%s: out of memory", name.s);
 }
 
 int pg_source_hash(struct pg_source *s, char out[17], struct pg_err *err)
 {
-    struct pg_model *m = &s->model;
-    int rc = 0;
-    for (int moe = 0; !rc && moe < m->n_moe; moe++) {
-        void *data = NULL;
-        rc = read_router(s, moe, &data, err);
-        m->layer[pg_block_of_moe(m, moe)].ffn_gate_inp.data = data;
-    }
+    int n_moe = s->model.n_moe, rc = 0;
+    struct pg_pregate *routers = pg_calloc((size_t)n_moe, sizeof(routers[0]));
+    if (!routers)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    for (int moe = 0; !rc && moe < n_moe; moe++)
+        rc = read_router(s, moe, &routers[moe], err);
     if (!rc)
-        pg_model_hash(m, out);
-    for (int moe = 0; moe < m->n_moe; moe++) {
-        struct pg_weight *router = &m->layer[pg_block_of_moe(m, moe)].ffn_gate_inp;
-        free((void *)(uintptr_t)router->data);
-        router->data = NULL;
-    }
+        pg_model_hash(&s->model, routers, out);
+    for (int moe = 0; moe < n_moe; moe++)
+        free((void *)(uintptr_t)routers[moe].inp.data);
+    free(routers);
     return rc;
 }
 
