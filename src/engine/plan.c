@@ -16,6 +16,7 @@ static struct pg_forward_options forward_options(struct pg_engine *e, int n_batc
         .gate = e->store ? &e->gate : NULL,
         .store = e->store,
         .trace = e->trace,
+        .ops = &pg_ops_cpu,
         .max_tok = n_batch,
         .n_ctx = e->opt.n_ctx,
         .n_threads = e->opt.n_threads,

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "model/forward.h"
 
-#include "base/os.h"
-
 #include <math.h>
-#include <string.h>
 
 static float *floats(struct pg_arena *a, size_t n, size_t m)
 {
@@ -39,7 +36,7 @@ static void carve_attention(struct pg_forward *f, struct pg_arena *a)
 
 static void carve_ffn(struct pg_forward *f, struct pg_arena *a)
 {
-    enum { GROUP = 32 };
+    enum { GROUP = PG_PRODUCTS_MAX / 2 };
     const struct pg_hparams *h = &f->model->h;
     size_t t = (size_t)f->opt.max_tok;
     int n_ff = PG_MAX(h->n_ff, PG_MAX(h->n_ff_exp, h->n_ff_shexp));
@@ -48,23 +45,23 @@ static void carve_ffn(struct pg_forward *f, struct pg_arena *a)
     f->gate_ff = floats(a, (size_t)f->max_rows, (size_t)n_ff);
     f->up_ff = floats(a, (size_t)f->max_rows, (size_t)n_ff);
     pg_input_carve(&f->in_ff, a, n_ff, f->max_rows);
-    f->product = pg_arena_take(a, 2 * (size_t)f->max_group * sizeof(struct pg_product));
+    f->product = pg_arena_take(a, 2 * (size_t)f->max_group * sizeof(struct pg_op_product));
     if (h->n_expert == 0)
         return;
     size_t n_rows = t * (size_t)h->n_expert_used;
     f->y = floats(a, n_rows, (size_t)h->n_embd);
-    f->wanted = ints(a, (size_t)h->n_expert);
-    f->first = ints(a, (size_t)h->n_expert + 1);
-    f->count = ints(a, (size_t)h->n_expert);
-    f->token_of = ints(a, n_rows);
-    f->row_of = ints(a, n_rows);
-    f->iota = ints(a, (size_t)f->max_rows);
+    f->wave.wanted = ints(a, (size_t)h->n_expert);
+    f->wave.first = ints(a, (size_t)h->n_expert + 1);
+    f->wave.count = ints(a, (size_t)h->n_expert);
+    f->wave.token_of = ints(a, n_rows);
+    f->wave.row_of = ints(a, n_rows);
+    f->wave.iota = ints(a, (size_t)f->max_rows);
     f->lease = pg_arena_take(a, (size_t)f->max_group * sizeof(struct pg_lease));
 }
 
 void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt, struct pg_arena *a)
 {
-    *f = (struct pg_forward){.opt = *opt, .model = opt->model, .c = opt->compute};
+    *f = (struct pg_forward){.opt = *opt, .model = opt->model, .c = opt->compute, .ops = opt->ops};
     carve_attention(f, a);
     carve_ffn(f, a);
     if (!a->base)
@@ -76,31 +73,25 @@ void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
         f->rope_freq[i] = factor ? freq / (double)factor[i] : freq;
     }
     for (int i = 0; h->n_expert && i < f->max_rows; i++)
-        f->iota[i] = i;
-}
-
-/* x = token_embd[token], and the rotations of each row's position. */
-static void begin_row(void *arg, int t, int thread)
-{
-    struct pg_forward *f = arg;
-    const struct pg_weight *w = &f->model->token_embd;
-    size_t n_embd = (size_t)w->n_in, half = (size_t)f->model->h.n_rot / 2;
-    const char *row =
-        (const char *)w->data + (size_t)f->token[t] * pg_type_bytes(w->type, (int64_t)n_embd);
-    (void)thread;
-    pg_type_traits((uint32_t)w->type)->to_float(row, f->x + (size_t)t * n_embd, (int64_t)n_embd);
-    for (size_t i = 0; i < half; i++) {
-        double angle = f->pos[t] * f->rope_freq[i];
-        f->rope_cos[(size_t)t * half + i] = (float)cos(angle);
-        f->rope_sin[(size_t)t * half + i] = (float)sin(angle);
-    }
+        f->wave.iota[i] = i;
 }
 
 int pg_forward_run(struct pg_forward *f, struct pg_err *err)
 {
     PG_ASSERT(f->n_tok >= 1 && f->n_tok <= f->opt.max_tok);
     f->err = err;
-    pg_rows(f->c, begin_row, f, f->n_tok);
+    const struct pg_op_embed op = {
+        .table = &f->model->token_embd,
+        .token = f->token,
+        .pos = f->pos,
+        .freq = f->rope_freq,
+        .n_row = f->n_tok,
+        .n_freq = f->model->h.n_rot / 2,
+        .x = f->x,
+        .cosines = f->rope_cos,
+        .sines = f->rope_sin,
+    };
+    f->ops->embed(f->c, &op);
     for (int il = 0; il < f->model->h.n_layer; il++)
         PG_TRY(pg_block(f, il));
     return 0;
@@ -108,11 +99,17 @@ int pg_forward_run(struct pg_forward *f, struct pg_err *err)
 
 void pg_forward_logits(struct pg_forward *f, const int32_t *rows, int n, float *logits)
 {
-    size_t n_embd = (size_t)f->model->h.n_embd;
-    for (int i = 0; i < n; i++) {
-        f->c->k.rms_norm(f->x + (size_t)rows[i] * n_embd, f->model->output_norm.data,
-                         f->model->h.rms_eps, f->h + (size_t)i * n_embd, (int)n_embd);
-    }
-    pg_input_set(&f->in_h, f->h, (int)n_embd, n);
-    pg_linear(f->c, &f->model->output, &f->in_h, logits);
+    const struct pg_op_logits op = {
+        .gain = &f->model->output_norm,
+        .output = &f->model->output,
+        .eps = f->model->h.rms_eps,
+        .row = rows,
+        .n_row = n,
+        .x = f->x,
+        .h = f->h,
+        .in = &f->in_h,
+        .logits = logits,
+    };
+    PG_ASSERT(n >= 1 && n <= f->opt.max_tok);
+    f->ops->logits(f->c, &op);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * One step of the model over a batch of rows, and the pieces that a family's block is made of.
+ * One step of the model over a batch of rows: forward.c begins and ends it, block.c is the order of
+ * a block, wave.c brings and computes experts.
  *
  * Scratch of a step, carved from one block at open (T = max_tok, U = n_expert_used, R = max_rows):
  *
@@ -25,11 +26,28 @@ struct pg_forward_options {
     struct pg_gate *gate; /* NULL for a dense model, store likewise */
     struct pg_store *store;
     struct pg_trace *trace;
+    const struct pg_ops *ops; /* get `compute` as their self */
     int max_tok, n_ctx, n_threads;
+};
+
+/* A step's rows sorted by expert: expert wanted[i] makes rows [first[i], first[i + 1]) of y.
+ * Between sorting and combining experts do not meet: any part of `wanted` may be acquired and
+ * computed by itself, in any order, and in another place. */
+struct pg_wave {
+    int n;
+    int32_t *wanted, *first; /* [n_expert], [n_expert + 1] */
+    int32_t *count;          /* [n_expert] tokens of each; then the next free row */
+    int32_t *token_of;       /* [T * U] row of y -> token */
+    int32_t *row_of;         /* [T * U] (token, rank) -> row of y */
+    int32_t *iota;           /* [R] 0, 1, 2, … */
+};
+struct pg_part {
+    int begin, n; /* wanted[begin], … */
 };
 
 struct pg_forward {
     struct pg_forward_options opt;
+    const struct pg_ops *ops;
     const struct pg_model *model;
     struct pg_compute *c;
 
@@ -43,17 +61,10 @@ struct pg_forward {
     double *rope_freq; /* [n_rot / 2] radians a position */
     struct pg_input in_h, in_att, in_ff;
 
-    /* The batch sorted by expert: expert wanted[i] has rows [first[i], first[i + 1]) of y. */
-    int n_wanted;
-    int32_t *wanted, *first; /* [n_expert], [n_expert + 1] */
-    int32_t *count;          /* [n_expert] tokens of each; then the next free row */
-    int32_t *token_of;       /* [T * U] row of y -> token */
-    int32_t *row_of;         /* [T * U] (token, rank) -> row of y */
-    int32_t *iota;           /* [R] 0, 1, 2, … */
-
-    int max_rows, max_group;    /* R, and experts computed together */
-    struct pg_lease *lease;     /* [max_group] */
-    struct pg_product *product; /* [2 * max_group] */
+    struct pg_wave wave;
+    int max_rows, max_group;       /* R, and experts computed together */
+    struct pg_lease *lease;        /* [max_group] */
+    struct pg_op_product *product; /* [2 * max_group] */
 };
 
 /* With an arena that only measures, f is not to be used. */
@@ -67,5 +78,14 @@ void pg_forward_logits(struct pg_forward *f, const int32_t *rows, int n, float *
 
 /* x of all rows through block il. */
 int pg_block(struct pg_forward *f, int il);
+/* gate_ff = activation(gate_ff) * up_ff, n_row rows of n_ff, which become in_ff. */
+void pg_activate(struct pg_forward *f, int n_ff, int n_row);
+
+/* The route's rows into f->wave. */
+void pg_wave_sort(struct pg_forward *f, const struct pg_route *route);
+/* Asks the store for the experts of a part of the wave; one part at a time. */
+void pg_wave_acquire(struct pg_forward *f, int il, struct pg_part part);
+/* The part's rows of y, as its experts arrive. */
+int pg_wave_compute(struct pg_forward *f, int il, struct pg_part part);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * A model's shapes, weights and forward pass. One file a family (llama.c, qwen2moe.c, qwen3moe.c,
  * olmoe.c): hyperparameters and tensor names. What families share is in load.c (files to weights)
- * and layers.c (the block, one for all: it asks the hyperparameters, and which weights are there).
+ * and block.c (the block, one for all: it asks the hyperparameters, and which weights are there).
  *
  * Sizes carry GGUF's names. Matrices are [n_out, n_in], a row per output.
  */
@@ -10,10 +10,7 @@
 
 #include "format/gguf.h"
 #include "gate/gate.h"
-#include "model/kv.h"
-
-enum pg_rope_kind { PG_ROPE_PAIRS, PG_ROPE_HALVES }; /* (0,1),(2,3)… or (0,n/2),(1,n/2+1)… */
-enum pg_activation { PG_SILU };
+#include "model/ops.h"
 
 struct pg_hparams {
     int n_vocab, n_ctx_train, n_layer, n_embd;

@@ -2,15 +2,12 @@
  * Descriptions of caches that no family has yet: their bytes, where rows lie, and what they refuse
  * to forget; and that a session asks them.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "helpers.h"
 
 #include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 enum { N_CTX = 40, N_STEP = 4 };
 
@@ -137,12 +134,6 @@ static void test_state_starts_again_only(void **state)
 }
 
 /* ------------------------------------------------------------------ sessions ---------------- */
-
-static void must(int rc, const struct pg_err *err)
-{
-    if (rc)
-        fail_msg("%s", err->text);
-}
 
 /* A window that is wider than its session's context computes the same, and may not be cut back far;
  * sync then starts again and comes to the same logits. */
