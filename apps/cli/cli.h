@@ -17,7 +17,8 @@
 #include <jansson.h>
 #include <stdio.h>
 
-enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
+/* Ended by a signal: cli_interrupt_code. */
+enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
 /* ---------------------------------------------------------------- command line -------------- */
 
@@ -105,13 +106,17 @@ int cli_progress_step(void *user, const char *what, uint64_t done, uint64_t tota
 void cli_progress_log(void *user, enum pg_log_level level, const char *text);
 void cli_progress_clear(void);
 
-void cli_interrupt_install(void); /* the first SIGINT is noted, the second one ends the program */
+/* SIGINT, SIGTERM and SIGHUP are noted, and the same one again ends the program. */
+void cli_signals_install(void);
 bool cli_interrupted(void);
+int cli_interrupt_code(void); /* exit code after that: 128 and the number of the signal */
 uint64_t cli_now_ns(void);
 
 /* Text that a file or a model made, with control characters other than \n and \t made visible
  * when `out` is a terminal: an escape sequence must not reach it. */
 void cli_print_safe(FILE *out, const char *text, size_t n);
+/* After a write to it has failed: fills *err from errno and returns PG_EIO. */
+int cli_stdout_failed(struct pg_err *err);
 /* Flushes stdout; CLI_FAILED with a message when what was printed could not be written. */
 int cli_stdout_finish(int code);
 
@@ -144,8 +149,11 @@ int cli_file_read(const char *path, char **data, size_t *n, struct pg_err *err);
 /* A file that appears whole or not at all. path NULL or "-" is stdout. */
 struct cli_outfile {
     FILE *stream;
-    char *path, *temp;
+    const char *name; /* borrowed */
+    char *temp;       /* NULL: stdout, a device or a pipe */
 };
+/* After a write to the stream has failed: names it, fills *err from errno, returns PG_EIO. */
+int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err);
 int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err);
 int cli_outfile_commit(struct cli_outfile *f, struct pg_err *err);
 void cli_outfile_abandon(struct cli_outfile *f); /* fine after commit */

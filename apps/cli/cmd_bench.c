@@ -444,7 +444,7 @@ int cli_bench(const struct cli_args *args)
         }
     }
     if (!code && cli_interrupted())
-        code = CLI_INTERRUPTED;
+        code = cli_interrupt_code();
     bench_close(&b);
     return code;
 }

@@ -64,20 +64,20 @@ struct job {
     size_t n_ids, n_vocab, batch;
 };
 
-static int write_rows(const struct job *j, FILE *out, struct pg_err *err)
+static int write_rows(const struct job *j, const struct cli_outfile *out, struct pg_err *err)
 {
     const size_t row_bytes = j->n_vocab * sizeof(float);
     float *rows = malloc(j->batch * row_bytes);
     if (!rows)
         return cli_fail(err, PG_ENOMEM, "no memory for %zu rows of %zu logits", j->batch,
                         j->n_vocab);
-    int rc = npy_header(out, j->n_ids, j->n_vocab);
+    int rc = npy_header(out->stream, j->n_ids, j->n_vocab) ? cli_outfile_failed(out, err) : 0;
     for (size_t at = 0; !rc && at < j->n_ids;) {
         const size_t n = j->n_ids - at < j->batch ? j->n_ids - at : j->batch;
         rc = cli_interrupted() ? cli_fail(err, PG_ECANCELLED, "interrupted")
                                : pg_session_eval(j->session, j->ids + at, n, rows, err);
-        if (!rc && fwrite(rows, row_bytes, n, out) != n)
-            rc = cli_fail(err, PG_EIO, "writing the logits: %s", strerror(errno));
+        if (!rc && fwrite(rows, row_bytes, n, out->stream) != n)
+            rc = cli_outfile_failed(out, err);
         at += n;
     }
     free(rows);
@@ -109,7 +109,7 @@ static int evaluate(const struct pg_options *opt, struct job *j, const struct cl
     rc = rc ? rc : pg_session_open(&j->session, e, NULL, err);
     rc = rc ? rc : cli_outfile_open(&out, args->output, err);
     if (!rc) {
-        rc = write_rows(j, out.stream, err);
+        rc = write_rows(j, &out, err);
         if (rc)
             cli_outfile_abandon(&out);
         else

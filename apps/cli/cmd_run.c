@@ -59,7 +59,7 @@ static int text_emit(struct run *r, int32_t id, struct pg_err *err)
     cli_progress_clear();
     cli_print_safe(stdout, piece, n);
     if (n && fflush(stdout))
-        return cli_fail(err, PG_EIO, "standard output cannot be written");
+        return cli_stdout_failed(err);
     return 0;
 }
 
@@ -306,7 +306,8 @@ static int run_text(struct run *r, struct pg_err *err)
 {
     if (r->args->echo && !r->args->json) {
         cli_print_safe(stdout, r->prompt, r->n_prompt_text);
-        fflush(stdout);
+        if (fflush(stdout))
+            return cli_stdout_failed(err);
     }
     int rc = pg_session_sync(r->session, r->ids, r->n_prompt, err);
     cli_progress_clear();
@@ -351,7 +352,7 @@ int cli_run(const struct cli_args *args)
     rc = rc ? rc : run_text(&r, &err);
     int code = rc ? cli_failed(&err) : run_report(&r, &err);
     if (!code && cli_interrupted())
-        code = CLI_INTERRUPTED;
+        code = cli_interrupt_code();
     pg_session_close(r.session);
     pg_engine_close(r.engine);
     free(r.prompt);

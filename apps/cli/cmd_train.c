@@ -206,7 +206,7 @@ static int stop(struct train *r, struct pg_err *err)
         return cli_failed(err);
     cli_error("interrupted after step %d of %d; the same command with --resume goes on",
               r->last.step, r->opt.n_steps ? r->opt.n_steps : r->last.n_steps);
-    return CLI_INTERRUPTED;
+    return cli_interrupt_code();
 }
 
 static int train_all(struct train *r, struct pg_err *err)

@@ -23,6 +23,13 @@ int cli_fail(struct pg_err *err, int code, const char *fmt, ...)
     return code;
 }
 
+/* What stopped a read or an open: perhaps a signal that asks for an end. */
+static int read_failed(const char *name, struct pg_err *err)
+{
+    return cli_fail(err, cli_interrupted() ? PG_ECANCELLED : PG_EIO, "%s: %s", name,
+                    strerror(errno));
+}
+
 static int stream_read(FILE *in, const char *path, char **data, size_t *n, struct pg_err *err)
 {
     size_t cap = 1 << 16;
@@ -43,7 +50,7 @@ static int stream_read(FILE *in, const char *path, char **data, size_t *n, struc
     if (!*data)
         return cli_fail(err, PG_ENOMEM, "%s: out of memory", path);
     if (ferror(in))
-        return cli_fail(err, PG_EIO, "%s: %s", path, strerror(errno));
+        return read_failed(path, err);
     (*data)[*n] = '\0';
     return 0;
 }
@@ -54,7 +61,7 @@ int cli_file_read(const char *path, char **data, size_t *n, struct pg_err *err)
     FILE *in = is_stdin ? stdin : fopen(path, "rb");
     *data = NULL;
     if (!in)
-        return cli_fail(err, PG_EIO, "%s: %s", path, strerror(errno));
+        return read_failed(path, err);
     const int rc = stream_read(in, is_stdin ? "standard input" : path, data, n, err);
     if (!is_stdin)
         fclose(in);
@@ -65,51 +72,57 @@ int cli_file_read(const char *path, char **data, size_t *n, struct pg_err *err)
     return rc;
 }
 
+int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err)
+{
+    if (f->stream == stdout)
+        return cli_stdout_failed(err);
+    return cli_fail(err, PG_EIO, "%s: %s", f->name, strerror(errno ? errno : EIO));
+}
+
+static int temp_open(struct cli_outfile *f, struct pg_err *err)
+{
+    const size_t n = strlen(f->name) + 32;
+    f->temp = malloc(n);
+    if (!f->temp)
+        return cli_fail(err, PG_ENOMEM, "%s: out of memory", f->name);
+    snprintf(f->temp, n, "%s.%ld.part", f->name, (long)getpid());
+    const int fd = open(f->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    f->stream = fd < 0 ? NULL : fdopen(fd, "wb");
+    const int rc = f->stream ? 0 : cli_outfile_failed(f, err);
+    if (rc && fd >= 0)
+        close(fd);
+    return rc;
+}
+
 int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err)
 {
-    memset(f, 0, sizeof(*f));
+    struct stat st;
+    *f = (struct cli_outfile){.name = path};
     if (!path || !strcmp(path, "-")) {
         f->stream = stdout;
         return 0;
     }
-    struct stat st;
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        /* A device or a pipe is written to, not replaced: /dev/null must survive. */
+    /* A device or a pipe is written to, not replaced: /dev/null must survive. */
+    const bool replaced = stat(path, &st) || S_ISREG(st.st_mode);
+    if (!replaced)
         f->stream = fopen(path, "wb");
-        return f->stream ? 0 : cli_fail(err, PG_EIO, "%s: %s", path, strerror(errno));
-    }
-    const size_t n = strlen(path) + 32;
-    f->path = strdup(path);
-    f->temp = malloc(n);
-    if (!f->path || !f->temp) {
+    const int rc = replaced ? temp_open(f, err) : f->stream ? 0 : cli_outfile_failed(f, err);
+    if (rc)
         cli_outfile_abandon(f);
-        return cli_fail(err, PG_ENOMEM, "%s: out of memory", path);
-    }
-    snprintf(f->temp, n, "%s.%ld.part", path, (long)getpid());
-    const int fd = open(f->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    f->stream = fd < 0 ? NULL : fdopen(fd, "wb");
-    if (f->stream)
-        return 0;
-    const int code = cli_fail(err, PG_EIO, "%s: %s", f->temp, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    cli_outfile_abandon(f);
-    return code;
+    return rc;
 }
 
 int cli_outfile_commit(struct cli_outfile *f, struct pg_err *err)
 {
-    const char *name = f->path ? f->path : "standard output";
-    bool ok = fflush(f->stream) == 0 && !ferror(f->stream);
-    if (ok && f->temp)
-        ok = fsync(fileno(f->stream)) == 0 && rename(f->temp, f->path) == 0;
-    const int code = ok ? 0 : cli_fail(err, PG_EIO, "%s: %s", name, strerror(errno));
-    if (ok) {
+    int rc = fflush(f->stream) || ferror(f->stream) ? cli_outfile_failed(f, err) : 0;
+    if (!rc && f->temp && (fsync(fileno(f->stream)) || rename(f->temp, f->name)))
+        rc = cli_outfile_failed(f, err);
+    if (!rc) {
         free(f->temp);
         f->temp = NULL;
     }
     cli_outfile_abandon(f);
-    return code;
+    return rc;
 }
 
 void cli_outfile_abandon(struct cli_outfile *f)
@@ -119,8 +132,7 @@ void cli_outfile_abandon(struct cli_outfile *f)
     if (f->temp)
         unlink(f->temp);
     free(f->temp);
-    free(f->path);
-    memset(f, 0, sizeof(*f));
+    *f = (struct cli_outfile){0};
 }
 
 int cli_ids_make(struct cli_ids *out, const pg_vocab *vocab, const char *text, size_t n_text,

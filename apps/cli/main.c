@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * pregate: run Mixture-of-Experts models under a memory budget, and look at what that costs.
  *
- * Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted.
+ * Exit codes: 0 done, 1 failed, 2 called wrongly, 128 + n ended by signal n.
  */
 #include "cli.h"
 
@@ -155,7 +155,7 @@ int main(int argc, char **argv)
     if (args.help) {
         cli_help_command(cmd);
     } else {
-        cli_interrupt_install();
+        cli_signals_install();
         code = cmd->run(&args);
     }
     free(args.data.path);

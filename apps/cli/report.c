@@ -209,10 +209,10 @@ int cli_json_print(json_t *j)
 {
     const int rc = j ? json_dumpf(j, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : -1;
     json_decref(j);
-    if (rc) {
-        cli_error("cannot write the JSON: %s", strerror(errno ? errno : ENOMEM));
-        return CLI_FAILED;
-    }
+    if (rc && !ferror(stdout))
+        cli_error("no memory for the JSON");
+    if (rc)
+        return CLI_FAILED; /* what was wrong with standard output is said at the end */
     putchar('\n');
     return CLI_OK;
 }

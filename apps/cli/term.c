@@ -14,10 +14,12 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A signal handler has no other way to tell the program. */
+/* The signal that asks for an end, or 0. A handler has no other way to tell the program. */
 static volatile sig_atomic_t interrupted;
 /* Whether the cursor stands behind a progress line. */
 static bool line_shown;
+/* Whether the user has been told that standard output cannot be written. */
+static bool stdout_told;
 
 #define PATIENCE_NS 2000000000u
 #define REFRESH_NS  100000000u
@@ -67,7 +69,7 @@ int cli_failed(const struct pg_err *err)
 {
     if (err->code == PG_ECANCELLED && cli_interrupted()) {
         cli_error("interrupted");
-        return CLI_INTERRUPTED;
+        return cli_interrupt_code();
     }
     cli_error("%s", err->text[0] ? err->text : pg_error_text(err->code));
     if (err->code == PG_EBUDGET)
@@ -148,16 +150,27 @@ void cli_progress_log(void *user, enum pg_log_level level, const char *text)
 
 static void on_interrupt(int number)
 {
-    (void)number;
-    interrupted = 1;
+    interrupted = number;
 }
 
-void cli_interrupt_install(void)
+void cli_signals_install(void)
 {
-    /* SA_RESETHAND: a second Ctrl-C ends a program that does not stop by itself. */
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction old;
+    /* SA_RESETHAND: the same signal again ends a program that does not stop by itself. */
     struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigemptyset(&act.sa_mask);
-    sigaction(SIGINT, &act, NULL);
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        sigaction(ends[i], NULL, &old);
+        if (ends[i] != SIGHUP || old.sa_handler != SIG_IGN) /* nohup's wish */
+            sigaction(ends[i], &act, NULL);
+    }
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its write */
+}
+
+int cli_interrupt_code(void)
+{
+    return 128 + (int)interrupted;
 }
 
 bool cli_interrupted(void)
@@ -186,11 +199,20 @@ void cli_print_safe(FILE *out, const char *text, size_t n)
     }
 }
 
+int cli_stdout_failed(struct pg_err *err)
+{
+    stdout_told = true;
+    return cli_fail(err, PG_EIO, "standard output: %s", strerror(errno ? errno : EIO));
+}
+
 int cli_stdout_finish(int code)
 {
-    if (fflush(stdout) || ferror(stdout)) {
-        cli_error("standard output: %s", strerror(errno ? errno : EIO));
-        return code ? code : CLI_FAILED;
+    struct pg_err err;
+    if (!fflush(stdout) && !ferror(stdout))
+        return code;
+    if (!stdout_told) {
+        cli_stdout_failed(&err);
+        cli_error("%s", err.text);
     }
-    return code;
+    return code ? code : CLI_FAILED;
 }

@@ -13,6 +13,7 @@ import resource
 import signal
 import struct
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 from common import MIB, PROGRAM, SANITIZED, STORIES, TRAINED, Case, main
@@ -58,6 +59,9 @@ class Cli(Case):
         result = self.refused(self.call(*args, **more), code, words)
         self.assertEqual(result.stderr[:9], b"pregate: ", args)
         return result
+
+    def beside(self, start):
+        return [name for name in os.listdir(self.dir) if name.startswith(start)]
 
     # ------------------------------------------------------------ usage
 
@@ -129,10 +133,34 @@ class Cli(Case):
             self.bad(1, ["cut.gguf"], "run", self.path("cut.gguf"), "-p", "x")
 
     def test_full_disk(self):
-        with open("/dev/full", "wb") as full:
-            self.bad(1, ["standard output"], "tokenize", self.model, "-p", "once", stdout=full)
-            self.bad(1, [], "inspect", self.model, "--json", stdout=full)
-            self.bad(1, [], "run", self.model, "-p", "once", "-n", "2", stdout=full)
+        commands = [("tokenize", self.model, "-p", "once"), ("inspect", self.model, "--json"),
+                    ("run", self.model, "-p", "once", "-n", "2"), ("synth", "--list"), ("--help",),
+                    ("run", self.model, "-p", "once", "-n", "2", "--json"),
+                    ("run", self.model, "-p", "once", "-n", "2", "--echo"),
+                    ("logits", self.model, "--tokens", "1,2"), ("logits", self.model, "--tokens", "1"),
+                    ("plan", self.model, "--no-measure"), ("replay", self.trace()),
+                    ("bench", self.model, "-n", "1", "-p", "1", "-r", "1", "--modes", "resident")]
+        for args in commands:
+            with open("/dev/full", "wb") as full:
+                message = self.bad(1, [], *args, stdout=full).stderr.decode()
+            last = message.splitlines()[-1]
+            self.assertEqual(last, "pregate: standard output: No space left on device", args)
+            self.assertEqual(message.count("No space"), 1, args)
+        self.bad(1, ["/dev/full: No space left"], "logits", self.model, "--tokens", "1", "-o", "/dev/full")
+        traced = self.call("run", self.model, "-p", "x", "-n", "1", "--trace", "/dev/full")
+        self.assertEqual(traced.returncode, 1)
+        self.assertIn("pregate: /dev/full: ", traced.stderr.decode())
+
+    def test_files_may_not_grow(self):
+        """The limit of a file's size is an error like a full disk, not the end of the process."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        out = self.path("large")
+        for args in [("synth", "olmoe-tiny", "-o", out), ("sidecar", self.model, "-o", out),
+                     ("logits", self.model, "--tokens", "1,2", "-o", out),
+                     ("run", self.model, "-p", "x", "-n", "9", "--trace", out)]:
+            self.refused(self.call(*args, preexec_fn=limit), 1, [f"{out}: ", "File too large"])
+            self.assertEqual(self.beside("large"), [])
 
     # ------------------------------------------------------------ tokenize, inspect, plan
 
@@ -288,15 +316,51 @@ class Cli(Case):
         self.assertGreater(len({e["tid"] for e in spans}), 2)
 
     def test_interrupt(self):
-        with subprocess.Popen([PROGRAM, "run", self.model, "-p", "one day", "-n", "-1", "-c",
-                               "250", "--ignore-eos", "--mode", "ondemand", "--memory",
-                               str(self.small + MIB), "--cpu", "ref"],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
-            p.stdout.read(8)  # it writes: the handler is installed
-            p.send_signal(signal.SIGINT)
-            _, err = p.communicate(timeout=60)
-        self.assertEqual(p.returncode, 130, err)
-        self.assertIn(b"tok/s", err)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with subprocess.Popen([PROGRAM, "run", self.model, "-p", "one day", "-n", "-1", "-c",
+                                   "250", "--ignore-eos", "--mode", "ondemand", "--memory",
+                                   str(self.small + MIB), "--cpu", "ref"],
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+                p.stdout.read(8)  # it writes: the handler is installed
+                p.send_signal(number)
+                _, err = p.communicate(timeout=60)
+            self.assertEqual(p.returncode, 128 + number, err)
+            self.assertIn(b"tok/s", err)
+
+    def test_ended_while_it_waits_or_writes(self):
+        """Nothing is left beside the result; a hang-up that is ignored (nohup) stays ignored."""
+        pipe = self.path("prompt")
+        os.mkfifo(pipe)
+        with subprocess.Popen([PROGRAM, "run", self.model, "-f", pipe], stderr=subprocess.PIPE) as p:
+            fd = -1
+            while fd < 0 and p.poll() is None:  # until it has opened the prompt
+                try:
+                    fd = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+                except OSError:
+                    pass
+            state = ""
+            while state != "S" and p.poll() is None:  # until it sleeps, because nothing comes
+                with open(f"/proc/{p.pid}/stat", encoding="ascii") as f:
+                    state = f.read().rsplit(")", 1)[1].split()[0]
+            p.send_signal(signal.SIGTERM)
+            os.close(fd)
+            err = p.stderr.read()
+            self.assertEqual(p.wait(60), 128 + signal.SIGTERM, err)
+        out = self.path("ended.gguf")
+        with subprocess.Popen([PROGRAM, "synth", "olmoe-7b", "-o", out], stderr=subprocess.PIPE) as p:
+            while p.poll() is None and not self.beside("ended"):
+                pass
+            p.send_signal(signal.SIGTERM)
+            err = p.stderr.read()
+            self.assertEqual(p.wait(60), 128 + signal.SIGTERM, err)
+        self.assertEqual(self.beside("ended"), [])
+        ignored = subprocess.run(["nohup", sys.executable, "-c", "import os, signal, subprocess, sys\n"
+                                  "p = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n"
+                                  "p.stdout.read(1)\np.send_signal(signal.SIGHUP)\np.stdout.read()\n"
+                                  "sys.exit(p.wait())", PROGRAM, "run", self.model, "-p", "x", "-n", "40",
+                                  "--ignore-eos"], stdin=subprocess.DEVNULL, capture_output=True,
+                                 timeout=60, check=False)
+        self.assertEqual(ignored.returncode, 0, ignored.stderr)
 
     # ------------------------------------------------------------ bench
 

@@ -11,6 +11,7 @@ import math
 import os
 import random
 import re
+import signal
 import struct
 import subprocess
 import time
@@ -51,10 +52,10 @@ class Train(Case):
         if not how.get("keeps"):
             self.assertFalse(os.path.exists(self.path("bad.gguf")))
 
-    def interrupt(self, out, *more):
-        """A run that gets Ctrl-C after its first words about a step; what it printed, and the steps it did."""
-        code, said = self.signalled(self.command(out, *more), "^step ")
-        self.assertEqual(code, 130, said)
+    def interrupt(self, out, *more, number=signal.SIGINT):
+        """A run that gets a signal after its first words about a step; what it printed, and the steps it did."""
+        code, said = self.signalled(self.command(out, *more), "^step ", number)
+        self.assertEqual(code, 128 + number, said)
         step = int(re.search(r"interrupted after step (\d+) of", said).group(1))
         self.assertTrue(0 < step < STEPS, said)
         self.assertIn("--resume", said)
@@ -114,10 +115,10 @@ class Train(Case):
                  "2", "--freeze", "*.attn_q*", "--seed", "7"]]
 
     def test_resume(self):
-        for way in self.WAYS:
+        for way, number in zip(self.WAYS, (signal.SIGINT, signal.SIGTERM)):
             straight, parts = self.path("straight.gguf"), self.path("parts.gguf")
             self.train(straight, *way)
-            step = self.interrupt(parts, *way)
+            step = self.interrupt(parts, *way, number=number)
             with open(parts + ".csv", encoding="ascii") as f:
                 self.assertEqual(len(f.readlines()), step + 1)
             os.remove(parts + ".csv")
@@ -132,9 +133,13 @@ class Train(Case):
                                  self.bytes_of(self.path("parts.pregate.gguf")))
             self.assertFalse(os.path.exists(parts + ".checkpoint"))
 
+    def test_metrics_that_cannot_be_written(self):
+        for option in "--csv", "--svg":
+            self.bad(1, ["pregate: /dev/full: No space left on device"], "--steps", 2, option, "/dev/full")
+
     def test_resume_refuses(self):
         out = self.path("a.gguf")
-        self.interrupt(out)
+        self.interrupt(out, number=signal.SIGHUP)
         saved = self.bytes_of(out + ".checkpoint")
         for change, words in ((["--lr", "1e-2"], ["pregate.train.lr", "0.005", "0.01"]),
                               (["--seed", "2"], ["pregate.train.seed", "'1'", "'2'"]),
