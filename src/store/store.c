@@ -586,6 +586,14 @@ static void wait_ready(struct pg_store *s)
                      -1);
 }
 
+/* Where its read has put it; NULL: the expert has none. */
+static const void *slab_of(const struct pg_store *s, int slot, int k)
+{
+    const struct pg_place *place = pg_store_place(s, s->slots[slot].key);
+    const char *page = s->reads[slot * PG_SLABS + k].buf;
+    return place->bytes[k] ? page + slab_lead(place, k) : NULL;
+}
+
 int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
 {
     struct wave *w = &s->wave;
@@ -610,17 +618,13 @@ int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
     int i = s->ready[w->next_ready++];
     int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];
     struct slot *it = &s->slots[slot];
-    const struct pg_place *place = pg_store_place(s, it->key);
-    const char *at = (const char *)s->opt.arena + (size_t)slot * s->opt.slot_bytes;
     PG_ASSERT(it->state == SLOT_READY && !it->pinned);
     s->want[i] = WANT_DELIVERED;
     w->n_delivered++;
     it->pinned = true;
     *out = (struct pg_lease){.index = i, .expert = s->ids[i], .slot = slot};
-    for (int k = 0; k < PG_SLABS; k++) {
-        out->slab[k] = place->bytes[k] ? at + slab_lead(place, k) : NULL;
-        at += slab_extent(place, k);
-    }
+    for (int k = 0; k < PG_SLABS; k++)
+        out->slab[k] = slab_of(s, slot, k);
     return 1;
 }
 
