@@ -11,10 +11,10 @@
  * multiplication counted as two; the backward's recomputed scores are not counted.
  */
 #include "base/os.h"
+#include "base/random.h"
 #include "format/gguf.h"
 #include "tune/blas.h"
 #include "tune/net.h"
-#include "tune/text.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -6,8 +6,8 @@
 #ifndef PG_TESTS_TINY_TRAIN_H
 #define PG_TESTS_TINY_TRAIN_H
 
+#include "base/random.h"
 #include "format/gguf.h"
-#include "tune/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,21 +4,13 @@
  * All work is done in the engine's candidate array. Ties go to the lower id, so that the same seed
  * gives the same text everywhere.
  */
+#include "base/random.h"
 #include "engine/engine.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { DEFAULT_LAST_N = 64 };
-
-/* SplitMix64 (Steele, Lea, Flood 2014): one 64-bit state, every seed is good. */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 static bool before(const struct pg_candidate *a, const struct pg_candidate *b)
 {
@@ -119,7 +111,7 @@ static int32_t draw(struct pg_candidate *c, int n, float temp, uint64_t *random)
     for (int i = n - 1; i >= 0; i--)
         c[i].logit = (c[i].logit - c[0].logit) / temp;
     to_probabilities(c, n);
-    double u = (double)(next_random(random) >> 11) * 0x1p-53, sum = 0;
+    double u = (double)(pg_random_next(random) >> 11) * 0x1p-53, sum = 0;
     for (int i = 0; i < n; i++) {
         sum += (double)c[i].p;
         if (u < sum)

@@ -13,6 +13,7 @@
  * everywhere.
  */
 #include "base/os.h"
+#include "base/random.h"
 #include "engine/synth_vocab.h"
 #include "format/gguf.h"
 
@@ -55,41 +56,27 @@ const char *pg_synth_shape_name(int i)
 
 /* ---- random numbers */
 
-struct rng {
-    uint64_t s;
-};
-
-/* A counter through a finaliser: any state is a good one, and words come in two nanoseconds. */
-static uint64_t next_u64(struct rng *r)
-{
-    uint64_t z = r->s += 0x9e3779b97f4a7c15u;
-
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* The sum of twelve uniform numbers: variance exactly one, no function of the C library. */
-static float next_normal(struct rng *r)
+static float next_normal(uint64_t *random)
 {
     uint32_t sum = 0;
 
     for (int i = 0; i < 3; i++) {
-        uint64_t u = next_u64(r);
+        uint64_t u = pg_random_next(random);
         sum += (uint32_t)(u & 0xffff) + (uint32_t)(u >> 16 & 0xffff) +
                (uint32_t)(u >> 32 & 0xffff) + (uint32_t)(u >> 48);
     }
     return ((float)sum - 12 * 32767.5f) / 65536.0f;
 }
 
-static void fill_bytes(struct rng *r, char *p, size_t n)
+static void fill_bytes(uint64_t *random, char *p, size_t n)
 {
     for (; n >= 8; n -= 8, p += 8) {
-        uint64_t u = next_u64(r);
+        uint64_t u = pg_random_next(random);
         memcpy(p, &u, 8);
     }
     if (n) {
-        uint64_t u = next_u64(r);
+        uint64_t u = pg_random_next(random);
         memcpy(p, &u, n);
     }
 }
@@ -322,7 +309,7 @@ struct maker {
     struct pg_gguf_writer *w;
     const struct pg_synth_options *opt;
     struct pg_err *err;
-    struct rng rng;
+    uint64_t random;
     uint64_t done, total;
     char *pool;  /* random bytes, [POOL_BYTES] */
     char *chunk; /* [CHUNK_BYTES] */
@@ -331,12 +318,12 @@ struct maker {
     uint16_t scale[JITTERS], min[JITTERS];
 };
 
-static void fill_floats(struct rng *r, const struct tensor *t, char *p, size_t n_bytes)
+static void fill_floats(uint64_t *random, const struct tensor *t, char *p, size_t n_bytes)
 {
     size_t size = t->type == PG_TYPE_F32 ? 4 : 2;
 
     for (size_t at = 0; at < n_bytes; at += size) {
-        float v = t->mean + t->std * next_normal(r);
+        float v = t->mean + t->std * next_normal(random);
         uint16_t h = t->type == PG_TYPE_F16 ? pg_f32_to_f16(v) : pg_f32_to_bf16(v);
         if (size == 4)
             memcpy(p + at, &v, 4);
@@ -365,7 +352,7 @@ static void set_scales(struct maker *m, enum pg_type type, char *p, size_t n_byt
     uint64_t bits = 0;
 
     for (size_t at = 0, i = 0; at < n_bytes; at += step, i++) {
-        bits = i % 5 ? bits >> 12 : next_u64(&m->rng);
+        bits = i % 5 ? bits >> 12 : pg_random_next(&m->random);
         size_t j = bits % JITTERS;
         memcpy(p + at + rule->scale_at, &m->scale[j], 2);
         if (rule->min_at >= 0)
@@ -385,14 +372,14 @@ static const char *find_float_pool(struct maker *m, const struct tensor *t)
     if (!p->bytes)
         return NULL;
     m->n_float_pools++;
-    fill_floats(&m->rng, t, p->bytes, POOL_BYTES);
+    fill_floats(&m->random, t, p->bytes, POOL_BYTES);
     return p->bytes;
 }
 
 /* n bytes from a random place of the pool, at a multiple of 4 so that floats stay whole. */
 static void cut(struct maker *m, const char *pool, char *out, size_t n)
 {
-    size_t at = (size_t)(next_u64(&m->rng) % ((POOL_BYTES - n) / 4 + 1)) * 4;
+    size_t at = (size_t)(pg_random_next(&m->random) % ((POOL_BYTES - n) / 4 + 1)) * 4;
 
     memcpy(out, pool + at, n);
 }
@@ -409,9 +396,9 @@ static int fill_chunk(struct maker *m, const struct tensor *t, bool fresh, size_
     if (pool)
         cut(m, pool, m->chunk, n);
     else if (quantised)
-        fill_bytes(&m->rng, m->chunk, n);
+        fill_bytes(&m->random, m->chunk, n);
     else
-        fill_floats(&m->rng, t, m->chunk, n);
+        fill_floats(&m->random, t, m->chunk, n);
     if (quantised)
         set_scales(m, t->type, m->chunk, n);
     return 0;
@@ -455,11 +442,11 @@ static int write_data(struct pg_gguf_writer *w, const struct pg_synth_options *o
 
     if (!m)
         return pg_fail(err, PG_ENOMEM, "%s: out of memory", opt->out);
-    *m = (struct maker){.w = w, .opt = opt, .err = err, .rng = {opt->seed}};
+    *m = (struct maker){.w = w, .opt = opt, .err = err, .random = opt->seed};
     m->pool = pg_pages_map(POOL_BYTES);
     m->chunk = pg_pages_map(CHUNK_BYTES);
     if (m->pool && m->chunk)
-        fill_bytes(&m->rng, m->pool, POOL_BYTES);
+        fill_bytes(&m->random, m->pool, POOL_BYTES);
     else
         rc = pg_fail(err, PG_ENOMEM, "%s: out of memory", opt->out);
     for (size_t i = 0; i < l->n; i++)

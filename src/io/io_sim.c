@@ -5,6 +5,7 @@
  * A read waits (its latency), then moves: all that move share the bandwidth equally. A read in
  * pieces waits again before each piece. What becomes of a read is drawn when it is submitted.
  */
+#include "base/random.h"
 #include "io/io_impl.h"
 
 #include <errno.h>
@@ -30,16 +31,9 @@ struct sim_io {
     int n_moving;
 };
 
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 static uint64_t draw(struct sim_io *s)
 {
-    return mix(s->random += 0x9e3779b97f4a7c15u);
+    return pg_random_next(&s->random);
 }
 
 static uint64_t draw_below(struct sim_io *s, uint64_t n)
@@ -57,9 +51,9 @@ static bool draw_chance(struct sim_io *s, double p)
 void pg_io_sim_fill(int file, uint64_t offset, void *buf, size_t n)
 {
     unsigned char *to = buf;
-    uint64_t salt = mix((uint64_t)file + 1);
+    uint64_t salt = pg_random_mix((uint64_t)file + 1);
     while (n) {
-        uint64_t word = mix((offset / 8 + 1) * 0x9e3779b97f4a7c15u ^ salt);
+        uint64_t word = pg_random_mix((offset / 8 + 1) * PG_RANDOM_STEP ^ salt);
         size_t at = offset % 8, take = PG_MIN(8 - at, n);
         memcpy(to, (char *)&word + at, take);
         to += take;

@@ -4,6 +4,7 @@
  * the file: neighbouring tensors become one extent that is read in large pieces. Experts only get
  * their places.
  */
+#include "base/hash.h"
 #include "base/os.h"
 #include "io/io.h"
 #include "model/model.h"
@@ -626,14 +627,6 @@ int pg_block_of_moe(const struct pg_model *m, int moe)
     return il;
 }
 
-static uint64_t fnv1a(uint64_t hash, const void *data, size_t n)
-{
-    const unsigned char *p = data;
-    for (size_t i = 0; i < n; i++)
-        hash = (hash ^ p[i]) * 0x100000001b3u;
-    return hash;
-}
-
 void pg_model_routers(const struct pg_model *m, struct pg_pregate *out)
 {
     for (int moe = 0; moe < m->n_moe; moe++)
@@ -643,18 +636,18 @@ void pg_model_routers(const struct pg_model *m, struct pg_pregate *out)
 static uint64_t hash_weight(uint64_t hash, const struct pg_weight *w)
 {
     size_t n = w->data ? pg_type_bytes(w->type, w->n_in) * (size_t)w->n_out : 0;
-    return fnv1a(hash, w->data, n);
+    return pg_fnv1a(hash, w->data, n);
 }
 
 void pg_model_hash(const struct pg_model *m, const struct pg_pregate *routers, char out[17])
 {
     const int shape[] = {m->h.n_vocab,  m->h.n_layer,  m->h.n_embd,       m->h.n_head,
                          m->h.n_ff_exp, m->h.n_expert, m->h.n_expert_used};
-    uint64_t hash = fnv1a(0xcbf29ce484222325u, m->arch, strlen(m->arch));
-    hash = fnv1a(hash, shape, sizeof(shape));
+    uint64_t hash = pg_fnv1a(PG_HASH_START, m->arch, strlen(m->arch));
+    hash = pg_fnv1a(hash, shape, sizeof(shape));
     for (int moe = 0; moe < m->n_moe; moe++) {
         hash = hash_weight(hash, &routers[moe].inp);
         hash = hash_weight(hash, &routers[moe].bias);
     }
-    snprintf(out, 17, "%016llx", (unsigned long long)hash);
+    pg_hash_text(hash, out);
 }

@@ -2,7 +2,7 @@
  * pg_tune: the order of things, what is said of them, the report.
  */
 #include "tune/distil.h"
-#include "tune/hash.h"
+#include "base/hash.h"
 
 #include <math.h>
 #include <stdarg.h>

@@ -8,8 +8,8 @@
  * The file is as long as the head says it must be, or it is refused; numbers are those of the
  * machine that wrote it.
  */
+#include "base/hash.h"
 #include "tune/distil.h"
-#include "tune/hash.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,8 +6,8 @@
 
 #include "base/arena.h"
 #include "base/pool.h"
+#include "base/random.h"
 #include "gate/gate.h"
-#include "tune/text.h"
 
 /* ------------------------------------------------------------------ states ------------------ */
 

@@ -185,29 +185,3 @@ void pg_docs_close(struct pg_docs *d)
     free(d->first);
     *d = (struct pg_docs){0};
 }
-
-/* The finaliser of SplitMix64 (Steele, Lea, Flood 2014) over a counter. */
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-uint64_t pg_random_at(uint64_t seed, uint64_t stream, uint64_t n)
-{
-    const uint64_t golden = 0x9e3779b97f4a7c15u;
-    return mix(mix(mix(seed + golden) + stream * golden) + (n + 1) * golden);
-}
-
-void pg_shuffle(int32_t *order, int n, uint64_t seed, uint64_t stream)
-{
-    for (int i = 0; i < n; i++)
-        order[i] = i;
-    for (int i = n - 1; i > 0; i--) {
-        int j = (int)(pg_random_at(seed, stream, (uint64_t)i) % (uint64_t)(i + 1));
-        int32_t other = order[j];
-        order[j] = order[i];
-        order[i] = other;
-    }
-}

@@ -28,9 +28,4 @@ struct pg_docs_options {
 int pg_docs_open(struct pg_docs *d, const struct pg_docs_options *opt, struct pg_err *err);
 void pg_docs_close(struct pg_docs *d);
 
-/* Random numbers by counter: the n-th of a stream, so that resuming needs no state. */
-uint64_t pg_random_at(uint64_t seed, uint64_t stream, uint64_t n);
-/* A permutation of [0, n) that depends on seed and stream alone. */
-void pg_shuffle(int32_t *order, int n, uint64_t seed, uint64_t stream);
-
 #endif

@@ -3,10 +3,10 @@
  */
 #include "tune/train.h"
 
+#include "base/hash.h"
 #include "base/os.h"
 #include "tune/blas.h"
 #include "tune/freeze.h"
-#include "tune/hash.h"
 
 #include <inttypes.h>
 #include <math.h>

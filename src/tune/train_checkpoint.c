@@ -14,8 +14,8 @@
  */
 #include "tune/train.h"
 
+#include "base/hash.h"
 #include "base/os.h"
-#include "tune/hash.h"
 
 #include <errno.h>
 #include <fcntl.h>

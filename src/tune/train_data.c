@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "tune/train_data.h"
 
+#include "base/hash.h"
 #include "base/os.h"
-#include "tune/hash.h"
+#include "base/random.h"
 
 #include <stdlib.h>
 #include <string.h>

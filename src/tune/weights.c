@@ -2,7 +2,7 @@
 #include "tune/weights.h"
 
 #include "base/os.h"
-#include "tune/text.h"
+#include "base/random.h"
 
 #include <math.h>
 #include <stdio.h>

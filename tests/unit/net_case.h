@@ -8,6 +8,7 @@
 
 #include "helpers.h"
 
+#include "base/random.h"
 #include "tune/net.h"
 
 #include <fcntl.h>
@@ -30,18 +31,10 @@ struct net_case {
     struct pg_net_batch batch;
 };
 
-static uint64_t net_random(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 /* In [-1, 1). */
 static double net_uniform(uint64_t *state)
 {
-    return (double)(net_random(state) >> 11) * 0x1p-52 - 1;
+    return (double)(pg_random_next(state) >> 11) * 0x1p-52 - 1;
 }
 
 static void net_read_tensor(const struct net_case *c, const struct pg_gguf_tensor *t, pg_real *out)
@@ -163,12 +156,12 @@ static void net_case_fill(struct net_case *c, int longest, uint64_t seed)
             int t = s * c->opt.seq_len + i;
             if (left == 0) {
                 begin = i;
-                left = 1 + (int)(net_random(&seed) % (uint64_t)longest);
+                left = 1 + (int)(pg_random_next(&seed) % (uint64_t)longest);
             }
-            c->token[t] = (int32_t)(net_random(&seed) % (uint64_t)c->model.h.n_vocab);
-            c->target[t] = left == 1 || net_random(&seed) % 16 == 0
+            c->token[t] = (int32_t)(pg_random_next(&seed) % (uint64_t)c->model.h.n_vocab);
+            c->target[t] = left == 1 || pg_random_next(&seed) % 16 == 0
                                ? -1
-                               : (int32_t)(net_random(&seed) % (uint64_t)c->model.h.n_vocab);
+                               : (int32_t)(pg_random_next(&seed) % (uint64_t)c->model.h.n_vocab);
             c->start[t] = begin;
         }
     }

@@ -5,6 +5,7 @@
 #include "helpers.h"
 
 #include "base/os.h"
+#include "base/random.h"
 #include "tune/adam.h"
 #include "tune/freeze.h"
 #include "tune/train_data.h"

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * A checksum against damage and mix-ups (FNV-1a), not against forgery. Whole words are taken at
- * once, since a checkpoint has hundreds of megabytes.
+ * Checksums against damage and mix-ups, not against forgery.
  */
-#ifndef PG_TUNE_HASH_H
-#define PG_TUNE_HASH_H
+#ifndef PG_BASE_HASH_H
+#define PG_BASE_HASH_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -11,6 +10,16 @@
 
 #define PG_HASH_START 0xcbf29ce484222325u
 
+/* FNV-1a. */
+static inline uint64_t pg_fnv1a(uint64_t hash, const void *data, size_t n)
+{
+    const unsigned char *p = data;
+    for (; n; n--, p++)
+        hash = (hash ^ *p) * 0x100000001b3u;
+    return hash;
+}
+
+/* The same by whole words, since a checkpoint has hundreds of megabytes. */
 static inline uint64_t pg_hash_bytes(uint64_t hash, const void *data, size_t n)
 {
     const unsigned char *p = data;
@@ -20,9 +29,7 @@ static inline uint64_t pg_hash_bytes(uint64_t hash, const void *data, size_t n)
         hash = (hash ^ word) * 0x100000001b3u;
         hash ^= hash >> 32;
     }
-    for (; n; n--, p++)
-        hash = (hash ^ *p) * 0x100000001b3u;
-    return hash;
+    return pg_fnv1a(hash, p, n);
 }
 
 /* 16 hex digits. */
