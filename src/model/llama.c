@@ -16,7 +16,7 @@ static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err 
 
 static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
 {
-    PG_TRY(pg_loader_attention(l, w, il, err));
+    PG_TRY(pg_loader_attention(l, il, err));
     return pg_loader_experts(l, w, il, err);
 }
 

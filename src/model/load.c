@@ -208,18 +208,10 @@ const struct pg_hparams *pg_loader_hparams(const struct pg_loader *l)
     return &l->m->h;
 }
 
-static void block_name(char *name, size_t size, int il, const char *suffix)
-{
-    if (il < 0)
-        snprintf(name, size, "%s", suffix);
-    else
-        snprintf(name, size, "blk.%d.%s", il, suffix);
-}
-
 bool pg_loader_has(const struct pg_loader *l, int il, const char *suffix)
 {
     char name[96];
-    block_name(name, sizeof(name), il, suffix);
+    snprintf(name, sizeof(name), "blk.%d.%s", il, suffix);
     return pg_gguf_find_tensor(l->g, name) != NULL;
 }
 
@@ -240,14 +232,12 @@ static void keep(struct pg_loader *l, struct pg_weight *w, const struct pg_gguf_
     m->resident[m->n_resident++] = (struct pg_resident){w, t, NULL};
 }
 
-static int weight(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
+static int weight(struct pg_loader *l, struct pg_weight *w, const char *name,
                   const int64_t shape[2], enum pg_gguf_want want, struct pg_err *err)
 {
-    char name[96];
     const struct pg_gguf_tensor *t;
     bool vector = shape[1] == 1;
     int64_t ne[4] = {shape[0], vector ? 0 : shape[1], 0, 0};
-    block_name(name, sizeof(name), il, suffix);
     PG_TRY(pg_gguf_get_tensor(l->g, name, want, ne, &t, err));
     if (!t)
         return 0;
@@ -263,31 +253,24 @@ static int weight(struct pg_loader *l, struct pg_weight *w, int il, const char *
     return 0;
 }
 
-int pg_loader_weight(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
-                     const int64_t shape[2], struct pg_err *err)
+int pg_loader_weight(struct pg_loader *l, int il, enum pg_block_part part, const int64_t shape[2],
+                     struct pg_err *err)
 {
-    return weight(l, w, il, suffix, shape, PG_GGUF_REQUIRED, err);
+    return weight(l, pg_layer_part(&l->m->layer[il], part), pg_part_name(il, part).s, shape,
+                  PG_GGUF_REQUIRED, err);
 }
 
-int pg_loader_optional(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
-                       const int64_t shape[2], struct pg_err *err)
-{
-    return weight(l, w, il, suffix, shape, PG_GGUF_OPTIONAL, err);
-}
-
-int pg_loader_attention(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+int pg_loader_attention(struct pg_loader *l, int il, struct pg_err *err)
 {
     const struct pg_hparams *h = &l->m->h;
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
     l->m->cache[il] = (struct pg_cache){h->n_head_kv, h->head_dim, h->head_dim, 0, 0};
-    PG_TRY(
-        pg_loader_weight(l, &w->attn_norm, il, "attn_norm.weight", (int64_t[]){h->n_embd, 1}, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_q, il, "attn_q.weight", (int64_t[]){h->n_embd, n_q}, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_k, il, "attn_k.weight", (int64_t[]){h->n_embd, n_kv}, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_v, il, "attn_v.weight", (int64_t[]){h->n_embd, n_kv}, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_output, il, "attn_output.weight",
-                            (int64_t[]){n_q, h->n_embd}, err));
-    return pg_loader_weight(l, &w->ffn_norm, il, "ffn_norm.weight", (int64_t[]){h->n_embd, 1}, err);
+    PG_TRY(pg_loader_weight(l, il, PG_PART_ATTN_NORM, (int64_t[]){h->n_embd, 1}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_Q, (int64_t[]){h->n_embd, n_q}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_K, (int64_t[]){h->n_embd, n_kv}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_V, (int64_t[]){h->n_embd, n_kv}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_ATTN_OUT, (int64_t[]){n_q, h->n_embd}, err));
+    return pg_loader_weight(l, il, PG_PART_FFN_NORM, (int64_t[]){h->n_embd, 1}, err);
 }
 
 int pg_loader_dense_ffn(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
@@ -295,9 +278,9 @@ int pg_loader_dense_ffn(struct pg_loader *l, struct pg_layer *w, int il, struct 
     const struct pg_hparams *h = &l->m->h;
     const int64_t in[2] = {h->n_embd, h->n_ff}, out[2] = {h->n_ff, h->n_embd};
     w->moe = -1;
-    PG_TRY(pg_loader_weight(l, &w->ffn_gate, il, "ffn_gate.weight", in, err));
-    PG_TRY(pg_loader_weight(l, &w->ffn_up, il, "ffn_up.weight", in, err));
-    return pg_loader_weight(l, &w->ffn_down, il, "ffn_down.weight", out, err);
+    PG_TRY(pg_loader_weight(l, il, PG_PART_GATE, in, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_UP, in, err));
+    return pg_loader_weight(l, il, PG_PART_DOWN, out, err);
 }
 
 static const char *const slab_name[PG_SLABS] = {"ffn_gate", "ffn_up", "ffn_down"};
@@ -308,11 +291,10 @@ static int place_merged(struct pg_loader *l, struct pg_layer *w, int il, int sla
 {
     struct pg_model *m = l->m;
     struct pg_weight *e = &w->exps[slab];
-    char name[96];
     const struct pg_gguf_tensor *t;
-    snprintf(name, sizeof(name), "blk.%d.%s_exps.weight", il, slab_name[slab]);
-    PG_TRY(pg_gguf_get_tensor(l->g, name, PG_GGUF_REQUIRED,
-                              (int64_t[]){e->n_in, e->n_out, m->h.n_expert, 0}, &t, err));
+    PG_TRY(pg_gguf_get_tensor(
+        l->g, pg_part_name(il, (enum pg_block_part)(PG_PART_EXP_GATE + slab)).s, PG_GGUF_REQUIRED,
+        (int64_t[]){e->n_in, e->n_out, m->h.n_expert, 0}, &t, err));
     mark_used(l, t);
     e->type = t->type;
     uint64_t bytes = t->bytes / (uint64_t)m->h.n_expert;
@@ -359,8 +341,7 @@ int pg_loader_experts(struct pg_loader *l, struct pg_layer *w, int il, struct pg
     if (h->n_expert == 0 || !pg_loader_has(l, il, "ffn_gate_inp.weight"))
         return pg_loader_dense_ffn(l, w, il, err);
     w->moe = m->n_moe++;
-    PG_TRY(pg_loader_weight(l, &w->ffn_gate_inp, il, "ffn_gate_inp.weight",
-                            (int64_t[]){h->n_embd, h->n_expert}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_ROUTER, (int64_t[]){h->n_embd, h->n_expert}, err));
     for (int slab = 0; slab < PG_SLABS; slab++) {
         bool down = slab == PG_SLABS - 1;
         char single[64];
@@ -397,12 +378,12 @@ static int open_tensors(struct pg_loader *l, struct pg_err *err)
         return pg_fail(err, PG_EFORMAT, "token_embd.weight: missing, or not n_embd x n_vocab");
     m->h.n_vocab = (int)embd->ne[1];
     const int64_t table[2] = {h->n_embd, h->n_vocab};
-    PG_TRY(pg_loader_weight(l, &m->token_embd, -1, "token_embd.weight", table, err));
-    PG_TRY(pg_loader_weight(l, &m->output_norm, -1, "output_norm.weight", (int64_t[]){h->n_embd, 1},
-                            err));
-    PG_TRY(pg_loader_optional(l, &m->output, -1, "output.weight", table, err));
-    PG_TRY(pg_loader_optional(l, &m->rope_freqs, -1, "rope_freqs.weight",
-                              (int64_t[]){h->n_rot / 2, 1}, err));
+    PG_TRY(weight(l, &m->token_embd, "token_embd.weight", table, PG_GGUF_REQUIRED, err));
+    PG_TRY(weight(l, &m->output_norm, "output_norm.weight", (int64_t[]){h->n_embd, 1},
+                  PG_GGUF_REQUIRED, err));
+    PG_TRY(weight(l, &m->output, "output.weight", table, PG_GGUF_OPTIONAL, err));
+    PG_TRY(weight(l, &m->rope_freqs, "rope_freqs.weight", (int64_t[]){h->n_rot / 2, 1},
+                  PG_GGUF_OPTIONAL, err));
     for (int il = 0; il < h->n_layer; il++)
         PG_TRY(m->family->tensors(l, &m->layer[il], il, err));
     return check_all_used(l, err);

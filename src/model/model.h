@@ -33,11 +33,58 @@ struct pg_layer {
     struct pg_weight attn_q_norm, attn_k_norm;
     struct pg_weight ffn_norm;
     struct pg_weight ffn_gate, ffn_up, ffn_down; /* dense */
-    int moe;                                     /* index among MoE blocks, -1: dense */
     struct pg_weight ffn_gate_inp;               /* the router [n_expert, n_embd] */
     struct pg_weight exps[PG_SLABS]; /* gate, up, down of one expert; data NULL, see store */
     struct pg_weight ffn_gate_inp_shexp, ffn_gate_shexp, ffn_up_shexp, ffn_down_shexp;
+    int moe; /* index among MoE blocks, -1: dense; the only member that is no weight */
 };
+
+/* The tensors that a block may have: those of struct pg_layer, and those of its pre-gate, which
+ * come from a sidecar. */
+enum pg_block_part {
+    PG_PART_ATTN_NORM,
+    PG_PART_Q,
+    PG_PART_K,
+    PG_PART_V,
+    PG_PART_ATTN_OUT,
+    PG_PART_Q_BIAS,
+    PG_PART_K_BIAS,
+    PG_PART_V_BIAS,
+    PG_PART_Q_NORM,
+    PG_PART_K_NORM,
+    PG_PART_FFN_NORM,
+    PG_PART_GATE,
+    PG_PART_UP,
+    PG_PART_DOWN,
+    PG_PART_ROUTER,
+    PG_PART_EXP_GATE,
+    PG_PART_EXP_UP,
+    PG_PART_EXP_DOWN,
+    PG_PART_SH_INP,
+    PG_PART_SH_GATE,
+    PG_PART_SH_UP,
+    PG_PART_SH_DOWN,
+    PG_LAYER_PARTS,
+    PG_PART_PREGATE = PG_LAYER_PARTS,
+    PG_PART_PREGATE_BIAS,
+    PG_PART_PREGATE_DOWN,
+    PG_PART_PREGATE_DOWN_BIAS,
+    PG_PART_PREGATE_UP,
+    PG_N_PARTS
+};
+struct pg_part_info {
+    const char *suffix; /* GGUF's name: "attn_q.weight" */
+    size_t at;          /* in struct pg_layer, or struct pg_pregate */
+    bool is_matrix;     /* else a gain or a bias */
+    bool is_expert;     /* there is one for each expert */
+};
+extern const struct pg_part_info pg_parts[PG_N_PARTS];
+struct pg_weight *pg_layer_part(struct pg_layer *l, enum pg_block_part part);
+struct pg_weight *pg_pregate_part(struct pg_pregate *p, enum pg_block_part part);
+struct pg_tensor_name {
+    char s[64];
+};
+struct pg_tensor_name pg_part_name(int il, enum pg_block_part part); /* "blk.3.attn_q.weight" */
 
 struct pg_model;
 struct pg_loader;
@@ -98,14 +145,11 @@ void pg_model_routers(const struct pg_model *m, struct pg_pregate *out);
 
 /* ---- what a family file uses to name tensors */
 
-/* "blk.<il>.<suffix>", of n_in x n_out (n_out 1: a vector of F32). Optional and absent: data stays
- * NULL after loading. */
-int pg_loader_weight(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
-                     const int64_t shape[2], struct pg_err *err);
-int pg_loader_optional(struct pg_loader *l, struct pg_weight *w, int il, const char *suffix,
-                       const int64_t shape[2], struct pg_err *err);
+/* A part of block il, of n_in x n_out (n_out 1: a vector of F32); it must be there. */
+int pg_loader_weight(struct pg_loader *l, int il, enum pg_block_part part, const int64_t shape[2],
+                     struct pg_err *err);
 /* The tensors that all families name alike, and the cache of attention: rows without a window. */
-int pg_loader_attention(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
+int pg_loader_attention(struct pg_loader *l, int il, struct pg_err *err);
 /* Router and experts (merged or one tensor an expert); or the dense three when the block has no
  * router. */
 int pg_loader_experts(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);

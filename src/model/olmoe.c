@@ -17,11 +17,9 @@ static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_er
 {
     const struct pg_hparams *h = pg_loader_hparams(l);
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
-    PG_TRY(pg_loader_attention(l, w, il, err));
-    PG_TRY(
-        pg_loader_weight(l, &w->attn_q_norm, il, "attn_q_norm.weight", (int64_t[]){n_q, 1}, err));
-    PG_TRY(
-        pg_loader_weight(l, &w->attn_k_norm, il, "attn_k_norm.weight", (int64_t[]){n_kv, 1}, err));
+    PG_TRY(pg_loader_attention(l, il, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_Q_NORM, (int64_t[]){n_q, 1}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_K_NORM, (int64_t[]){n_kv, 1}, err));
     return pg_loader_experts(l, w, il, err);
 }
 

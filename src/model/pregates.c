@@ -8,27 +8,9 @@ enum { MAX_HIDDEN = 1 << 16 };
 
 /* ------------------------------------------------------------------ parts ------------------- */
 
-const char *const pg_pregate_suffix[PG_PREGATE_PARTS] = {
-    "ffn_pregate_inp.weight", "ffn_pregate_inp.bias", "ffn_pregate_down.weight",
-    "ffn_pregate_down.bias", "ffn_pregate_up.weight"};
-
-struct pg_tensor_name pg_pregate_name(const struct pg_model *m, int moe, enum pg_pregate_part part)
+static struct pg_tensor_name name_of(const struct pg_model *m, int moe, enum pg_block_part part)
 {
-    struct pg_tensor_name n;
-    snprintf(n.s, sizeof(n.s), "blk.%d.%s", pg_block_of_moe(m, moe), pg_pregate_suffix[part]);
-    return n;
-}
-
-struct pg_weight *pg_pregate_part(struct pg_pregate *p, enum pg_pregate_part part)
-{
-    struct pg_weight *const parts[PG_PREGATE_PARTS] = {&p->inp, &p->bias, &p->down, &p->down_bias,
-                                                       &p->up};
-    return parts[part];
-}
-
-static bool is_vector(int part)
-{
-    return part == PG_PREGATE_BIAS || part == PG_PREGATE_DOWN_BIAS;
+    return pg_part_name(pg_block_of_moe(m, moe), part);
 }
 
 static size_t n_values(const struct pg_weight *w)
@@ -48,8 +30,8 @@ size_t pg_pregate_place(const struct pg_model *m, const struct pg_pregate_form *
         .down_bias = {PG_TYPE_F32, form->n_hidden, 1, NULL},
         .up = {PG_TYPE_F32, form->n_hidden, n_expert, NULL},
     };
-    for (int part = 0; part < PG_PREGATE_PARTS; part++) {
-        struct pg_weight *w = pg_pregate_part(out, (enum pg_pregate_part)part);
+    for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++) {
+        struct pg_weight *w = pg_pregate_part(out, part);
         w->data = at && n_values(w) ? at + n : NULL;
         n += n_values(w);
     }
@@ -87,9 +69,9 @@ static int read_purpose(const struct pg_gguf *g, bool *decides, struct pg_err *e
 static int read_form(const struct pg_gguf *g, const struct pg_model *m,
                      struct pg_pregate_form *form, struct pg_err *err)
 {
-    struct pg_tensor_name down = pg_pregate_name(m, 0, PG_PREGATE_DOWN);
+    struct pg_tensor_name down = name_of(m, 0, PG_PART_PREGATE_DOWN);
     const struct pg_gguf_tensor *t = pg_gguf_find_tensor(g, down.s);
-    form->bias = pg_gguf_find_tensor(g, pg_pregate_name(m, 0, PG_PREGATE_BIAS).s) != NULL;
+    form->bias = pg_gguf_find_tensor(g, name_of(m, 0, PG_PART_PREGATE_BIAS).s) != NULL;
     if (t && (t->n_dims != 2 || t->ne[1] > MAX_HIDDEN)) {
         return pg_fail(err, PG_EFORMAT,
                        "%s: %d dimensions and %lld rows found, 2 and at most %d wanted", down.s,
@@ -130,14 +112,14 @@ static int read_gate(const struct pg_gguf *g, const struct pg_model *m, int moe,
                      const struct pg_pregate *gate, struct pg_err *err)
 {
     struct pg_pregate p = *gate;
-    for (int part = 0; part < PG_PREGATE_PARTS; part++) {
-        const struct pg_weight *w = pg_pregate_part(&p, (enum pg_pregate_part)part);
+    for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++) {
+        const struct pg_weight *w = pg_pregate_part(&p, part);
         const struct pg_gguf_tensor *t;
         if (!n_values(w))
             continue;
-        PG_TRY(pg_gguf_get_tensor(g, pg_pregate_name(m, moe, (enum pg_pregate_part)part).s,
-                                  PG_GGUF_REQUIRED,
-                                  (int64_t[4]){w->n_in, is_vector(part) ? 0 : w->n_out}, &t, err));
+        PG_TRY(pg_gguf_get_tensor(g, name_of(m, moe, part).s, PG_GGUF_REQUIRED,
+                                  (int64_t[4]){w->n_in, pg_parts[part].is_matrix ? w->n_out : 0},
+                                  &t, err));
         if (t->type != PG_TYPE_F32 && t->type != PG_TYPE_F16 && t->type != PG_TYPE_BF16) {
             return pg_fail(err, PG_ENOTSUP, "%s: type %s found, F32, F16 or BF16 wanted", t->name,
                            pg_type_traits((uint32_t)t->type)->name);
@@ -154,8 +136,8 @@ static int check_count(const struct pg_gguf *g, int n_gates, const struct pg_pre
 {
     struct pg_pregate p = *like;
     int n = 0;
-    for (int part = 0; part < PG_PREGATE_PARTS; part++)
-        n += n_values(pg_pregate_part(&p, (enum pg_pregate_part)part)) > 0;
+    for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++)
+        n += n_values(pg_pregate_part(&p, part)) > 0;
     if (pg_gguf_n_tensors(g) == n_gates * n)
         return 0;
     return pg_fail(err, PG_EFORMAT, "%d tensors found, %d pre-gates wanted (of %d each)",
@@ -231,13 +213,14 @@ static int write_parts(struct pg_gguf_writer *w, const struct pg_sidecar *s, boo
 {
     for (int moe = 0; moe < s->model->n_moe - s->level; moe++) {
         struct pg_pregate gate = s->gates[moe];
-        for (int part = 0; part < PG_PREGATE_PARTS; part++) {
-            const struct pg_weight *of = pg_pregate_part(&gate, (enum pg_pregate_part)part);
-            struct pg_tensor_name name = pg_pregate_name(s->model, moe, (enum pg_pregate_part)part);
+        for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++) {
+            const struct pg_weight *of = pg_pregate_part(&gate, part);
+            struct pg_tensor_name name = name_of(s->model, moe, part);
             if (of->data && values)
                 PG_TRY(pg_gguf_writer_data(w, of->data, n_values(of) * sizeof(float), err));
             else if (of->data)
-                PG_TRY(pg_gguf_writer_tensor(w, name.s, PG_TYPE_F32, is_vector(part) ? 1 : 2,
+                PG_TRY(pg_gguf_writer_tensor(w, name.s, PG_TYPE_F32,
+                                             pg_parts[part].is_matrix ? 2 : 1,
                                              (int64_t[]){of->n_in, of->n_out}, err));
         }
     }

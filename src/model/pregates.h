@@ -19,24 +19,6 @@
 
 #include "model/model.h"
 
-/* The parts of a pre-gate in the order of the file. */
-enum pg_pregate_part {
-    PG_PREGATE_INP,
-    PG_PREGATE_BIAS,
-    PG_PREGATE_DOWN,
-    PG_PREGATE_DOWN_BIAS,
-    PG_PREGATE_UP,
-    PG_PREGATE_PARTS
-};
-extern const char *const pg_pregate_suffix[PG_PREGATE_PARTS]; /* "ffn_pregate_inp.weight" */
-
-struct pg_tensor_name {
-    char s[64];
-};
-/* "blk.3.ffn_pregate_inp.weight" of MoE block `moe`. */
-struct pg_tensor_name pg_pregate_name(const struct pg_model *m, int moe, enum pg_pregate_part part);
-struct pg_weight *pg_pregate_part(struct pg_pregate *p, enum pg_pregate_part part);
-
 /* What the pre-gates of one sidecar have beside their matrix. */
 struct pg_pregate_form {
     bool bias;

@@ -23,18 +23,17 @@ static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_er
     const int64_t n_q[2] = {(int64_t)h->n_head * h->head_dim, 1};
     const int64_t n_kv[2] = {(int64_t)h->n_head_kv * h->head_dim, 1};
     const int64_t in[2] = {h->n_embd, h->n_ff_shexp}, out[2] = {h->n_ff_shexp, h->n_embd};
-    PG_TRY(pg_loader_attention(l, w, il, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_q_bias, il, "attn_q.bias", n_q, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_k_bias, il, "attn_k.bias", n_kv, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_v_bias, il, "attn_v.bias", n_kv, err));
+    PG_TRY(pg_loader_attention(l, il, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_Q_BIAS, n_q, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_K_BIAS, n_kv, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_V_BIAS, n_kv, err));
     PG_TRY(pg_loader_experts(l, w, il, err));
     if (w->moe < 0)
         return 0;
-    PG_TRY(pg_loader_weight(l, &w->ffn_gate_inp_shexp, il, "ffn_gate_inp_shexp.weight",
-                            (int64_t[]){h->n_embd, 1}, err));
-    PG_TRY(pg_loader_weight(l, &w->ffn_gate_shexp, il, "ffn_gate_shexp.weight", in, err));
-    PG_TRY(pg_loader_weight(l, &w->ffn_up_shexp, il, "ffn_up_shexp.weight", in, err));
-    return pg_loader_weight(l, &w->ffn_down_shexp, il, "ffn_down_shexp.weight", out, err);
+    PG_TRY(pg_loader_weight(l, il, PG_PART_SH_INP, (int64_t[]){h->n_embd, 1}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_SH_GATE, in, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_SH_UP, in, err));
+    return pg_loader_weight(l, il, PG_PART_SH_DOWN, out, err);
 }
 
 const struct pg_family pg_family_qwen2moe = {"qwen2moe", hparams, tensors};

@@ -18,9 +18,9 @@ static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err 
 static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
 {
     const int64_t head[2] = {pg_loader_hparams(l)->head_dim, 1};
-    PG_TRY(pg_loader_attention(l, w, il, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_q_norm, il, "attn_q_norm.weight", head, err));
-    PG_TRY(pg_loader_weight(l, &w->attn_k_norm, il, "attn_k_norm.weight", head, err));
+    PG_TRY(pg_loader_attention(l, il, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_Q_NORM, head, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_K_NORM, head, err));
     return pg_loader_experts(l, w, il, err);
 }
 

@@ -237,7 +237,8 @@ int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg
     if (!n)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     prepare(n, opt);
-    int rc = open_net(n, err);
+    int rc = pg_net_check(n, err);
+    rc = rc ? rc : open_net(n, err);
     rc = rc ? rc : pg_blas_open(&n->blas, err);
     if (rc) {
         pg_net_close(n);

@@ -48,7 +48,7 @@ static void rotate(const struct pg_net *n, int t, pg_real *row, int n_head, pg_r
 
 /* y = h w^T + bias */
 static void linear(struct pg_net *n, const struct pg_net_pass *p, const struct pg_net_span *s,
-                   enum pg_net_part part, enum pg_net_part bias, pg_real *y)
+                   enum pg_block_part part, enum pg_block_part bias, pg_real *y)
 {
     int len = part == PG_PART_Q ? n->n_q : n->n_kv, n_embd = n->h->n_embd;
     pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
@@ -69,7 +69,7 @@ static void linear(struct pg_net *n, const struct pg_net_pass *p, const struct p
 struct side {
     pg_real *raw, *s, *v, *d; /* d: derivative, on the way back */
     int len, norm_len, n_head;
-    enum pg_net_part gain, bias;
+    enum pg_block_part gain, bias;
     size_t gain_at, bias_at; /* in a span's sums */
 };
 
@@ -145,7 +145,7 @@ static void norm_and_rotate_back(struct pg_net *n, int il, const struct side *x,
 
 /* dh (+)= dy w */
 static void linear_back(struct pg_net *n, const struct pg_net_pass *p, const struct pg_net_span *s,
-                        enum pg_net_part part, pg_real *dy, pg_real beta)
+                        enum pg_block_part part, pg_real *dy, pg_real beta)
 {
     int len = part == PG_PART_Q ? n->n_q : n->n_kv, n_embd = n->h->n_embd;
     pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
@@ -411,7 +411,7 @@ void pg_net_attention_back(struct pg_net *n, int il)
     pg_real *g[4];
     struct side x[2];
     for (int i = 0; i < 4; i++)
-        g[i] = pg_net_g(n, il, (enum pg_net_part)(PG_PART_Q + i));
+        g[i] = pg_net_g(n, il, (enum pg_block_part)(PG_PART_Q + i));
     struct pg_net_outer out = {g[3], n->dx, l->att, n_embd, n_q, rows};
     struct pg_net_outer in[3] = {{g[0], n->dq, l->h1, n_q, n_embd, rows},
                                  {g[1], n->dk, l->h1, n_kv, n_embd, rows},

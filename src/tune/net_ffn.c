@@ -13,7 +13,7 @@
 
 /* The three matrices of a feed-forward layer that every token passes. */
 struct ffn {
-    enum pg_net_part gate, up, down;
+    enum pg_block_part gate, up, down;
     pg_real *gate_ff, *up_ff, *s; /* kept; s NULL: not weighted */
     int n_ff;
 };

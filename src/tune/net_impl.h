@@ -25,37 +25,6 @@
 
 enum { PG_NET_ROWS = 256, PG_NET_QUERIES = 64, PG_NET_OUT_ROWS = 64 };
 
-/* The tensors of a block. */
-enum pg_net_part {
-    PG_PART_ATTN_NORM,
-    PG_PART_Q,
-    PG_PART_K,
-    PG_PART_V,
-    PG_PART_ATTN_OUT,
-    PG_PART_Q_BIAS,
-    PG_PART_K_BIAS,
-    PG_PART_V_BIAS,
-    PG_PART_Q_NORM,
-    PG_PART_K_NORM,
-    PG_PART_FFN_NORM,
-    PG_PART_GATE,
-    PG_PART_UP,
-    PG_PART_DOWN,
-    PG_PART_ROUTER,
-    PG_PART_EXP_GATE,
-    PG_PART_EXP_UP,
-    PG_PART_EXP_DOWN,
-    PG_PART_SH_INP,
-    PG_PART_SH_GATE,
-    PG_PART_SH_UP,
-    PG_PART_SH_DOWN,
-    PG_PART_PREGATE,
-    PG_PART_PREGATE_BIAS,
-    PG_PART_PREGATE_DOWN,
-    PG_PART_PREGATE_DOWN_BIAS,
-    PG_PART_PREGATE_UP,
-    PG_N_PARTS
-};
 #define PG_NO_PART SIZE_MAX
 
 struct pg_net_at {
@@ -106,7 +75,8 @@ struct pg_net {
     const struct pg_row_ops *ops;
     struct pg_blas blas;
     struct pg_params params;
-    struct pg_net_at *at; /* [n_layer] */
+    size_t n_pregate_values; /* of them */
+    struct pg_net_at *at;    /* [n_layer] */
     size_t at_embd, at_norm, at_output, at_freqs;
     bool rope_pairs;
     pg_real eps; /* of the norms */
@@ -162,15 +132,15 @@ struct pg_net_span pg_net_span(const struct pg_net *n, int task);
 void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il);
 
 /* The weights, and where their derivatives go. */
-static inline const pg_real *pg_net_w(const struct pg_net *n, int il, enum pg_net_part p)
+static inline const pg_real *pg_net_w(const struct pg_net *n, int il, enum pg_block_part p)
 {
     return n->w + n->at[il].part[p];
 }
-static inline pg_real *pg_net_g(const struct pg_net *n, int il, enum pg_net_part p)
+static inline pg_real *pg_net_g(const struct pg_net *n, int il, enum pg_block_part p)
 {
     return n->g + n->at[il].part[p];
 }
-static inline bool pg_net_has(const struct pg_net *n, int il, enum pg_net_part p)
+static inline bool pg_net_has(const struct pg_net *n, int il, enum pg_block_part p)
 {
     return n->at[il].part[p] != PG_NO_PART;
 }
@@ -201,6 +171,9 @@ void pg_net_outers(struct pg_net *n, const struct pg_net_outer *o, int n_outers)
 void pg_net_sum_parts(struct pg_net *n, size_t at, int len, pg_real *g);
 
 /* net_params.c */
+/* Refuses a model that the way forward would not be that of, by the name of what it has no use for.
+ */
+int pg_net_check(const struct pg_net *n, struct pg_err *err);
 int pg_net_list(struct pg_net *n, struct pg_err *err);
 
 /* net_attn.c */
@@ -212,7 +185,7 @@ void pg_net_attention_back(struct pg_net *n, int il);
 /* Who decides for block `to`, from the state of block `from`. */
 struct pg_net_gate {
     int to; /* -1: nobody is decided here */
-    enum pg_net_part part;
+    enum pg_block_part part;
 };
 /* What the MoE block decides: for itself by its router, and for a later one by its pre-gate. */
 void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2]);

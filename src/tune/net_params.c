@@ -4,79 +4,110 @@
 #include "tune/net_impl.h"
 
 #include "base/os.h"
+#include "model/pregates.h"
 
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-static const struct part {
-    const char *suffix;
-    size_t field; /* of struct pg_layer */
-    bool is_matrix, is_expert;
-} parts[PG_N_PARTS] = {
-#define PART(name, is_matrix) #name ".weight", offsetof(struct pg_layer, name), is_matrix, false
-#define BIAS(name)            #name ".bias", offsetof(struct pg_layer, name##_bias), false, false
-#define EXPS(name, i)         #name "_exps.weight", offsetof(struct pg_layer, exps[i]), true, true
-    [PG_PART_ATTN_NORM] = {PART(attn_norm, false)},
-    [PG_PART_Q] = {PART(attn_q, true)},
-    [PG_PART_K] = {PART(attn_k, true)},
-    [PG_PART_V] = {PART(attn_v, true)},
-    [PG_PART_ATTN_OUT] = {PART(attn_output, true)},
-    [PG_PART_Q_BIAS] = {BIAS(attn_q)},
-    [PG_PART_K_BIAS] = {BIAS(attn_k)},
-    [PG_PART_V_BIAS] = {BIAS(attn_v)},
-    [PG_PART_Q_NORM] = {PART(attn_q_norm, false)},
-    [PG_PART_K_NORM] = {PART(attn_k_norm, false)},
-    [PG_PART_FFN_NORM] = {PART(ffn_norm, false)},
-    [PG_PART_GATE] = {PART(ffn_gate, true)},
-    [PG_PART_UP] = {PART(ffn_up, true)},
-    [PG_PART_DOWN] = {PART(ffn_down, true)},
-    [PG_PART_ROUTER] = {PART(ffn_gate_inp, true)},
-    [PG_PART_EXP_GATE] = {EXPS(ffn_gate, 0)},
-    [PG_PART_EXP_UP] = {EXPS(ffn_up, 1)},
-    [PG_PART_EXP_DOWN] = {EXPS(ffn_down, 2)},
-    [PG_PART_SH_INP] = {PART(ffn_gate_inp_shexp, true)},
-    [PG_PART_SH_GATE] = {PART(ffn_gate_shexp, true)},
-    [PG_PART_SH_UP] = {PART(ffn_up_shexp, true)},
-    [PG_PART_SH_DOWN] = {PART(ffn_down_shexp, true)},
-    /* No tensors of the model: their shapes are below. */
-    [PG_PART_PREGATE] = {"ffn_pregate_inp.weight", 0, true, false},
-    [PG_PART_PREGATE_BIAS] = {"ffn_pregate_inp.bias", 0, false, false},
-    [PG_PART_PREGATE_DOWN] = {"ffn_pregate_down.weight", 0, true, false},
-    [PG_PART_PREGATE_DOWN_BIAS] = {"ffn_pregate_down.bias", 0, false, false},
-    [PG_PART_PREGATE_UP] = {"ffn_pregate_up.weight", 0, true, false},
+/* Where the way forward uses a part of struct pg_layer. One that is not named it does not use. */
+static const enum use {
+    NOWHERE,
+    ALWAYS,
+    WHERE_THERE,
+    AS_FIRST,
+    DENSE,
+    MOE,
+    SHARED
+} uses[] = {
+    [PG_PART_ATTN_NORM] = ALWAYS,   [PG_PART_Q] = ALWAYS,           [PG_PART_K] = ALWAYS,
+    [PG_PART_V] = ALWAYS,           [PG_PART_ATTN_OUT] = ALWAYS,    [PG_PART_Q_BIAS] = WHERE_THERE,
+    [PG_PART_K_BIAS] = WHERE_THERE, [PG_PART_V_BIAS] = WHERE_THERE, [PG_PART_Q_NORM] = AS_FIRST,
+    [PG_PART_K_NORM] = AS_FIRST,    [PG_PART_FFN_NORM] = ALWAYS,    [PG_PART_GATE] = DENSE,
+    [PG_PART_UP] = DENSE,           [PG_PART_DOWN] = DENSE,         [PG_PART_ROUTER] = MOE,
+    [PG_PART_EXP_GATE] = MOE,       [PG_PART_EXP_UP] = MOE,         [PG_PART_EXP_DOWN] = MOE,
+    [PG_PART_SH_INP] = SHARED,      [PG_PART_SH_GATE] = SHARED,     [PG_PART_SH_UP] = SHARED,
+    [PG_PART_SH_DOWN] = SHARED,     [PG_LAYER_PARTS] = NOWHERE,
 };
 
-struct shape {
-    int n_out, n_in; /* n_in 0: there is none */
-};
-
-static struct shape shape_of(const struct pg_net *n, int il, enum pg_net_part part)
+static const struct pg_weight *part_of(const struct pg_net *n, int il, enum pg_block_part part)
 {
-    int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
-    const struct shape pregate[] = {
-        {n_expert, n_embd},
-        {1, n->opt.pregate_bias ? n_expert : 0},
-        {n_hidden, n_hidden ? n_embd : 0},
-        {1, n_hidden},
-        {n_expert, n_hidden},
+    return pg_layer_part(&n->model->layer[il], part);
+}
+
+/* What the model has and what the way forward wants are the same. */
+static int check_part(const struct pg_net *n, int il, enum pg_block_part part, struct pg_err *err)
+{
+    bool moe = n->model->layer[il].moe >= 0, there = part_of(n, il, part)->n_in != 0;
+    const bool wanted[] = {
+        [NOWHERE] = false,
+        [ALWAYS] = true,
+        [WHERE_THERE] = there,
+        [AS_FIRST] = n->q_norm_len && n->k_norm_len,
+        [DENSE] = !moe,
+        [MOE] = moe,
+        [SHARED] = moe && n->h->n_ff_shexp,
     };
-    if (part >= PG_PART_PREGATE)
-        return pg_net_has_pregate(n, il) ? pregate[part - PG_PART_PREGATE] : (struct shape){0, 0};
-    const char *layer = (const char *)&n->model->layer[il];
-    const struct pg_weight *w = (const struct pg_weight *)(const void *)(layer + parts[part].field);
-    return (struct shape){w->n_out, w->n_in};
+    if (there == wanted[uses[part]])
+        return 0;
+    return pg_fail(err, PG_ENOTSUP,
+                   there ? "%s: training has no use for this tensor; without it the model would be "
+                           "another"
+                         : "%s: missing, and training needs it",
+                   pg_part_name(il, part).s);
+}
+
+/* Of what the architecture says besides its tensors. */
+static int check_shape(const struct pg_net *n, struct pg_err *err)
+{
+    const struct pg_hparams *h = n->h;
+    if (h->rope != PG_ROPE_PAIRS && h->rope != PG_ROPE_HALVES)
+        return pg_fail(err, PG_ENOTSUP, "rotation: kind %d cannot be trained", (int)h->rope);
+    if (h->activation != PG_SILU) {
+        return pg_fail(err, PG_ENOTSUP, "activation: kind %d found, silu alone can be trained",
+                       (int)h->activation);
+    }
+    for (int il = 0; il < h->n_layer; il++) {
+        const struct pg_cache *c = &n->model->cache[il];
+        if (c->window || c->state_bytes || c->k_dim != h->head_dim || c->v_dim != h->head_dim ||
+            c->n_head != h->n_head_kv) {
+            return pg_fail(
+                err, PG_ENOTSUP,
+                "block %d: attention over all of a text can be trained, with keys and "
+                "values of %d heads of %d; a window of %d, a state of %zu bytes or heads "
+                "of %d and %d cannot",
+                il, h->n_head_kv, h->head_dim, c->window, c->state_bytes, c->k_dim, c->v_dim);
+        }
+    }
+    return 0;
+}
+
+int pg_net_check(const struct pg_net *n, struct pg_err *err)
+{
+    PG_TRY(check_shape(n, err));
+    for (int il = 0; il < n->h->n_layer; il++)
+        for (enum pg_block_part part = 0; part < PG_LAYER_PARTS; part++)
+            PG_TRY(check_part(n, il, part, err));
+    return 0;
+}
+
+/* n_in 0: there is none. */
+static struct pg_weight shape_of(const struct pg_net *n, int il, enum pg_block_part part)
+{
+    const struct pg_pregate_form form = {n->opt.pregate_bias, n->opt.pregate_hidden};
+    struct pg_pregate gate = {0};
+    if (part < PG_LAYER_PARTS)
+        return *part_of(n, il, part);
+    if (pg_net_has_pregate(n, il))
+        pg_pregate_place(n->model, &form, NULL, &gate);
+    return *pg_pregate_part(&gate, part);
 }
 
 /* Appends one; p->n_mat, n_out, n_in and is_matrix are set. Returns where its values begin. */
-static size_t append(struct pg_net *n, const struct pg_param *like, int il, const char *suffix)
+static size_t append(struct pg_net *n, const struct pg_param *like, const char *name)
 {
     struct pg_param *p = &n->params.p[n->params.n++];
     *p = *like;
-    if (il < 0)
-        snprintf(p->name, sizeof(p->name), "%s", suffix);
-    else
-        snprintf(p->name, sizeof(p->name), "blk.%d.%s", il, suffix);
+    snprintf(p->name, sizeof(p->name), "%s", name);
     p->at = n->params.n_values;
     p->n = (size_t)p->n_mat * (size_t)p->n_out * (size_t)p->n_in;
     n->params.n_values += p->n;
@@ -85,15 +116,16 @@ static size_t append(struct pg_net *n, const struct pg_param *like, int il, cons
 
 static void list_block(struct pg_net *n, int il)
 {
-    for (int i = 0; i < PG_N_PARTS; i++) {
-        struct shape shape = shape_of(n, il, (enum pg_net_part)i);
-        n->at[il].part[i] = PG_NO_PART;
-        if (shape.n_in) {
-            struct pg_param like = {.n_mat = parts[i].is_expert ? n->h->n_expert : 1,
+    for (enum pg_block_part part = 0; part < PG_N_PARTS; part++) {
+        struct pg_weight shape = shape_of(n, il, part);
+        n->at[il].part[part] = PG_NO_PART;
+        if (shape.n_in && shape.n_out) {
+            struct pg_param like = {.n_mat = pg_parts[part].is_expert ? n->h->n_expert : 1,
                                     .n_out = shape.n_out,
                                     .n_in = shape.n_in,
-                                    .is_matrix = parts[i].is_matrix};
-            n->at[il].part[i] = append(n, &like, il, parts[i].suffix);
+                                    .is_matrix = pg_parts[part].is_matrix};
+            n->at[il].part[part] = append(n, &like, pg_part_name(il, part).s);
+            n->n_pregate_values += part < PG_LAYER_PARTS ? 0 : n->params.p[n->params.n - 1].n;
         }
     }
 }
@@ -115,13 +147,19 @@ int pg_net_list(struct pg_net *n, struct pg_err *err)
     n->params.p = pg_calloc(n_layer * PG_N_PARTS + 4, sizeof(n->params.p[0]));
     if (!n->at || !n->params.p)
         return pg_fail(err, PG_ENOMEM, "out of memory for the list of parameters");
-    n->at_embd = append(n, &table, -1, "token_embd.weight");
-    n->at_freqs =
-        n->model->rope_freqs.n_in ? append(n, &freqs, -1, "rope_freqs.weight") : PG_NO_PART;
+    n->at_embd = append(n, &table, "token_embd.weight");
+    n->at_freqs = n->model->rope_freqs.n_in ? append(n, &freqs, "rope_freqs.weight") : PG_NO_PART;
     for (int il = 0; il < h->n_layer; il++)
         list_block(n, il);
-    n->at_norm = append(n, &gain, -1, "output_norm.weight");
-    n->at_output = has_output(n->model) ? append(n, &table, -1, "output.weight") : n->at_embd;
+    n->at_norm = append(n, &gain, "output_norm.weight");
+    n->at_output = has_output(n->model) ? append(n, &table, "output.weight") : n->at_embd;
+    uint64_t used = n->params.n_values - n->n_pregate_values;
+    if (used != n->model->n_params) {
+        return pg_fail(err, PG_ENOTSUP,
+                       "the model has %llu parameters and training would use %llu of them: it has "
+                       "a tensor outside its blocks that training does not know",
+                       (unsigned long long)n->model->n_params, (unsigned long long)used);
+    }
     return 0;
 }
 

@@ -75,8 +75,7 @@ int pg_source_param(struct pg_source *s, const struct pg_param *p, float *out, s
 static int read_router(struct pg_source *s, int moe, struct pg_pregate *out, struct pg_err *err)
 {
     int il = pg_block_of_moe(&s->model, moe);
-    struct pg_tensor_name name;
-    snprintf(name.s, sizeof(name.s), "blk.%d.ffn_gate_inp.weight", il);
+    struct pg_tensor_name name = pg_part_name(il, PG_PART_ROUTER);
     const struct pg_gguf_tensor *t = pg_gguf_find_tensor(s->gguf, name.s);
     void *data = malloc(t->bytes);
     out->inp = s->model.layer[il].ffn_gate_inp;
@@ -148,11 +147,9 @@ bool pg_is_pregate(const struct pg_param *p)
     return strstr(p->name, ".ffn_pregate_") != NULL;
 }
 
-static float *values_of(const struct pg_params *params, float *w, int block, const char *suffix)
+static float *values_of(const struct pg_params *params, float *w, int il, enum pg_block_part part)
 {
-    char name[64];
-    snprintf(name, sizeof(name), "blk.%d.%s", block, suffix);
-    const struct pg_param *p = pg_params_find(params, name);
+    const struct pg_param *p = pg_params_find(params, pg_part_name(il, part).s);
     PG_ASSERT(p);
     return w + p->at;
 }
@@ -165,11 +162,11 @@ void pg_fold_pregates(const struct pg_model *m, const struct pg_params *params, 
             .type = PG_TYPE_F32,
             .n_in = m->h.n_embd,
             .n_out = m->h.n_expert,
-            .data = values_of(params, w, to, "ffn_gate_inp.weight"),
+            .data = values_of(params, w, to, PG_PART_ROUTER),
         };
-        pg_gate_fold(&router, values_of(params, w, from, "ffn_norm.weight"),
-                     values_of(params, w, to, "ffn_norm.weight"),
-                     values_of(params, w, from, "ffn_pregate_inp.weight"));
+        pg_gate_fold(&router, values_of(params, w, from, PG_PART_FFN_NORM),
+                     values_of(params, w, to, PG_PART_FFN_NORM),
+                     values_of(params, w, from, PG_PART_PREGATE));
     }
 }
 
@@ -177,10 +174,10 @@ void pg_pregates_in(const struct pg_model *m, const struct pg_params *params, fl
                     struct pg_pregate *gates)
 {
     for (int moe = 0; moe < m->n_moe; moe++) {
-        for (int part = 0; part < PG_PREGATE_PARTS; part++) {
-            struct pg_tensor_name name = pg_pregate_name(m, moe, (enum pg_pregate_part)part);
+        for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++) {
+            struct pg_tensor_name name = pg_part_name(pg_block_of_moe(m, moe), part);
             const struct pg_param *p = pg_params_find(params, name.s);
-            *pg_pregate_part(&gates[moe], (enum pg_pregate_part)part) =
+            *pg_pregate_part(&gates[moe], part) =
                 p ? (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, w + p->at}
                   : (struct pg_weight){0};
         }

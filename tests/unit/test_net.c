@@ -218,6 +218,71 @@ static void bad_options(void **state)
     net_case_close(&c);
 }
 
+static void refused_model(struct net_case *c, const char *word)
+{
+    struct pg_net *net;
+    struct pg_err err;
+    assert_int_equal(pg_net_open(&net, &c->opt, &err), PG_ENOTSUP);
+    assert_null(net);
+    says(err.text, word);
+}
+
+/* A model whose forward pass is not the trainer's is refused, by the name of what differs. */
+static void unknown_models(void **state)
+{
+    static const char *const tried[] = {"gen_moe/qwen3moe.gguf", "stories260K/stories260K.gguf"};
+    struct pg_net_options opt = {.n_seq = 2, .seq_len = 16};
+    (void)state;
+    for (size_t f = 0; f < PG_COUNT(tried); f++) {
+        struct net_case c;
+        net_case_open(&c, tried[f], &opt, 1);
+        struct pg_model *m = &c.model;
+        for (enum pg_block_part part = 0; part < PG_LAYER_PARTS; part++) {
+            struct pg_weight *w = pg_layer_part(&m->layer[1], part), kept = *w;
+            bool is_bias =
+                part == PG_PART_Q_BIAS || part == PG_PART_K_BIAS || part == PG_PART_V_BIAS;
+            /* Neither more tensors than are used, nor fewer. */
+            *w = kept.n_in ? (struct pg_weight){0} : (struct pg_weight){PG_TYPE_F32, 8, 8, NULL};
+            refused_model(&c, is_bias ? "parameters" : pg_part_name(1, part).s);
+            *w = kept;
+        }
+        m->n_params += 8; /* a tensor outside the blocks */
+        refused_model(&c, "training would use");
+        m->n_params -= 8;
+        m->h.activation++;
+        refused_model(&c, "activation");
+        m->h.activation--;
+        m->h.rope = (enum pg_rope_kind)7;
+        refused_model(&c, "rotation: kind 7");
+        m->h.rope = PG_ROPE_HALVES;
+        m->cache[1].window = 4;
+        refused_model(&c, "a window of 4");
+        m->cache[1].window = 0;
+        m->cache[0].state_bytes = 64;
+        refused_model(&c, "a state of 64 bytes");
+        m->cache[0].state_bytes = 0;
+        net_case_close(&c);
+    }
+}
+
+/* The list names each tensor of a block once, and each member of the structs. */
+static void parts_of_a_block(void **state)
+{
+    struct pg_layer layer = {0};
+    struct pg_pregate gate = {0};
+    (void)state;
+    for (enum pg_block_part part = 0; part < PG_N_PARTS; part++) {
+        struct pg_weight *w =
+            part < PG_LAYER_PARTS ? pg_layer_part(&layer, part) : pg_pregate_part(&gate, part);
+        assert_non_null(pg_parts[part].suffix);
+        assert_int_equal(w->n_in++, 0);
+        for (enum pg_block_part other = 0; other < part; other++)
+            assert_string_not_equal(pg_parts[part].suffix, pg_parts[other].suffix);
+    }
+    assert_int_equal(layer.ffn_down_shexp.n_in, 1);
+    assert_int_equal(gate.up.n_in, 1);
+}
+
 /* ------------------------------------------------------------------ rows -------------------- */
 
 enum { MOST = 83 };
@@ -407,7 +472,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_as_engine),    cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(gradients_add_up),  cmocka_unit_test(bad_batches),
-        cmocka_unit_test(bad_options),       cmocka_unit_test(rows_are_right),
+        cmocka_unit_test(bad_options),       cmocka_unit_test(unknown_models),
+        cmocka_unit_test(parts_of_a_block),  cmocka_unit_test(rows_are_right),
         cmocka_unit_test(rows_at_the_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
