@@ -28,6 +28,67 @@ int pg_evict_parse(const char *name)
     return -1;
 }
 
+/* ---- the policies -------------------------------------------------------------------------- */
+
+static uint64_t lru_worth(const struct pg_policy *p, int slot)
+{
+    return PG_MAX(p->last[p->key_of[slot]], p->admitted[slot]);
+}
+
+/* Of those used equally often, the one unused for longest. */
+static uint64_t lfu_worth(const struct pg_policy *p, int slot)
+{
+    int key = p->key_of[slot];
+    return (uint64_t)p->count[key] << 32 | (uint32_t)p->last[key];
+}
+
+static uint64_t lifo_worth(const struct pg_policy *p, int slot)
+{
+    return UINT64_MAX - p->admitted[slot];
+}
+
+static uint64_t no_weight(const struct pg_policy *p, int block)
+{
+    (void)p, (void)block;
+    return 1;
+}
+
+static void no_carve(struct pg_policy *p, struct pg_arena *a)
+{
+    (void)p, (void)a;
+}
+
+static void no_event(struct pg_policy *p, int which)
+{
+    (void)p, (void)which;
+}
+
+static void no_hint(struct pg_policy *p, int key, bool certain)
+{
+    (void)p, (void)key, (void)certain;
+}
+
+static void no_forecast(struct pg_policy *p)
+{
+    (void)p;
+}
+
+/* Those that look at the past alone. */
+#define PAST(worth)                                                                                \
+    {                                                                                              \
+        worth, no_weight, no_carve, no_event, no_event, no_hint, no_forecast                       \
+    }
+
+static const struct pg_policy_kind kinds[PG_EVICT_COUNT] = {
+    [PG_EVICT_CYCLE] = {pg_cycle_worth, pg_cycle_weight, pg_cycle_carve, pg_cycle_tick,
+                        pg_cycle_use, pg_cycle_hint, pg_cycle_forecast},
+    [PG_EVICT_LRU] = PAST(lru_worth),
+    [PG_EVICT_LFU] = PAST(lfu_worth),
+    [PG_EVICT_LIFO] = PAST(lifo_worth),
+};
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
 /* Hands out the arrays of *p; run without memory it only measures. */
 static size_t carve(struct pg_policy *p, struct pg_arena *a)
 {
@@ -45,15 +106,16 @@ static size_t carve(struct pg_policy *p, struct pg_arena *a)
     TAKE(least, n_block);
     TAKE(stale, n_block);
 #undef TAKE
-    if (p->kind == PG_EVICT_CYCLE)
-        p->cycle = pg_cycle_carve(a, p->n_block, p->n_expert);
+    p->kind->carve(p, a);
     return a->used;
 }
 
 size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots)
 {
-    struct pg_policy p = {
-        .kind = PG_EVICT_CYCLE, .n_block = n_block, .n_expert = n_expert, .n_slots = n_slots};
+    struct pg_policy p = {.kind = &kinds[PG_EVICT_CYCLE],
+                          .n_block = n_block,
+                          .n_expert = n_expert,
+                          .n_slots = n_slots};
     struct pg_arena a = {0};
     return sizeof(p) + carve(&p, &a);
 }
@@ -75,7 +137,7 @@ int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int 
         return pg_fail(err, PG_ENOMEM, "eviction policy: out of memory");
     /* With a slot for every expert nothing ever leaves, and nothing needs to be forecast. */
     bool all_fit = n_slots / n_block >= n_expert;
-    p->kind = kind == PG_EVICT_CYCLE && all_fit ? PG_EVICT_LRU : kind;
+    p->kind = &kinds[kind == PG_EVICT_CYCLE && all_fit ? PG_EVICT_LRU : kind];
     p->n_block = n_block;
     p->n_expert = n_expert;
     p->n_slots = n_slots;
@@ -100,28 +162,6 @@ void pg_policy_close(struct pg_policy *p)
         return;
     free(p->memory);
     free(p);
-}
-
-/* ---- worth --------------------------------------------------------------------------------- */
-
-static uint64_t worth_of(const struct pg_policy *p, int slot)
-{
-    int key = p->key_of[slot];
-    switch (p->kind) {
-    case PG_EVICT_LRU:
-        return PG_MAX(p->last[key], p->admitted[slot]);
-    case PG_EVICT_LFU: /* of those used equally often, the one unused for longest */
-        return (uint64_t)p->count[key] << 32 | (uint32_t)p->last[key];
-    case PG_EVICT_LIFO:
-        return UINT64_MAX - p->admitted[slot];
-    default:
-        return pg_cycle_worth(p, key);
-    }
-}
-
-static uint64_t weight_of(const struct pg_policy *p, int block)
-{
-    return p->cycle ? pg_cycle_weight(p, block) : 1;
 }
 
 /* ---- the choice ---------------------------------------------------------------------------- */
@@ -153,7 +193,7 @@ static int least_of(struct pg_policy *p, int block, const uint8_t *may)
     const int32_t *a = members_of(p, block);
     if (p->stale[block]) {
         for (int i = 0; i < p->n_members[block]; i++)
-            p->worth[a[i]] = worth_of(p, a[i]);
+            p->worth[a[i]] = p->kind->worth(p, a[i]);
         p->stale[block] = false;
         p->least[block] = -1;
     }
@@ -165,22 +205,19 @@ static int least_of(struct pg_policy *p, int block, const uint8_t *may)
 
 void pg_policy_expose(struct pg_policy *p, int n_block)
 {
-    if (p->cycle)
-        pg_cycle_expose(p, n_block);
+    p->n_exposed = n_block;
 }
 
 void pg_policy_tick(struct pg_policy *p, int block)
 {
-    if (p->cycle)
-        pg_cycle_tick(p, block);
+    p->kind->tick(p, block);
 }
 
 void pg_policy_use(struct pg_policy *p, int key)
 {
     p->last[key] = ++p->serial;
     p->count[key]++;
-    if (p->cycle)
-        pg_cycle_use(p, key);
+    p->kind->use(p, key);
     p->stale[key / p->n_expert] = true;
 }
 
@@ -190,7 +227,7 @@ void pg_policy_admit(struct pg_policy *p, int slot, int key)
     PG_ASSERT(p->key_of[slot] < 0 && p->n_members[block] < p->n_expert);
     p->key_of[slot] = key;
     p->admitted[slot] = ++p->serial;
-    p->worth[slot] = worth_of(p, slot);
+    p->worth[slot] = p->kind->worth(p, slot);
     members_of(p, block)[p->n_members[block]++] = slot;
     if (p->least[block] >= 0 && leaves_before(p, slot, p->least[block]))
         p->least[block] = slot;
@@ -215,23 +252,20 @@ void pg_policy_remove(struct pg_policy *p, int slot)
 void pg_policy_hint(struct pg_policy *p, int key, int distance, bool certain)
 {
     /* More than a cycle away the block has another wave before. */
-    if (p->cycle && distance <= p->n_block) {
-        pg_cycle_hint(p, key, certain);
-        p->stale[key / p->n_expert] = true;
-    }
+    if (distance <= p->n_block)
+        p->kind->hint(p, key, certain);
 }
 
 int pg_policy_victim(struct pg_policy *p, const uint8_t *may)
 {
     int best = -1;
     uint64_t best_value = 0;
-    if (p->cycle)
-        pg_cycle_forecast(p);
+    p->kind->forecast(p);
     for (int block = 0; block < p->n_block; block++) {
         int slot = p->n_members[block] ? least_of(p, block, may) : -1;
         if (slot < 0)
             continue;
-        uint64_t value = p->worth[slot] * weight_of(p, block);
+        uint64_t value = p->worth[slot] * p->kind->weight(p, block);
         if (best < 0 || value < best_value) {
             best = slot;
             best_value = value;

@@ -64,7 +64,7 @@ struct outlook {
 };
 
 struct pg_cycle {
-    int n_block, n_expert, n_exposed;
+    int n_block, n_expert;
     int block;  /* of the last wave, -1: none */
     bool open;  /* that wave is not learned from yet */
     bool fresh; /* the forecast knows that wave */
@@ -87,8 +87,9 @@ struct pg_cycle {
     float lag_weight[N_LAGS];
 };
 
-struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
+void pg_cycle_carve(struct pg_policy *p, struct pg_arena *a)
 {
+    int n_block = p->n_block, n_expert = p->n_expert;
     size_t n_key = (size_t)n_block * (size_t)n_expert;
     struct pg_cycle measured;
     struct pg_cycle *c = pg_arena_take(a, sizeof(*c));
@@ -103,8 +104,9 @@ struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
     to->weight = pg_arena_take(a, ((size_t)n_block + 1) * sizeof(*to->weight));
     to->past = pg_arena_take(a, (size_t)n_block * N_PAST * sizeof(*to->past));
     to->score = pg_arena_take(a, N_PAST * sizeof(*to->score));
+    p->cycle = c;
     if (!c)
-        return NULL;
+        return;
     c->n_block = n_block;
     c->n_expert = n_expert;
     c->block = -1;
@@ -115,7 +117,6 @@ struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert)
         c->square[i] = SHARE_PRIOR;
         c->moment[i] = SHARE_PRIOR * first_share[i];
     }
-    return c;
 }
 
 static struct past_wave *past_wave(const struct pg_cycle *c, int block, uint32_t step)
@@ -313,6 +314,7 @@ void pg_cycle_hint(struct pg_policy *p, int key, bool certain)
     }
     o->n_hinted += c->hinted[key] != wave;
     c->hinted[key] = wave;
+    p->stale[key / c->n_expert] = true;
 }
 
 /* The probability that the block's next wave wants it, given the hint for it. */
@@ -330,9 +332,10 @@ static float with_hint(const struct pg_cycle *c, int key, float p)
     return p * PG_MAX(0.25f, rest);
 }
 
-uint64_t pg_cycle_worth(const struct pg_policy *p, int key)
+uint64_t pg_cycle_worth(const struct pg_policy *p, int slot)
 {
     const struct pg_cycle *c = p->cycle;
+    int key = p->key_of[slot];
     const struct outlook *o = &c->outlook[key / c->n_expert];
     float chance = c->rate[LONG][key];
     chance += c->share[SLOW] * (c->rate[SLOW][key] - chance);
@@ -344,15 +347,10 @@ uint64_t pg_cycle_worth(const struct pg_policy *p, int key)
     return (uint64_t)(chance * (float)(1 << 30));
 }
 
-void pg_cycle_expose(struct pg_policy *p, int n_block)
-{
-    p->cycle->n_exposed = n_block;
-}
-
 uint64_t pg_cycle_weight(const struct pg_policy *p, int block)
 {
     const struct pg_cycle *c = p->cycle;
     int ahead = block - c->block;
     uint64_t weight = c->weight[ahead > 0 ? ahead : ahead + c->n_block];
-    return block < c->n_exposed ? EXPOSED * weight : weight;
+    return block < p->n_exposed ? EXPOSED * weight : weight;
 }

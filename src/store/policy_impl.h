@@ -12,11 +12,24 @@
 #include "base/arena.h"
 #include "store/policy.h"
 
+struct pg_policy;
 struct pg_cycle;
 
+/* What a policy adds to the choice. All functions are there. */
+struct pg_policy_kind {
+    uint64_t (*worth)(const struct pg_policy *p, int slot);
+    uint64_t (*weight)(const struct pg_policy *p, int block);
+    void (*carve)(struct pg_policy *p, struct pg_arena *a); /* its memory, after that of all */
+    void (*tick)(struct pg_policy *p, int block);
+    void (*use)(struct pg_policy *p, int key);
+    void (*hint)(struct pg_policy *p, int key, bool certain); /* for the block's next wave */
+    /* Before a victim is chosen: marks blocks whose worths have changed as stale. */
+    void (*forecast)(struct pg_policy *p);
+};
+
 struct pg_policy {
-    enum pg_evict kind;
-    int n_block, n_expert, n_slots;
+    const struct pg_policy_kind *kind;
+    int n_block, n_expert, n_slots, n_exposed;
     uint64_t serial; /* grows with each use and admission */
     void *memory;
     struct pg_cycle *cycle; /* of PG_EVICT_CYCLE, else NULL */
@@ -33,15 +46,13 @@ struct pg_policy {
     bool *stale;        /* [n_block] worths are to be computed anew */
 };
 
-/* policy_cycle.c. The cycle is carved from the policy's memory, after its other arrays. */
-struct pg_cycle *pg_cycle_carve(struct pg_arena *a, int n_block, int n_expert);
-void pg_cycle_expose(struct pg_policy *p, int n_block);
+/* policy_cycle.c */
+void pg_cycle_carve(struct pg_policy *p, struct pg_arena *a);
 void pg_cycle_tick(struct pg_policy *p, int block);
 void pg_cycle_use(struct pg_policy *p, int key);
 void pg_cycle_hint(struct pg_policy *p, int key, bool certain);
-/* Learns from the wave and forecasts anew; marks blocks whose worths have changed as stale. */
-void pg_cycle_forecast(struct pg_policy *p);
-uint64_t pg_cycle_worth(const struct pg_policy *p, int key);
+void pg_cycle_forecast(struct pg_policy *p); /* having learned from the wave */
+uint64_t pg_cycle_worth(const struct pg_policy *p, int slot);
 uint64_t pg_cycle_weight(const struct pg_policy *p, int block);
 
 #endif

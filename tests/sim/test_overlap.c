@@ -174,7 +174,7 @@ static void test_compute_bound(void **state)
 }
 
 /* Uncertain hints that are mostly right fill a disk that would idle. */
-static void test_guesses_pay(void **state)
+static void test_hints_pay(void **state)
 {
     (void)state;
     struct machine m = {DISK, 1200000, 400000, 100000};
@@ -187,7 +187,7 @@ static void test_guesses_pay(void **state)
 
 /* The same hints lose where the disk has no idle time; the self-check finds out by itself and
  * gives nearly all of it back. So it does when the hints are mostly wrong. */
-static void test_guesses_stop(void **state)
+static void test_hints_stop(void **state)
 {
     (void)state;
     struct machine busy = {DISK / 2, 300000, 100000, 100000};
@@ -236,8 +236,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_disk_bound),    cmocka_unit_test(test_balanced),
-        cmocka_unit_test(test_compute_bound), cmocka_unit_test(test_guesses_pay),
-        cmocka_unit_test(test_guesses_stop),  cmocka_unit_test(test_load_all),
+        cmocka_unit_test(test_compute_bound), cmocka_unit_test(test_hints_pay),
+        cmocka_unit_test(test_hints_stop),    cmocka_unit_test(test_load_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -170,7 +170,7 @@ static void test_cycle_frequency(void **state)
     pg_policy_close(p);
 }
 
-static void test_cycle_expects(void **state)
+static void test_cycle_hints(void **state)
 {
     (void)state;
     uint8_t may[N_SLOTS];
@@ -184,7 +184,7 @@ static void test_cycle_expects(void **state)
     for (int i = 2; i < N_SLOTS; i++)
         may[i] = 0;
     assert_int_equal(pg_policy_victim(p, may), 1);
-    /* Its wave ends the expectation. */
+    /* Its wave ends the hint. */
     memset(may, 1, sizeof(may));
     use(p, 0, 0, 1);
     assert_int_equal(pg_policy_victim(p, may) / 2, 0);
@@ -422,7 +422,7 @@ int main(void)
         cmocka_unit_test(test_cycle_distance),
         cmocka_unit_test(test_cycle_exposed),
         cmocka_unit_test(test_cycle_frequency),
-        cmocka_unit_test(test_cycle_expects),
+        cmocka_unit_test(test_cycle_hints),
         cmocka_unit_test(test_cycle_recalls),
         cmocka_unit_test(test_random_use),
         cmocka_unit_test(test_trace),
