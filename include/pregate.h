@@ -196,8 +196,11 @@ struct pg_model_info {
 
 /* Counters since open; take two and subtract. Times in seconds, sizes in bytes. */
 struct pg_stats {
-    uint64_t n_prompt, n_decode;           /* tokens evaluated */
-    double prompt_seconds, decode_seconds; /* wall time in steps: compute + stall */
+    /* Tokens evaluated, by row: one of a single token in pg_step, or of pg_session_next, decodes,
+     * all others are prompt. And the wall time of their steps, compute + stall; a step that has
+     * both kinds is shared out by tokens, here and in the other counters of decoding. */
+    uint64_t n_prompt, n_decode;
+    double prompt_seconds, decode_seconds;
     double compute_seconds, stall_seconds; /* stall: nothing to compute, waiting for a read */
     uint64_t expert_requests;   /* (block, expert) wanted by a step, counted once a step */
     uint64_t hits;              /* already in a slot, not thanks to a pending hint */
@@ -208,7 +211,7 @@ struct pg_stats {
     uint64_t expert_bytes_read; /* demand and hinted together */
     uint64_t hint_bytes_read, hint_bytes_used;
     double io_busy_seconds;        /* at least one read under way */
-    double io_busy_decode_seconds; /* the same, in decode steps only */
+    double io_busy_decode_seconds; /* the same, decode's part */
     uint64_t expert_bytes_read_decode;
     uint64_t read_errors;
     uint64_t peak_rss_bytes; /* VmHWM */

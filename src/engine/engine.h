@@ -99,7 +99,8 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err);
 /* session.c */
 /* What a session of n_ctx tokens takes, measured by the code that takes it. */
 uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
-int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool is_decode,
+/* n_decode: rows of one token that a session has just sampled; all others are prompt. */
+int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int n_decode,
                 float *all_logits, struct pg_err *err);
 
 #endif

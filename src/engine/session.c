@@ -143,24 +143,22 @@ static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, s
     return n;
 }
 
-static void account(struct pg_engine *e, int n, bool is_decode, uint64_t begin_ns)
+/* A step of n tokens, n_decode of them decoded, which take their share of what the step took. */
+static void account(struct pg_engine *e, int n, int n_decode, uint64_t begin_ns,
+                    const struct pg_store_stats *before)
 {
-    double seconds = (double)(pg_now_ns() - begin_ns) * 1e-9;
-    if (is_decode) {
-        e->stats.n_decode += (uint64_t)n;
-        e->stats.decode_seconds += seconds;
-    } else {
-        e->stats.n_prompt += (uint64_t)n;
-        e->stats.prompt_seconds += seconds;
-    }
-}
-
-static void account_reads(struct pg_engine *e, const struct pg_store_stats *before)
-{
-    struct pg_store_stats now;
-    pg_store_stats(e->store, &now);
-    e->stats.expert_bytes_read_decode += now.bytes_read - before->bytes_read;
-    e->stats.io_busy_decode_seconds += (double)(now.io_busy_ns - before->io_busy_ns) * 1e-9;
+    struct pg_store_stats now = *before;
+    struct pg_stats *to = &e->stats;
+    double seconds = (double)(pg_now_ns() - begin_ns) * 1e-9, share = (double)n_decode / n;
+    if (e->store)
+        pg_store_stats(e->store, &now);
+    to->n_decode += (uint64_t)n_decode;
+    to->n_prompt += (uint64_t)(n - n_decode);
+    to->decode_seconds += share * seconds;
+    to->prompt_seconds += (1 - share) * seconds;
+    to->expert_bytes_read_decode +=
+        (now.bytes_read - before->bytes_read) * (uint64_t)n_decode / (uint64_t)n;
+    to->io_busy_decode_seconds += share * (double)(now.io_busy_ns - before->io_busy_ns) * 1e-9;
 }
 
 static void advance(const struct pg_row *row)
@@ -195,17 +193,17 @@ static void all_logits_of(struct pg_engine *e, const struct pg_row *row, int n, 
     memcpy(row->session->logits, logits + (size_t)(n - 1) * n_vocab, n_vocab * sizeof(float));
 }
 
-int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool is_decode,
+int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int n_decode,
                 float *all_logits, struct pg_err *err)
 {
-    struct pg_store_stats before;
+    struct pg_store_stats before = {0};
     struct pg_forward *f = &e->forward;
     uint64_t begin = pg_now_ns();
     int n = flatten(e, rows, n_rows, err);
     if (n <= 0)
         return n;
     if (e->store) {
-        pg_store_step(e->store, is_decode);
+        pg_store_step(e->store, n_decode);
         pg_store_stats(e->store, &before);
     }
     f->n_tok = n;
@@ -219,22 +217,20 @@ int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool
         keep_logits(e, rows, n_rows);
     for (int i = 0; i < n_rows; i++)
         advance(&rows[i]);
-    if (e->store && is_decode)
-        account_reads(e, &before);
-    account(e, n, is_decode, begin);
+    account(e, n, n_decode, begin, &before);
     return 0;
 }
 
 int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err)
 {
-    bool is_decode = true;
+    int n_decode = 0;
     if (n_rows < 1 || n_rows > e->opt.n_batch) {
         return pg_fail(err, PG_EARG, "rows of a step: %d found, 1 to %d wanted", n_rows,
                        e->opt.n_batch);
     }
     for (int i = 0; i < n_rows; i++)
-        is_decode = is_decode && rows[i].n == 1;
-    return pg_step_run(e, rows, n_rows, is_decode, NULL, err);
+        n_decode += rows[i].n == 1;
+    return pg_step_run(e, rows, n_rows, n_decode, NULL, err);
 }
 
 int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logits,
@@ -248,7 +244,7 @@ int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logit
     }
     for (size_t done = 0; done < n;) {
         struct pg_row row = {s, tokens + done, (int)PG_MIN(n - done, (size_t)e->opt.n_batch)};
-        PG_TRY(pg_step_run(e, &row, 1, false,
+        PG_TRY(pg_step_run(e, &row, 1, 0,
                            logits ? logits + done * (size_t)e->model.h.n_vocab : NULL, err));
         done += (size_t)row.n;
         if (n > (size_t)e->opt.n_batch && e->opt.progress &&
@@ -280,5 +276,5 @@ int pg_session_next(pg_session *s, const struct pg_sampling *how, int32_t *token
         return pg_fail(err, PG_ECONTEXT, "context of %d tokens is full", s->n_ctx);
     PG_TRY(pg_session_sample(s, how, token, err));
     struct pg_row row = {s, token, 1};
-    return pg_step_run(s->engine, &row, 1, true, NULL, err);
+    return pg_step_run(s->engine, &row, 1, 1, NULL, err);
 }

@@ -99,8 +99,9 @@ void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, boo
 void pg_store_poll(struct pg_store *s);
 /* Waits until all reads under way have arrived and drops queued hints. */
 void pg_store_drain(struct pg_store *s);
-/* A step of `is_decode` has begun: policies count tokens, the self-check counts windows. */
-void pg_store_step(struct pg_store *s, bool is_decode);
+/* A step with this many decode rows, beside others or not, has begun: the self-check's windows are
+ * counted in them. */
+void pg_store_step(struct pg_store *s, int n_decode);
 void pg_store_stats(const struct pg_store *s, struct pg_store_stats *out);
 /* Re-derives every invariant (slots, index, counts, lists) and asserts it. For tests. */
 void pg_store_check(const struct pg_store *s);

@@ -3,7 +3,7 @@
  *
  * Reading for an uncertain hint pays with time in which the disk would have been idle, and costs
  * the reads that were for nothing. A hint that comes true is neither: its bytes had to be read
- * anyway. So, with bytes for disk time, such hints pay in a window of decode steps when
+ * anyway. So, with bytes for disk time, such hints pay in a window of decode rows when
  *
  *     bytes read while only hinted reads were under way  >  bytes read for nothing
  *
@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-#define WINDOW      16 /* decode steps */
+#define WINDOW      16 /* decode rows; whole steps */
 #define PAUSE_LEAST 4  /* windows */
 #define PAUSE_MOST  64
 
@@ -180,8 +180,12 @@ static void close_window(struct pg_store *s)
     c->busy0_ns = pg_io_busy_ns(s->opt.io);
 }
 
-void pg_store_step(struct pg_store *s, bool is_decode)
+void pg_store_step(struct pg_store *s, int n_decode)
 {
-    if (is_decode && s->opt.hints == PG_HINTS_AUTO && ++s->check.n_steps > WINDOW)
+    PG_ASSERT(n_decode >= 0);
+    if (!n_decode || s->opt.hints != PG_HINTS_AUTO)
+        return;
+    s->check.n_rows += n_decode;
+    if (s->check.n_rows > WINDOW)
         close_window(s);
 }

@@ -56,13 +56,13 @@ struct hint {
     bool certain;
 };
 
-/* Whether uncertain hints pay; see store_hint.c. Counts of this window of decode steps. */
+/* Whether uncertain hints pay; see store_hint.c. Counts of this window of decode rows. */
 struct self_check {
     uint64_t read, used;       /* bytes of uncertain hints */
     uint64_t evicted;          /* bytes demanded again soon after they left for one */
     uint64_t alone_ns;         /* with hinted reads under way and no others */
     uint64_t bytes0, busy0_ns; /* all bytes read and the io's busy time when the window began */
-    int n_steps;
+    int n_rows;
     int pause;      /* windows still to be passed without such reads */
     int next_pause; /* windows to pass when they do not pay again */
 };

@@ -89,7 +89,7 @@ static void make_routes(struct random *r)
 static void run_step(struct world *w, const struct machine *m, struct random *r, int step,
                      bool certain, double right)
 {
-    pg_store_step(w->store, true);
+    pg_store_step(w->store, 1);
     for (int block = 0; block < N_BLOCK; block++) {
         int next = (block + 1) % N_BLOCK;
         int32_t hinted[N_USED];

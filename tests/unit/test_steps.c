@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * What an engine says about its steps: the trace's events.
+ * What an engine says about its steps: the trace's events, and whose tokens they were.
  */
 #include "helpers.h"
 
@@ -23,22 +23,28 @@ static unsigned blocks_of(const json_t *events, const char *name)
     return set;
 }
 
+static pg_engine *open_mixed(struct pg_options *opt)
+{
+    struct pg_err err;
+    pg_engine *e;
+    opt->size = sizeof(*opt);
+    opt->model = MIXED;
+    opt->memory_bytes = 256u << 20;
+    opt->n_threads = 1;
+    must(pg_engine_open(&e, opt, &err), &err);
+    return e;
+}
+
 /* Blocks are the model's in all events, those of the store included, which knows MoE blocks only.
  */
 static void test_trace_numbers_blocks_one_way(void **state)
 {
     (void)state;
     struct pg_err err;
-    struct pg_options opt = {PG_OPTIONS_INIT,
-                             .model = MIXED,
-                             .memory_bytes = 256u << 20,
-                             .mode = PG_MODE_PREFETCH_ALL,
-                             .n_threads = 1,
-                             .trace_events = 10000};
-    pg_engine *e;
+    pg_engine *e =
+        open_mixed(&(struct pg_options){.mode = PG_MODE_PREFETCH_ALL, .trace_events = 10000});
     pg_session *s;
     int32_t tokens[4] = {5, 6, 7, 8};
-    must(pg_engine_open(&e, &opt, &err), &err);
     must(pg_session_open(&s, e, NULL, &err), &err);
     must(pg_session_eval(s, tokens, 4, NULL, &err), &err);
     must(pg_trace_write(e, IN_DIR("trace.json"), &err), &err);
@@ -55,10 +61,51 @@ static void test_trace_numbers_blocks_one_way(void **state)
     pg_engine_close(e);
 }
 
+/* Rows of one token decode, also beside the chunk of a prompt, and the step's cost is shared out.
+ */
+static void test_mixed_steps_count_by_row(void **state)
+{
+    (void)state;
+    enum { N = 3 };
+    struct pg_err err;
+    struct pg_stats st, before;
+    pg_engine *e = open_mixed(&(struct pg_options){
+        .mode = PG_MODE_LOOKAHEAD, .n_sessions = N, .evict = PG_EVICT_LRU, .n_batch = 16});
+    int32_t tokens[8] = {5, 6, 7, 8, 9, 10, 11, 12};
+    struct pg_row row[N];
+    for (int i = 0; i < N; i++) {
+        pg_session *s;
+        must(pg_session_open(&s, e, NULL, &err), &err);
+        row[i] = (struct pg_row){s, tokens + i, i ? 1 : 8};
+    }
+    row[0].tokens = tokens;
+    must(pg_step(e, row, N, &err), &err);
+    pg_engine_stats(e, &st);
+    assert_int_equal(st.n_prompt, 8);
+    assert_int_equal(st.n_decode, 2);
+    assert_true(st.prompt_seconds > 0 && st.decode_seconds > 0);
+    double ratio = st.prompt_seconds / st.decode_seconds;
+    assert_true(ratio > 3.999 && ratio < 4.001);
+    assert_true(st.expert_bytes_read > 0);
+    assert_int_equal(st.expert_bytes_read_decode, st.expert_bytes_read / 5);
+    before = st;
+    must(pg_step(e, row + 1, N - 1, &err), &err);                       /* decode alone */
+    must(pg_session_eval(row[0].session, tokens, 1, NULL, &err), &err); /* a prompt, though short */
+    must(pg_session_next(row[0].session, &(struct pg_sampling){PG_SAMPLING_INIT}, tokens, &err),
+         &err);
+    pg_engine_stats(e, &st);
+    assert_int_equal(st.n_prompt - before.n_prompt, 1);
+    assert_int_equal(st.n_decode - before.n_decode, 3);
+    for (int i = 0; i < N; i++)
+        pg_session_close(row[i].session);
+    pg_engine_close(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_trace_numbers_blocks_one_way),
+        cmocka_unit_test(test_mixed_steps_count_by_row),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
