@@ -20,9 +20,10 @@
  * share and does no harm, so nothing has to be tuned to a model.
  *
  * Recall keeps the routes of the last N_PAST steps. For each lag j it has a running score of how
- * alike the routes j steps ago are to those now (overlap, fading by FADE a tick; the score of a lag
- * stays with it as both move on), and forecasts what the best lags did next. A wave of more than
- * N_KEPT experts (a prompt, many sessions) tells little, is not kept and matches nothing.
+ * alike the routes j steps ago are to those now (overlap, as part of the larger, fading by FADE a
+ * tick; the score of a lag stays with it as both move on), and forecasts what the best lags did
+ * next. A wave of more than three quarters of the experts (a prompt) is not kept and matches
+ * nothing.
  *
  * The constants were chosen on the first halves of the two traces in tests/data/traces, one set for
  * both; docs/decisions/003-eviction.md has the study. All are on a plateau.
@@ -35,8 +36,7 @@
 #define FADE   0.89f
 #define SHARP  0.23f /* weight of a lag: e to the SHARP * score */
 #define N_PAST 512   /* a power of two */
-#define N_KEPT 16
-#define N_LAGS 32 /* best lags that forecast */
+#define N_LAGS 32    /* best lags that forecast */
 
 enum { LONG, SLOW, FAST, N_RATES, RECALL = N_RATES, N_STAGES };
 
@@ -46,11 +46,6 @@ static const float first_share[N_STAGES] = {[SLOW] = 1, [FAST] = 0.3f, [RECALL] 
 #define SHARE_PRIOR 20.0f   /* how firmly: in sums of squares */
 #define SHARE_FADE  0.9995f /* a tick */
 #define HINT_RIGHT  0.75f   /* of the experts that an uncertain hint names, how many are wanted */
-
-struct past_wave {
-    uint16_t n; /* 0: not kept */
-    uint16_t ids[N_KEPT];
-};
 
 /* What is known about a block. */
 struct outlook {
@@ -80,8 +75,10 @@ struct pg_cycle {
     float *is_used;          /* [n_expert] 1 or 0 */
     float share[N_STAGES], moment[N_STAGES], square[N_STAGES];
 
-    struct past_wave *past; /* [n_block][N_PAST], by step */
-    float *score;           /* [N_PAST] by lag */
+    int n_words;
+    uint64_t *past;  /* [n_block][N_PAST][n_words] by step: the wave, a bit an expert */
+    int32_t *n_past; /* [n_block][N_PAST] how many they were, 0: not kept */
+    float *score;    /* [N_PAST] by lag */
     float best_score;
     int n_lags, lag[N_LAGS];
     float lag_weight[N_LAGS];
@@ -102,7 +99,10 @@ void pg_cycle_carve(struct pg_policy *p, struct pg_arena *a)
     to->used = pg_arena_take(a, (size_t)n_expert * sizeof(*to->used));
     to->is_used = pg_arena_take(a, (size_t)n_expert * sizeof(*to->is_used));
     to->weight = pg_arena_take(a, ((size_t)n_block + 1) * sizeof(*to->weight));
-    to->past = pg_arena_take(a, (size_t)n_block * N_PAST * sizeof(*to->past));
+    to->n_words = (n_expert + 63) / 64;
+    size_t n_past = (size_t)n_block * N_PAST;
+    to->past = pg_arena_take(a, n_past * (size_t)to->n_words * sizeof(*to->past));
+    to->n_past = pg_arena_take(a, n_past * sizeof(*to->n_past));
     to->score = pg_arena_take(a, N_PAST * sizeof(*to->score));
     p->cycle = c;
     if (!c)
@@ -119,12 +119,24 @@ void pg_cycle_carve(struct pg_policy *p, struct pg_arena *a)
     }
 }
 
-static struct past_wave *past_wave(const struct pg_cycle *c, int block, uint32_t step)
+/* Which of N_PAST waves of the block it is. */
+static size_t past_wave(int block, uint32_t step)
 {
-    return &c->past[(size_t)block * N_PAST + step % N_PAST];
+    return (size_t)block * N_PAST + step % N_PAST;
+}
+
+static const uint64_t *past_bits(const struct pg_cycle *c, size_t wave)
+{
+    return c->past + wave * (size_t)c->n_words;
 }
 
 /* ---- learning from a wave ------------------------------------------------------------------ */
+
+/* A wave of nearly all experts (a prompt) says nothing of what comes next. */
+static bool tells(const struct pg_cycle *c)
+{
+    return 4 * c->n_used <= 3 * c->n_expert;
+}
 
 /* The share of each stage, from how the forecasts of this block compare with what came. */
 static void learn_shares(struct pg_cycle *c, const struct outlook *o)
@@ -169,19 +181,23 @@ static void learn_rates(struct pg_cycle *c, const struct outlook *o)
 /* Scores each lag by how much of this wave was used then. */
 static void learn_past(struct pg_cycle *c)
 {
-    struct past_wave *now = past_wave(c, c->block, c->step);
-    now->n = (uint16_t)(c->n_used <= N_KEPT ? c->n_used : 0);
-    for (int i = 0; i < now->n; i++)
-        now->ids[i] = (uint16_t)c->used[i];
-    float unit = now->n ? 8.0f / (float)now->n : 0;
+    size_t wave = past_wave(c->block, c->step);
+    uint64_t *now = c->past + wave * (size_t)c->n_words;
+    memset(now, 0, (size_t)c->n_words * sizeof(*now));
+    int n = tells(c) ? c->n_used : 0;
+    c->n_past[wave] = n;
+    for (int i = 0; i < n; i++)
+        now[c->used[i] / 64] |= (uint64_t)1 << c->used[i] % 64;
     int n_lags = (int)PG_MIN(c->step, N_PAST - 1u);
     c->best_score = 0;
     for (int lag = 1; lag <= n_lags; lag++) {
-        const struct past_wave *then = past_wave(c, c->block, c->step - (uint32_t)lag);
-        float overlap = 0;
-        for (int i = 0; i < then->n; i++)
-            overlap += c->is_used[then->ids[i]];
-        c->score[lag] = FADE * c->score[lag] + unit * overlap;
+        size_t past = past_wave(c->block, c->step - (uint32_t)lag);
+        const uint64_t *then = past_bits(c, past);
+        int overlap = 0;
+        for (int i = 0; i < c->n_words; i++)
+            overlap += __builtin_popcountll(now[i] & then[i]);
+        float unit = 8.0f / (float)PG_MAX(1, PG_MAX(n, c->n_past[past]));
+        c->score[lag] = FADE * c->score[lag] + unit * (float)overlap;
         c->best_score = PG_MAX(c->best_score, c->score[lag]);
     }
 }
@@ -194,7 +210,7 @@ static void learn(struct pg_policy *p)
     o->n_used = c->n_used;
     for (int i = 0; i < c->n_used; i++)
         c->is_used[c->used[i]] = 1;
-    if (c->n_used <= N_KEPT && o->round > 1)
+    if (tells(c) && o->round > 1)
         learn_shares(c, o);
     learn_rates(c, o);
     learn_past(c);
@@ -269,11 +285,13 @@ static void recall(struct pg_policy *p, int block)
     uint32_t next = c->step + (block <= c->block);
     memset(to, 0, (size_t)c->n_expert * sizeof(*to));
     for (int i = 0; i < c->n_lags; i++) {
-        const struct past_wave *then = past_wave(c, block, next - (uint32_t)c->lag[i]);
-        if (then->n)
+        size_t past = past_wave(block, next - (uint32_t)c->lag[i]);
+        const uint64_t *then = past_bits(c, past);
+        if (c->n_past[past])
             sum += c->lag_weight[i];
-        for (int k = 0; k < then->n; k++)
-            to[then->ids[k]] += c->lag_weight[i];
+        for (int k = 0; k < c->n_words; k++)
+            for (uint64_t rest = then[k]; rest; rest &= rest - 1)
+                to[64 * k + __builtin_ctzll(rest)] += c->lag_weight[i];
     }
     o->recalled = sum > 0;
     o->recall_tick = c->tick;

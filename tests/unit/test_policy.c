@@ -200,22 +200,38 @@ static void test_cycle_hints(void **state)
 
 /* A song of 100 steps without any order in it, sung three times: from the second time on, what
  * comes next is known from what came next before, of which rates know little. */
+static void check_song(int n_used, int n_expert, int n_slots)
+{
+    enum { SONG = 100, T = 3 * SONG, L = 6, MOST = 24 };
+    static uint16_t ids[T * L * MOST];
+    struct pg_replay cycle, lru, lfu;
+    uint32_t x = 1;
+    int n_song = SONG * L * n_used;
+    for (int w = 0; w < SONG * L; w++) {
+        uint64_t in = 0;
+        for (int i = 0; i < n_used;) {
+            x = x * 1664525u + 1013904223u;
+            uint16_t id = (uint16_t)((x >> 16) % (uint32_t)n_expert);
+            if (!(in >> id & 1))
+                ids[w * n_used + i++] = id;
+            in |= (uint64_t)1 << id;
+        }
+    }
+    for (int i = n_song; i < 3 * n_song; i++)
+        ids[i] = ids[i - n_song];
+    struct pg_routes r = {
+        .n_tokens = T, .n_blocks = L, .n_used = n_used, .n_expert = n_expert, .ids = ids};
+    assert_int_equal(pg_replay_run(&r, PG_EVICT_CYCLE, n_slots, SONG, T, &cycle, NULL), 0);
+    assert_int_equal(pg_replay_run(&r, PG_EVICT_LRU, n_slots, SONG, T, &lru, NULL), 0);
+    assert_int_equal(pg_replay_run(&r, PG_EVICT_LFU, n_slots, SONG, T, &lfu, NULL), 0);
+    assert_true(cycle.hits * 10 > PG_MAX(lru.hits, lfu.hits) * 11);
+}
+
 static void test_cycle_recalls(void **state)
 {
     (void)state;
-    enum { SONG = 100, T = 3 * SONG, L = 6, E = 16 };
-    uint16_t ids[T * L];
-    struct pg_replay cycle, lru, lfu;
-    uint32_t x = 1;
-    for (int i = 0; i < T * L; i++) {
-        x = x * 1664525u + 1013904223u;
-        ids[i] = i < SONG * L ? (uint16_t)(x >> 16) % E : ids[i - SONG * L];
-    }
-    struct pg_routes r = {.n_tokens = T, .n_blocks = L, .n_used = 1, .n_expert = E, .ids = ids};
-    assert_int_equal(pg_replay_run(&r, PG_EVICT_CYCLE, 2 * L, SONG, T, &cycle, NULL), 0);
-    assert_int_equal(pg_replay_run(&r, PG_EVICT_LRU, 2 * L, SONG, T, &lru, NULL), 0);
-    assert_int_equal(pg_replay_run(&r, PG_EVICT_LFU, 2 * L, SONG, T, &lfu, NULL), 0);
-    assert_true(cycle.hits * 10 > PG_MAX(lru.hits, lfu.hits) * 11);
+    check_song(1, 16, 12);
+    check_song(24, 64, 144); /* as wide as the waves of three sessions */
 }
 
 /* Keys, slots and victims at random: the choice is always allowed, and the same every time. */
