@@ -80,34 +80,11 @@ double pg_adam_norm(struct pg_adam *a, const float *g)
 
 /* ------------------------------------------------------------------ step -------------------- */
 
-/* What is the same for all values of a chunk. */
-struct factors {
-    float scale, beta1, beta2, rest1, rest2; /* rest: 1 - beta */
-    float keep;                              /* 1 - lr * decay */
-    float rate;                              /* lr / (1 - beta1^t) */
-    float root;                              /* 1 / sqrt(1 - beta2^t) */
-    float eps;
-};
-
 struct step_job {
     struct pg_adam *a;
     struct pg_adam_state *s;
-    struct factors matrix, vector; /* vectors do not decay */
+    struct pg_adam_row matrix, vector; /* vectors do not decay */
 };
-
-static void move(const struct pg_adam_state *s, const struct pg_adam_chunk *c,
-                 const struct factors *of)
-{
-    const struct factors f = *of;
-    float *restrict w = s->w + c->at, *restrict g = s->g + c->at;
-    float *restrict m = s->m + c->at, *restrict v = s->v + c->at;
-    for (size_t i = 0; i < c->n; i++) {
-        float x = g[i] * f.scale;
-        m[i] = f.beta1 * m[i] + f.rest1 * x;
-        v[i] = f.beta2 * v[i] + f.rest2 * x * x;
-        w[i] = w[i] * f.keep - f.rate * m[i] / (sqrtf(v[i]) * f.root + f.eps);
-    }
-}
 
 static bool all_finite(const float *w, size_t n)
 {
@@ -124,19 +101,21 @@ static void step_chunk(void *arg, int task, int thread)
 {
     struct step_job *job = arg;
     struct pg_adam_chunk *c = &job->a->chunk[task];
+    const struct pg_adam_state *s = job->s;
     (void)thread;
     c->finite = true;
     if (!c->frozen) {
-        move(job->s, c, c->decays ? &job->matrix : &job->vector);
-        c->finite = all_finite(job->s->w + c->at, c->n);
+        struct pg_adam_state at = {s->w + c->at, s->g + c->at, s->m + c->at, s->v + c->at};
+        pg_adam_row(c->decays ? &job->matrix : &job->vector, &at, c->n);
+        c->finite = all_finite(at.w, c->n);
     }
-    memset(job->s->g + c->at, 0, c->n * sizeof(float));
+    memset(s->g + c->at, 0, c->n * sizeof(float));
 }
 
 bool pg_adam_step(struct pg_adam *a, const struct pg_adam_rates *r, struct pg_adam_state *s)
 {
     double first = 1 - pow((double)r->beta1, r->step), second = 1 - pow((double)r->beta2, r->step);
-    struct factors f = {
+    struct pg_adam_row f = {
         .scale = r->scale,
         .beta1 = r->beta1,
         .beta2 = r->beta2,
@@ -146,6 +125,9 @@ bool pg_adam_step(struct pg_adam *a, const struct pg_adam_rates *r, struct pg_ad
         .rate = (float)((double)r->lr / first),
         .root = (float)(1 / sqrt(second)),
         .eps = r->eps,
+        .first = 1,
+        .second = 1,
+        .lr = 1,
     };
     struct step_job job = {a, s, f, f};
     bool finite = true;

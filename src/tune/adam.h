@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * AdamW (Loshchilov and Hutter, 2019) over the flat vectors of a net:
- *
- *   m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
- *   w = w - lr * decay * w       of matrices only
- *   w = w - lr * m^ / (sqrt(v^) + eps),   m^ = m / (1 - b1^t), v^ = v / (1 - b2^t)
+ * AdamW (adam_row.h) over the flat vectors of a net, of which only matrices decay.
  *
  * The vectors are cut into chunks that depend on the tensors alone, and each sum has one fixed
  * order, so the number of threads changes no bit. Frozen tensors are not touched, and their
@@ -12,6 +8,7 @@
 #ifndef PG_TUNE_ADAM_H
 #define PG_TUNE_ADAM_H
 
+#include "tune/adam_row.h"
 #include "tune/net.h"
 
 enum { PG_ADAM_CHUNK = 8192 }; /* values: four vectors of them stay in the second-level cache */
@@ -27,10 +24,6 @@ struct pg_adam {
     struct pg_adam_chunk *chunk;
     int n;
     struct pg_pool *pool;
-};
-
-struct pg_adam_state {
-    float *w, *g, *m, *v;
 };
 
 struct pg_adam_rates {

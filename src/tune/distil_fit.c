@@ -2,6 +2,7 @@
  * Pre-gates fitted to what routers say: rounds of passes of minibatches, one task a gate.
  */
 #include "tune/distil_fit.h"
+#include "tune/adam_row.h"
 
 #include <math.h>
 #include <string.h>
@@ -41,16 +42,25 @@ void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_
 }
 
 /* Values [from, to), with a decay where they are of matrices. */
-static void adamw(struct pg_fit_gate *p, const float *g, size_t from, size_t to, float lr,
-                  float less)
+static void adamw(struct pg_fit_gate *p, float *g, size_t from, size_t to, float lr, float less)
 {
-    float first = 1 - powf(beta1, (float)p->n_steps), second = 1 - powf(beta2, (float)p->n_steps);
-    for (size_t i = from; i < to; i++) {
-        p->m[i] = beta1 * p->m[i] + (1 - beta1) * g[i];
-        p->v[i] = beta2 * p->v[i] + (1 - beta2) * g[i] * g[i];
-        float step = (p->m[i] / first) / (sqrtf(p->v[i] / second) + epsilon);
-        p->w[i] -= lr * (step + less * p->w[i]);
-    }
+    const struct pg_adam_row how = {
+        .beta1 = beta1,
+        .beta2 = beta2,
+        .rest1 = 1 - beta1,
+        .rest2 = 1 - beta2,
+        .eps = epsilon,
+        .first = 1 - powf(beta1, (float)p->n_steps),
+        .second = 1 - powf(beta2, (float)p->n_steps),
+        .lr = lr,
+        .decay = less,
+        .scale = 1,
+        .rate = 1,
+        .root = 1,
+        .keep = 1,
+    };
+    struct pg_adam_state s = {p->w + from, g + from, p->m + from, p->v + from};
+    pg_adam_row(&how, &s, to - from);
 }
 
 /* ------------------------------------------------------------------ passes ------------------ */
