@@ -265,8 +265,8 @@ static void trace_workers(struct pg_pool *p, uint64_t begin_ns)
     for (int i = 0; i < p->n_started; i++) {
         const struct worker *w = &p->workers[i];
         if (w->end_ns >= begin_ns)
-            pg_trace_add(p->trace, PG_TRACK_WORKER + i, "loop", PG_MAX(w->begin_ns, begin_ns),
-                         w->end_ns, -1, -1);
+            pg_trace_add(p->trace, (struct pg_trace_event){"loop", PG_MAX(w->begin_ns, begin_ns),
+                                                           w->end_ns, PG_TRACK_WORKER + i, -1, -1});
     }
 }
 

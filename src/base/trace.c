@@ -19,16 +19,10 @@
 #define LANES_MAX  256
 #define TID_READ   1000 /* the first lane; smaller numbers are the other tracks */
 
-struct event {
-    const char *name;
-    uint64_t begin_ns, end_ns;
-    int track, block, expert;
-};
-
 struct pg_trace {
     uint64_t n_added; /* the ring holds the last n_events of them */
     size_t n_events;
-    struct event ring[];
+    struct pg_trace_event ring[];
 };
 
 int pg_trace_open(struct pg_trace **out, int n_events, struct pg_err *err)
@@ -38,7 +32,7 @@ int pg_trace_open(struct pg_trace **out, int n_events, struct pg_err *err)
         return pg_fail(err, PG_EARG, "trace of %d events asked for; 1 to %d are possible", n_events,
                        EVENTS_MAX);
     struct pg_trace *t =
-        pg_calloc(1, sizeof(struct pg_trace) + (size_t)n_events * sizeof(struct event));
+        pg_calloc(1, sizeof(struct pg_trace) + (size_t)n_events * sizeof(struct pg_trace_event));
     if (!t)
         return pg_fail(err, PG_ENOMEM, "no memory for a trace of %d events", n_events);
     t->n_events = (size_t)n_events;
@@ -51,17 +45,12 @@ void pg_trace_close(struct pg_trace *t)
     free(t);
 }
 
-void pg_trace_add(struct pg_trace *t, int track, const char *name, uint64_t begin_ns,
-                  uint64_t end_ns, int block, int expert)
+void pg_trace_add(struct pg_trace *t, struct pg_trace_event e)
 {
     if (!t)
         return;
-    t->ring[t->n_added++ % t->n_events] = (struct event){.name = name,
-                                                         .begin_ns = begin_ns,
-                                                         .end_ns = PG_MAX(begin_ns, end_ns),
-                                                         .track = track,
-                                                         .block = block,
-                                                         .expert = expert};
+    e.end_ns = PG_MAX(e.begin_ns, e.end_ns);
+    t->ring[t->n_added++ % t->n_events] = e;
 }
 
 /* ---- writing */
@@ -133,7 +122,7 @@ static void put_thread(struct json_out *o, int tid, const char *name, int number
     put(o, "\"args\":{\"sort_index\":%d}}", tid);
 }
 
-static void put_event(struct json_out *o, const struct event *e, int tid, uint64_t t0)
+static void put_event(struct json_out *o, const struct pg_trace_event *e, int tid, uint64_t t0)
 {
     uint64_t at = e->begin_ns - t0, took = e->end_ns - e->begin_ns;
 
@@ -151,14 +140,15 @@ static void put_event(struct json_out *o, const struct event *e, int tid, uint64
 
 static int by_begin(const void *a, const void *b)
 {
-    const struct event *x = *(const struct event *const *)a, *y = *(const struct event *const *)b;
+    const struct pg_trace_event *x = *(const struct pg_trace_event *const *)a,
+                                *y = *(const struct pg_trace_event *const *)b;
 
     if (x->begin_ns != y->begin_ns)
         return x->begin_ns < y->begin_ns ? -1 : 1;
     return x < y ? -1 : x > y;
 }
 
-static int take_lane(uint64_t lane_end[LANES_MAX], int *n_lanes, const struct event *e)
+static int take_lane(uint64_t lane_end[LANES_MAX], int *n_lanes, const struct pg_trace_event *e)
 {
     int i = 0;
 
@@ -169,14 +159,14 @@ static int take_lane(uint64_t lane_end[LANES_MAX], int *n_lanes, const struct ev
     return i;
 }
 
-static void put_events(struct json_out *o, const struct event *const *sorted, size_t n)
+static void put_events(struct json_out *o, const struct pg_trace_event *const *sorted, size_t n)
 {
     uint64_t lane_end[LANES_MAX] = {0};
     int n_lanes = 0, n_workers = 0;
 
     put(o, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[");
     for (size_t i = 0; i < n; i++) {
-        const struct event *e = sorted[i];
+        const struct pg_trace_event *e = sorted[i];
         int tid = e->track + 1;
         if (e->track == PG_TRACK_READ)
             tid = TID_READ + take_lane(lane_end, &n_lanes, e);
@@ -205,7 +195,7 @@ int pg_trace_save(const struct pg_trace *t, const char *path, struct pg_err *err
     PG_TRY(pg_outfile_open(&file, path, err));
 
     struct json_out *o = pg_calloc(1, sizeof(*o));
-    const struct event **sorted = pg_calloc(n + 1, sizeof(*sorted));
+    const struct pg_trace_event **sorted = pg_calloc(n + 1, sizeof(*sorted));
     int rc;
     if (!o || !sorted) {
         rc = pg_fail(err, PG_ENOMEM, "%s: no memory to write the trace", path);

@@ -11,12 +11,15 @@ enum pg_track { PG_TRACK_COMPUTE, PG_TRACK_STALL, PG_TRACK_READ, PG_TRACK_WORKER
 
 struct pg_trace;
 
+struct pg_trace_event {
+    const char *name; /* lives as long as the trace (a literal) */
+    uint64_t begin_ns, end_ns;
+    int track, block, expert; /* block: among all of the model; -1 where they do not apply */
+};
+
 int pg_trace_open(struct pg_trace **out, int n_events, struct pg_err *err);
 void pg_trace_close(struct pg_trace *t);
-/* name must live as long as the trace (a literal). block: among all
- * of the model; it and expert are -1 when they do not apply. */
-void pg_trace_add(struct pg_trace *t, int track, const char *name, uint64_t begin_ns,
-                  uint64_t end_ns, int block, int expert);
+void pg_trace_add(struct pg_trace *t, struct pg_trace_event e);
 /* Chrome trace JSON by atomic rename. */
 int pg_trace_save(const struct pg_trace *t, const char *path, struct pg_err *err);
 

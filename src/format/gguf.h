@@ -78,13 +78,13 @@ const struct pg_gguf_tensor *pg_gguf_tensor_at(const struct pg_gguf *g, int i);
 const struct pg_gguf_tensor *pg_gguf_find_tensor(const struct pg_gguf *g, const char *name);
 
 /* Typed values. `want` is PG_GGUF_REQUIRED or PG_GGUF_OPTIONAL; an absent optional key leaves *out
- * as it is and returns 0. A value of the wrong kind or outside [lo, hi] is an error. Integers of
- * any width and sign are accepted where the value fits. */
+ * as it is and returns 0. A value of the wrong kind or outside the range, whose ends belong to it,
+ * is an error. Integers of any width and sign are accepted where the value fits. */
 enum pg_gguf_want { PG_GGUF_REQUIRED, PG_GGUF_OPTIONAL };
-int pg_gguf_get_int(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, int64_t lo,
-                    int64_t hi, int64_t *out, struct pg_err *err);
-int pg_gguf_get_f32(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, double lo,
-                    double hi, float *out, struct pg_err *err); /* finite only */
+int pg_gguf_get_int(const struct pg_gguf *g, const char *key, enum pg_gguf_want want,
+                    const int64_t range[2], int64_t *out, struct pg_err *err);
+int pg_gguf_get_f32(const struct pg_gguf *g, const char *key, enum pg_gguf_want want,
+                    const double range[2], float *out, struct pg_err *err); /* finite only */
 int pg_gguf_get_bool(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, bool *out,
                      struct pg_err *err);
 int pg_gguf_get_str(const struct pg_gguf *g, const char *key, enum pg_gguf_want want,

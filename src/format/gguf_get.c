@@ -206,8 +206,8 @@ static bool load_int(const struct pg_gguf_key *k, int64_t *v, bool *fits)
     return true;
 }
 
-int pg_gguf_get_int(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, int64_t lo,
-                    int64_t hi, int64_t *out, struct pg_err *err)
+int pg_gguf_get_int(const struct pg_gguf *g, const char *key, enum pg_gguf_want want,
+                    const int64_t range[2], int64_t *out, struct pg_err *err)
 {
     const struct pg_gguf_key *k;
     int64_t v = 0;
@@ -220,17 +220,18 @@ int pg_gguf_get_int(const struct pg_gguf *g, const char *key, enum pg_gguf_want 
         return fail_kind(g, k, "an integer", err);
     if (!fits)
         return fail_key(g, PG_EFORMAT, key, err,
-                        "is %" PRIu64 "; %" PRId64 " to %" PRId64 " is wanted", (uint64_t)v, lo,
-                        hi);
-    if (v < lo || v > hi)
+                        "is %" PRIu64 "; %" PRId64 " to %" PRId64 " is wanted", (uint64_t)v,
+                        range[0], range[1]);
+    if (v < range[0] || v > range[1])
         return fail_key(g, PG_EFORMAT, key, err,
-                        "is %" PRId64 "; %" PRId64 " to %" PRId64 " is wanted", v, lo, hi);
+                        "is %" PRId64 "; %" PRId64 " to %" PRId64 " is wanted", v, range[0],
+                        range[1]);
     *out = v;
     return 0;
 }
 
-int pg_gguf_get_f32(const struct pg_gguf *g, const char *key, enum pg_gguf_want want, double lo,
-                    double hi, float *out, struct pg_err *err)
+int pg_gguf_get_f32(const struct pg_gguf *g, const char *key, enum pg_gguf_want want,
+                    const double range[2], float *out, struct pg_err *err)
 {
     const struct pg_gguf_key *k;
     double v;
@@ -247,8 +248,9 @@ int pg_gguf_get_f32(const struct pg_gguf *g, const char *key, enum pg_gguf_want 
     } else {
         return fail_kind(g, k, "a float", err);
     }
-    if (!isfinite(v) || v < lo || v > hi || !isfinite((float)v))
-        return fail_key(g, PG_EFORMAT, key, err, "is %g; %g to %g is wanted", v, lo, hi);
+    if (!isfinite(v) || v < range[0] || v > range[1] || !isfinite((float)v))
+        return fail_key(g, PG_EFORMAT, key, err, "is %g; %g to %g is wanted", v, range[0],
+                        range[1]);
     *out = (float)v;
     return 0;
 }

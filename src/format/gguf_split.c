@@ -27,11 +27,14 @@ struct split {
 static int get_split(const struct pg_gguf *g, struct split *s, struct pg_err *err)
 {
     *s = (struct split){.count = 1, .n_tensors = -1};
-    PG_TRY(pg_gguf_get_int(g, SPLIT_COUNT, PG_GGUF_OPTIONAL, 0, PARTS_MAX, &s->count, err));
+    PG_TRY(pg_gguf_get_int(g, SPLIT_COUNT, PG_GGUF_OPTIONAL, (int64_t[]){0, PARTS_MAX}, &s->count,
+                           err));
     if (s->count <= 1)
         return 0;
-    PG_TRY(pg_gguf_get_int(g, SPLIT_NO, PG_GGUF_REQUIRED, 0, s->count - 1, &s->no, err));
-    return pg_gguf_get_int(g, SPLIT_TENSORS, PG_GGUF_OPTIONAL, 0, INT32_MAX, &s->n_tensors, err);
+    PG_TRY(
+        pg_gguf_get_int(g, SPLIT_NO, PG_GGUF_REQUIRED, (int64_t[]){0, s->count - 1}, &s->no, err));
+    return pg_gguf_get_int(g, SPLIT_TENSORS, PG_GGUF_OPTIONAL, (int64_t[]){0, INT32_MAX},
+                           &s->n_tensors, err);
 }
 
 /* Length of the path before "-00001-of-0000N.gguf"; an error when it does not end so. */

@@ -102,7 +102,8 @@ static void attention(struct pg_forward *f, int il)
     add_proj(f);
     poll_reads(f);
     if (f->opt.trace)
-        pg_trace_add(f->opt.trace, PG_TRACK_COMPUTE, "attention", begin, pg_now_ns(), il, -1);
+        pg_trace_add(f->opt.trace, (struct pg_trace_event){"attention", begin, pg_now_ns(),
+                                                           PG_TRACK_COMPUTE, il, -1});
 }
 
 void pg_activate(struct pg_forward *f, int n_ff, int n_row)

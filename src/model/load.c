@@ -39,26 +39,15 @@ static const struct pg_family *const families[] = {&pg_family_llama, &pg_family_
 
 /* ------------------------------------------------------------------ hyperparameters --------- */
 
-/* An integer key "<arch>.<name>". */
-static int get_int(const struct pg_gguf *g, const char *arch, const char *name,
-                   enum pg_gguf_want want, const int64_t range[2], int *out, struct pg_err *err)
-{
-    char key[128];
-    int64_t v = *out;
-    snprintf(key, sizeof(key), "%s.%s", arch, name);
-    PG_TRY(pg_gguf_get_int(g, key, want, range[0], range[1], &v, err));
-    *out = (int)v;
-    return 0;
-}
-
-static int get_f32(const struct pg_gguf *g, const char *arch, const char *name, double lo,
-                   double hi, float *out, struct pg_err *err)
+static int get_f32(const struct pg_gguf *g, const char *arch, const char *name,
+                   const double range[2], float *out, struct pg_err *err)
 {
     char key[128];
     snprintf(key, sizeof(key), "%s.%s", arch, name);
-    return pg_gguf_get_f32(g, key, PG_GGUF_OPTIONAL, lo, hi, out, err);
+    return pg_gguf_get_f32(g, key, PG_GGUF_OPTIONAL, range, out, err);
 }
 
+/* "<arch>.<name>" */
 struct int_key {
     const char *name;
     enum pg_gguf_want want;
@@ -69,8 +58,13 @@ struct int_key {
 static int get_ints(const struct pg_gguf *g, const char *arch, const struct int_key *keys, size_t n,
                     struct pg_err *err)
 {
-    for (size_t i = 0; i < n; i++)
-        PG_TRY(get_int(g, arch, keys[i].name, keys[i].want, keys[i].range, keys[i].out, err));
+    for (size_t i = 0; i < n; i++) {
+        char key[128];
+        int64_t v = *keys[i].out;
+        snprintf(key, sizeof(key), "%s.%s", arch, keys[i].name);
+        PG_TRY(pg_gguf_get_int(g, key, keys[i].want, keys[i].range, &v, err));
+        *keys[i].out = (int)v;
+    }
     return 0;
 }
 
@@ -87,9 +81,9 @@ static int get_rope(const struct pg_gguf *g, const char *arch, struct pg_hparams
     h->rope_scale = 1;
     h->n_rot = h->head_dim;
     PG_TRY(get_ints(g, arch, keys, PG_COUNT(keys), err));
-    PG_TRY(get_f32(g, arch, "rope.freq_base", 1, 1e12, &h->rope_base, err));
-    PG_TRY(get_f32(g, arch, "rope.scale_linear", 1e-3, 1e6, &factor, err));
-    PG_TRY(get_f32(g, arch, "rope.scaling.factor", 1e-3, 1e6, &factor, err));
+    PG_TRY(get_f32(g, arch, "rope.freq_base", (double[]){1, 1e12}, &h->rope_base, err));
+    PG_TRY(get_f32(g, arch, "rope.scale_linear", (double[]){1e-3, 1e6}, &factor, err));
+    PG_TRY(get_f32(g, arch, "rope.scaling.factor", (double[]){1e-3, 1e6}, &factor, err));
     snprintf(key, sizeof(key), "%s.rope.scaling.type", arch);
     PG_TRY(pg_gguf_get_str(g, key, PG_GGUF_OPTIONAL, &type, err));
     if (type.n == 6 && memcmp(type.s, "linear", 6) == 0) {
@@ -162,7 +156,7 @@ static int get_experts(const struct pg_gguf *g, const char *arch, struct pg_hpar
     h->rule.n_used = h->n_expert_used;
     h->rule.sigmoid = func == 2;
     h->rule.scale = 1;
-    PG_TRY(get_f32(g, arch, "expert_weights_scale", 1e-6, 1e6, &h->rule.scale, err));
+    PG_TRY(get_f32(g, arch, "expert_weights_scale", (double[]){1e-6, 1e6}, &h->rule.scale, err));
     snprintf(key, sizeof(key), "%s.expert_weights_norm", arch);
     return pg_gguf_get_bool(g, key, PG_GGUF_OPTIONAL, &h->rule.renormalise, err);
 }
@@ -186,7 +180,8 @@ static int get_hparams(const struct pg_gguf *g, const struct pg_family *fam, str
                        "the most",
                        arch, h->n_head, h->n_embd);
     }
-    PG_TRY(get_f32(g, arch, "attention.layer_norm_rms_epsilon", 0, 1, &h->rms_eps, err));
+    PG_TRY(
+        get_f32(g, arch, "attention.layer_norm_rms_epsilon", (double[]){0, 1}, &h->rms_eps, err));
     PG_TRY(get_heads(g, arch, h, err));
     PG_TRY(get_rope(g, arch, h, err));
     h->rule.renormalise = false;

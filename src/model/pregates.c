@@ -100,7 +100,8 @@ static int read_head(const struct pg_gguf *g, const struct pg_model *m, struct p
         return pg_fail(err, PG_ENOTSUP, "pre-gates: a set of %d files found, one file wanted",
                        pg_gguf_n_parts(g));
     }
-    PG_TRY(pg_gguf_get_int(g, "pregate.level", PG_GGUF_REQUIRED, 1, m->n_moe - 1, &level, err));
+    PG_TRY(pg_gguf_get_int(g, "pregate.level", PG_GGUF_REQUIRED, (int64_t[]){1, m->n_moe - 1},
+                           &level, err));
     out->level = (int)level;
     PG_TRY(read_purpose(g, &out->decides, err));
     return read_form(g, m, &out->form, err);

@@ -7,8 +7,8 @@
 static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err)
 {
     int64_t n_ff_exp = h->n_ff;
-    PG_TRY(pg_gguf_get_int(g, "qwen3moe.expert_feed_forward_length", PG_GGUF_OPTIONAL, 1, 1 << 24,
-                           &n_ff_exp, err));
+    PG_TRY(pg_gguf_get_int(g, "qwen3moe.expert_feed_forward_length", PG_GGUF_OPTIONAL,
+                           (int64_t[]){1, 1 << 24}, &n_ff_exp, err));
     h->n_ff_exp = (int)n_ff_exp;
     h->rule.renormalise = true;
     h->rope = PG_ROPE_HALVES;

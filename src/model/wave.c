@@ -141,8 +141,9 @@ int pg_wave_compute(struct pg_forward *f, int il, struct pg_part part)
         for (int i = 0; i < g.n; i++)
             pg_store_release(f->opt.store, &f->lease[i]);
         if (f->opt.trace)
-            pg_trace_add(f->opt.trace, PG_TRACK_COMPUTE, "experts", begin, pg_now_ns(), il,
-                         g.n == 1 ? f->lease[0].expert : -1);
+            pg_trace_add(f->opt.trace,
+                         (struct pg_trace_event){"experts", begin, pg_now_ns(), PG_TRACK_COMPUTE,
+                                                 il, g.n == 1 ? f->lease[0].expert : -1});
     }
     return rc;
 }

@@ -374,8 +374,10 @@ static void read_done(struct pg_store *s, struct pg_read *r)
         return;
     int n_expert = s->opt.n_expert;
     if (s->opt.trace)
-        pg_trace_add(s->opt.trace, PG_TRACK_READ, it->by_hint ? "hint" : "demand", it->begin_ns,
-                     r->end_ns, traced_block(s, it->key / n_expert), it->key % n_expert);
+        pg_trace_add(s->opt.trace, (struct pg_trace_event){it->by_hint ? "hint" : "demand",
+                                                           it->begin_ns, r->end_ns, PG_TRACK_READ,
+                                                           traced_block(s, it->key / n_expert),
+                                                           it->key % n_expert});
     if (it->failed)
         slot_failed(s, slot);
     else
@@ -582,8 +584,8 @@ static void wait_ready(struct pg_store *s)
     uint64_t end = pg_io_now(s->opt.io);
     s->stats.stall_ns += end - begin;
     if (s->opt.trace && end > begin)
-        pg_trace_add(s->opt.trace, PG_TRACK_STALL, "stall", begin, end, traced_block(s, w->block),
-                     -1);
+        pg_trace_add(s->opt.trace, (struct pg_trace_event){"stall", begin, end, PG_TRACK_STALL,
+                                                           traced_block(s, w->block), -1});
 }
 
 /* Where its read has put it; NULL: the expert has none. */

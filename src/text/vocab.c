@@ -254,7 +254,7 @@ static int read_id(const struct pg_vocab *v, const struct pg_gguf *g, const char
                    struct pg_err *err)
 {
     int64_t value = *id;
-    PG_TRY(pg_gguf_get_int(g, key, PG_GGUF_OPTIONAL, -1, UINT32_MAX, &value, err));
+    PG_TRY(pg_gguf_get_int(g, key, PG_GGUF_OPTIONAL, (int64_t[]){-1, UINT32_MAX}, &value, err));
     if (value == UINT32_MAX)
         value = -1;
     if (value >= (int64_t)v->pieces.n)

@@ -96,13 +96,13 @@ static int check_matter(const struct pg_gguf *g, const struct matter *m, struct 
     float f = 0;
     switch (m->kind) {
     case INT:
-        PG_TRY(pg_gguf_get_int(g, m->key, PG_GGUF_REQUIRED, 0, UINT32_MAX, &i, err));
+        PG_TRY(pg_gguf_get_int(g, m->key, PG_GGUF_REQUIRED, (int64_t[]){0, UINT32_MAX}, &i, err));
         return i == m->i ? 0
                          : pg_fail(err, PG_EARG, "%s: %lld found, %lld wanted", m->key,
                                    (long long)i, (long long)m->i);
     case REAL:
-        PG_TRY(pg_gguf_get_f32(g, m->key, PG_GGUF_REQUIRED, -(double)FLT_MAX, (double)FLT_MAX, &f,
-                               err));
+        PG_TRY(pg_gguf_get_f32(g, m->key, PG_GGUF_REQUIRED,
+                               (double[]){-(double)FLT_MAX, (double)FLT_MAX}, &f, err));
         return f == m->f ? 0
                          : pg_fail(err, PG_EARG, "%s: %.7g found, %.7g wanted", m->key, (double)f,
                                    (double)m->f);
@@ -203,7 +203,8 @@ static int check_keys(const struct pg_gguf *g, const struct pg_trainer *t, int64
     PG_TRY(check_matter(g, &type, err));
     for (int i = 0; i < n; i++)
         PG_TRY(check_matter(g, &matters[i], err));
-    PG_TRY(pg_gguf_get_int(g, "pregate.train.step", PG_GGUF_REQUIRED, 0, INT32_MAX, step, err));
+    PG_TRY(pg_gguf_get_int(g, "pregate.train.step", PG_GGUF_REQUIRED, (int64_t[]){0, INT32_MAX},
+                           step, err));
     return *step <= t->opt.n_steps
                ? 0
                : pg_fail(err, PG_EARG,

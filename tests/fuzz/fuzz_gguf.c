@@ -56,9 +56,9 @@ static void ask_key(const struct pg_gguf *g, const struct pg_gguf_key *k)
     } else {
         touch(k->data, k->n * element_bytes(k->elem));
     }
-    if (!pg_gguf_get_int(g, k->name, PG_GGUF_REQUIRED, -1000, 1000, &v, &err))
+    if (!pg_gguf_get_int(g, k->name, PG_GGUF_REQUIRED, (int64_t[]){-1000, 1000}, &v, &err))
         PG_ASSERT(v >= -1000 && v <= 1000);
-    if (!pg_gguf_get_f32(g, k->name, PG_GGUF_REQUIRED, 0, 1, &f, &err))
+    if (!pg_gguf_get_f32(g, k->name, PG_GGUF_REQUIRED, (double[]){0, 1}, &f, &err))
         PG_ASSERT(f >= 0 && f <= 1);
     if (!pg_gguf_get_bool(g, k->name, PG_GGUF_OPTIONAL, &b, &err))
         sink += b;

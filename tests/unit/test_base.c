@@ -587,15 +587,19 @@ static void test_trace(void **state)
     int n_reads = 0, n_other = 0;
     double lane_end[8] = {0};
 
-    pg_trace_add(NULL, 0, "off", 1, 2, -1, -1);
+    pg_trace_add(NULL, (struct pg_trace_event){"off", 1, 2, 0, -1, -1});
     assert_int_equal(pg_trace_open(&t, 0, &err), PG_EARG);
     assert_int_equal(pg_trace_open(&t, 100, &err), 0);
-    pg_trace_add(t, PG_TRACK_COMPUTE, "attention", 5000000, 5002500, 3, -1);
-    pg_trace_add(t, PG_TRACK_STALL, "wait \"quoted\\\n", 5002500, 5003000, 3, 7);
-    pg_trace_add(t, PG_TRACK_WORKER + 2, "expert", 5000100, 5000200, -1, -1);
+    pg_trace_add(t,
+                 (struct pg_trace_event){"attention", 5000000, 5002500, PG_TRACK_COMPUTE, 3, -1});
+    pg_trace_add(
+        t, (struct pg_trace_event){"wait \"quoted\\\n", 5002500, 5003000, PG_TRACK_STALL, 3, 7});
+    pg_trace_add(t,
+                 (struct pg_trace_event){"expert", 5000100, 5000200, PG_TRACK_WORKER + 2, -1, -1});
     for (int k = 0; k < 12; k++) /* three under way at a time, recorded as they end */
-        pg_trace_add(t, PG_TRACK_READ, "read", 5000000 + (uint64_t)k * 1000,
-                     5002500 + (uint64_t)k * 1000, k, k * 2);
+        pg_trace_add(t, (struct pg_trace_event){"read", 5000000 + (uint64_t)k * 1000,
+                                                5002500 + (uint64_t)k * 1000, PG_TRACK_READ, k,
+                                                k * 2});
     events = saved_events(t);
     json_array_foreach(events, i, e)
     {
@@ -713,7 +717,8 @@ static void test_trace_ring(void **state)
     assert_int_equal(count_spans(events, &last), 0);
     json_decref(events);
     for (uint64_t k = 0; k < 5500; k++)
-        pg_trace_add(t, PG_TRACK_COMPUTE, "step", k * 1000, k * 1000 + 900, (int)k, -1);
+        pg_trace_add(t, (struct pg_trace_event){"step", k * 1000, k * 1000 + 900, PG_TRACK_COMPUTE,
+                                                (int)k, -1});
     events = saved_events(t);
     assert_int_equal(count_spans(events, &last), 1000);
     assert_true(last == 999);

@@ -587,11 +587,13 @@ static void check_int(const struct pg_gguf *g, const char *name, int64_t want)
 {
     int64_t v = 42;
 
-    assert_int_equal(pg_gguf_get_int(g, name, PG_GGUF_REQUIRED, INT64_MIN, INT64_MAX, &v, NULL), 0);
+    assert_int_equal(
+        pg_gguf_get_int(g, name, PG_GGUF_REQUIRED, (int64_t[]){INT64_MIN, INT64_MAX}, &v, NULL), 0);
     assert_true(v == want);
     if (want < INT64_MAX)
-        assert_int_equal(pg_gguf_get_int(g, name, PG_GGUF_REQUIRED, want + 1, INT64_MAX, &v, NULL),
-                         PG_EFORMAT);
+        assert_int_equal(
+            pg_gguf_get_int(g, name, PG_GGUF_REQUIRED, (int64_t[]){want + 1, INT64_MAX}, &v, NULL),
+            PG_EFORMAT);
 }
 
 static void check_good_values(const struct pg_gguf *g)
@@ -607,9 +609,9 @@ static void check_good_values(const struct pg_gguf *g)
     check_int(g, "k.u32", 4000000000);
     check_int(g, "k.i32", -70000);
     check_int(g, "k.i64", INT64_MIN);
-    assert_int_equal(pg_gguf_get_f32(g, "k.f32", PG_GGUF_REQUIRED, 0, 1, &f, NULL), 0);
+    assert_int_equal(pg_gguf_get_f32(g, "k.f32", PG_GGUF_REQUIRED, (double[]){0, 1}, &f, NULL), 0);
     assert_true(f == 0.5f);
-    assert_int_equal(pg_gguf_get_f32(g, "k.f64", PG_GGUF_REQUIRED, 0, 1, &f, NULL), 0);
+    assert_int_equal(pg_gguf_get_f32(g, "k.f64", PG_GGUF_REQUIRED, (double[]){0, 1}, &f, NULL), 0);
     assert_true(fabsf(f - 1 / 3.0f) < 1e-7f);
     assert_int_equal(pg_gguf_get_bool(g, "k.true", PG_GGUF_REQUIRED, &b, NULL), 0);
     assert_true(b);
@@ -695,22 +697,30 @@ static void test_typed_values(void **state)
 
     good(&m);
     assert_int_equal(parse(&g, &m, m.n, m.n, &e), 0);
-    refuses(&e, pg_gguf_get_int(g, "k.text", must, 0, 9, &v, &e), "key k.text", "type string");
-    refuses(&e, pg_gguf_get_int(g, "k.f32", must, 0, 9, &v, &e), "type f32",
+    refuses(&e, pg_gguf_get_int(g, "k.text", must, (int64_t[]){0, 9}, &v, &e), "key k.text",
+            "type string");
+    refuses(&e, pg_gguf_get_int(g, "k.f32", must, (int64_t[]){0, 9}, &v, &e), "type f32",
             "an integer is wanted");
-    refuses(&e, pg_gguf_get_int(g, "k.true", must, 0, 9, &v, &e), "type bool", "integer");
-    refuses(&e, pg_gguf_get_int(g, "k.i16s", must, 0, 9, &v, &e), "array of i16s", "integer");
-    refuses(&e, pg_gguf_get_int(g, "k.i8", must, 1, 9, &v, &e), "is -5", "1 to 9 is wanted");
-    refuses(&e, pg_gguf_get_int(g, "k.u64", must, 0, INT64_MAX, &v, &e), "is 18446744073709551615",
-            "wanted");
-    refuses(&e, pg_gguf_get_int(g, "k.absent", must, 0, 9, &v, &e), "k.absent", "missing");
-    refuses(&e, pg_gguf_get_f32(g, "k.nan", must, -1e9, 1e9, &f, &e), "key k.nan", "nan");
-    refuses(&e, pg_gguf_get_f32(g, "k.f32", must, 1, 2, &f, &e), "is 0.5", "1 to 2 is wanted");
-    refuses(&e, pg_gguf_get_f32(g, "k.u8", must, 0, 1e9, &f, &e), "type u8", "a float is wanted");
+    refuses(&e, pg_gguf_get_int(g, "k.true", must, (int64_t[]){0, 9}, &v, &e), "type bool",
+            "integer");
+    refuses(&e, pg_gguf_get_int(g, "k.i16s", must, (int64_t[]){0, 9}, &v, &e), "array of i16s",
+            "integer");
+    refuses(&e, pg_gguf_get_int(g, "k.i8", must, (int64_t[]){1, 9}, &v, &e), "is -5",
+            "1 to 9 is wanted");
+    refuses(&e, pg_gguf_get_int(g, "k.u64", must, (int64_t[]){0, INT64_MAX}, &v, &e),
+            "is 18446744073709551615", "wanted");
+    refuses(&e, pg_gguf_get_int(g, "k.absent", must, (int64_t[]){0, 9}, &v, &e), "k.absent",
+            "missing");
+    refuses(&e, pg_gguf_get_f32(g, "k.nan", must, (double[]){-1e9, 1e9}, &f, &e), "key k.nan",
+            "nan");
+    refuses(&e, pg_gguf_get_f32(g, "k.f32", must, (double[]){1, 2}, &f, &e), "is 0.5",
+            "1 to 2 is wanted");
+    refuses(&e, pg_gguf_get_f32(g, "k.u8", must, (double[]){0, 1e9}, &f, &e), "type u8",
+            "a float is wanted");
     refuses(&e, pg_gguf_get_bool(g, "k.u8", must, &b, &e), "type u8", "a bool is wanted");
     refuses(&e, pg_gguf_get_str(g, "k.strings", must, &s, &e), "array of strings", "a string is");
-    assert_int_equal(pg_gguf_get_int(g, "k.absent", may, 0, 9, &v, &e), 0);
-    assert_int_equal(pg_gguf_get_f32(g, "k.absent", may, 0, 9, &f, &e), 0);
+    assert_int_equal(pg_gguf_get_int(g, "k.absent", may, (int64_t[]){0, 9}, &v, &e), 0);
+    assert_int_equal(pg_gguf_get_f32(g, "k.absent", may, (double[]){0, 9}, &f, &e), 0);
     assert_int_equal(pg_gguf_get_bool(g, "k.absent", may, &b, &e), 0);
     assert_int_equal(pg_gguf_get_str(g, "k.absent", may, &s, &e), 0);
     assert_true(v == 7 && f == 7 && b && s.n == 4);
@@ -856,7 +866,7 @@ static void check_written(const char *path, const char *want_a, const char *want
 
     assert_int_equal(pg_gguf_open(&g, path, &err), 0);
     check_int(g, "w.u32", 77);
-    assert_int_equal(pg_gguf_get_f32(g, "w.f32", PG_GGUF_REQUIRED, 0, 2, &f, &err), 0);
+    assert_int_equal(pg_gguf_get_f32(g, "w.f32", PG_GGUF_REQUIRED, (double[]){0, 2}, &f, &err), 0);
     assert_int_equal(pg_gguf_get_bool(g, "w.bool", PG_GGUF_REQUIRED, &b, &err), 0);
     assert_true(f == 1.5f && b);
     const struct pg_gguf_key *k = pg_gguf_find(g, "w.strs");
