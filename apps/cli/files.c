@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -79,18 +80,36 @@ int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err)
     return cli_fail(err, PG_EIO, "%s: %s", f->name, strerror(errno ? errno : EIO));
 }
 
+/* Locks the file, as the library does with its own (base/outfile.c): 0, or -1 with errno. A file
+ * that has gone meanwhile had a holder who was done with it. */
+static int temp_lock(int fd, const char *temp)
+{
+    struct stat mine, there;
+    if (fd < 0 || (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK))
+        return -1;
+    errno = EWOULDBLOCK;
+    const bool here = !fstat(fd, &mine) && !lstat(temp, &there) && mine.st_ino == there.st_ino &&
+                      S_ISREG(mine.st_mode) && mine.st_nlink == 1;
+    return here ? ftruncate(fd, 0) : -1;
+}
+
 static int temp_open(struct cli_outfile *f, struct pg_err *err)
 {
-    const size_t n = strlen(f->name) + 32;
-    f->temp = malloc(n);
-    if (!f->temp)
+    if (asprintf(&f->temp, "%s.tmp", f->name) < 0) {
+        f->temp = NULL;
         return cli_fail(err, PG_ENOMEM, "%s: out of memory", f->name);
-    snprintf(f->temp, n, "%s.%ld.part", f->name, (long)getpid());
-    const int fd = open(f->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    f->stream = fd < 0 ? NULL : fdopen(fd, "wb");
-    const int rc = f->stream ? 0 : cli_outfile_failed(f, err);
-    if (rc && fd >= 0)
+    }
+    const int fd = open(f->temp, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+    f->stream = temp_lock(fd, f->temp) ? NULL : fdopen(fd, "wb");
+    if (f->stream)
+        return 0;
+    const int rc = errno == EWOULDBLOCK
+                       ? cli_fail(err, PG_EIO, "%s: another process is writing it", f->name)
+                       : cli_outfile_failed(f, err);
+    if (fd >= 0)
         close(fd);
+    free(f->temp); /* not ours to remove */
+    f->temp = NULL;
     return rc;
 }
 
@@ -127,10 +146,10 @@ int cli_outfile_commit(struct cli_outfile *f, struct pg_err *err)
 
 void cli_outfile_abandon(struct cli_outfile *f)
 {
+    if (f->temp)
+        unlink(f->temp); /* before others can have the lock */
     if (f->stream && f->stream != stdout)
         fclose(f->stream);
-    if (f->temp)
-        unlink(f->temp);
     free(f->temp);
     *f = (struct cli_outfile){0};
 }

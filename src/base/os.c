@@ -16,8 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HUGE_PAGE  ((size_t)2 << 20)
-#define TEMP_TRIES 100
+#define HUGE_PAGE ((size_t)2 << 20)
 
 uint64_t pg_now_ns(void)
 {
@@ -244,107 +243,4 @@ int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg
     if (now.written_ns != s->written_ns)
         return pg_fail(err, PG_EIO, "%s: changed while it was in use: it was written to", path);
     return 0;
-}
-
-/* ---- files that appear whole */
-
-static int open_temp(struct pg_outfile *f, struct pg_err *err)
-{
-    for (int i = 0; i < TEMP_TRIES; i++) {
-        if (asprintf(&f->temp, "%s.%ld-%d.tmp", f->path, (long)getpid(), i) < 0) {
-            f->temp = NULL;
-            return pg_fail(err, PG_ENOMEM, "%s: no memory for a file name", f->path);
-        }
-        f->fd = open(f->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (f->fd >= 0)
-            return 0;
-        int why = errno;
-        if (why != EEXIST || i == TEMP_TRIES - 1)
-            pg_fail_os(err, PG_EIO, why, "%s: cannot be created", f->temp);
-        free(f->temp);
-        f->temp = NULL;
-        if (why != EEXIST)
-            break;
-    }
-    return PG_EIO;
-}
-
-int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err)
-{
-    struct stat st;
-    int rc;
-
-    *f = (struct pg_outfile){.fd = -1};
-    /* A device or a pipe would be replaced by the rename. */
-    if (!stat(path, &st) && !S_ISREG(st.st_mode))
-        return pg_fail(err, PG_EARG, "%s: exists and is not a regular file", path);
-    f->path = strdup(path);
-    if (!f->path)
-        return pg_fail(err, PG_ENOMEM, "%s: no memory for a file name", path);
-    rc = open_temp(f, err);
-    if (rc)
-        pg_outfile_abandon(f);
-    return rc;
-}
-
-int pg_outfile_write(struct pg_outfile *f, const void *data, size_t n, struct pg_err *err)
-{
-    const char *at = data;
-
-    while (n) {
-        ssize_t done = write(f->fd, at, n);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            return pg_fail_os(err, PG_EIO, errno, "%s: writing %zu bytes", f->path, n);
-        if (done == 0)
-            return pg_fail(err, PG_EIO, "%s: writing %zu bytes wrote none", f->path, n);
-        at += done;
-        n -= (size_t)done;
-    }
-    return 0;
-}
-
-/* Makes the new name itself durable. A file system that cannot do that has nothing to lose. */
-static void sync_directory(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *dir = slash ? strndup(path, (size_t)PG_MAX(slash - path, 1)) : strdup(".");
-    int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-
-    if (fd >= 0) {
-        fsync(fd);
-        close(fd);
-    }
-    free(dir);
-}
-
-int pg_outfile_commit(struct pg_outfile *f, struct pg_err *err)
-{
-    int rc;
-
-    if (fsync(f->fd))
-        return pg_fail_os(err, PG_EIO, errno, "%s: writing to the disk", f->path);
-    rc = close(f->fd);
-    f->fd = -1;
-    if (rc)
-        return pg_fail_os(err, PG_EIO, errno, "%s: closing", f->path);
-    if (rename(f->temp, f->path))
-        return pg_fail_os(err, PG_EIO, errno, "%s: renaming %s to it", f->path, f->temp);
-    free(f->temp);
-    f->temp = NULL;
-    sync_directory(f->path);
-    pg_outfile_abandon(f);
-    return 0;
-}
-
-void pg_outfile_abandon(struct pg_outfile *f)
-{
-    if (f->fd >= 0)
-        close(f->fd);
-    if (f->temp)
-        unlink(f->temp);
-    free(f->temp);
-    free(f->path);
-    *f = (struct pg_outfile){.fd = -1};
 }

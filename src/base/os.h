@@ -62,7 +62,18 @@ int pg_stamp_take(struct pg_stamp *s, int fd); /* 0 or an errno */
 /* PG_EIO and a sentence that names `path` when the open file is not as it was then. */
 int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg_err *err);
 
-/* A file that appears whole or not at all: written beside `path`, then renamed over it. */
+/* The right to write `path` and what belongs to it, for as long as the work takes: an empty file
+ * PATH.lock that is locked. Who comes second gets PG_EIO and is told. A process that is killed
+ * leaves the file, and no lock. */
+struct pg_lock {
+    int fd;
+    char *name; /* NULL: not held */
+};
+int pg_lock_take(struct pg_lock *l, const char *path, struct pg_err *err);
+void pg_lock_drop(struct pg_lock *l); /* fine for a zeroed one */
+
+/* A file that appears whole or not at all: written to PATH.tmp, then renamed over it. Locked until
+ * then, as above; what a killed process has left of PATH.tmp is written over. */
 struct pg_outfile {
     int fd;
     char *path, *temp;
@@ -72,5 +83,7 @@ int pg_outfile_write(struct pg_outfile *f, const void *data, size_t n, struct pg
 int pg_outfile_commit(struct pg_outfile *f,
                       struct pg_err *err);     /* fsync, rename, fsync directory */
 void pg_outfile_abandon(struct pg_outfile *f); /* fine after commit */
+/* Removes `path`, and what a killed process has left of one to come. */
+void pg_outfile_remove(const char *path);
 
 #endif

@@ -23,6 +23,7 @@ enum {
 struct tune {
     struct pg_tune_options opt; /* defaults filled in */
     char *checkpoint;           /* its path */
+    struct pg_lock lock;        /* on OUT */
     struct pg_distil_text text;
     struct pg_distil_head head;
     struct pg_distil_memory memory;
@@ -475,6 +476,7 @@ static void close_all(struct tune *t)
     pg_distil_text_close(&t->text);
     if (t->base)
         pg_pages_unmap(t->base, t->bytes);
+    pg_lock_drop(&t->lock);
     free(t->checkpoint);
 }
 
@@ -483,13 +485,14 @@ int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out, struc
     struct tune t = {0};
     *out = (struct pg_tune_report){0};
     int rc = check_options(&t, opt, err);
+    rc = rc ? rc : pg_lock_take(&t.lock, t.opt.out, err);
     rc = rc ? rc : plan(&t, err);
     rc = rc ? rc : open_all(&t, err);
     rc = rc ? rc : run_rounds(&t, err);
     rc = rc ? rc : report(&t, out, err);
     rc = rc ? rc : write_sidecar(&t, err);
     if (!rc)
-        unlink(t.checkpoint); /* one that stays would lead to the same file again */
+        pg_outfile_remove(t.checkpoint); /* one that stays would lead to the same file again */
     else
         pg_tune_report_free(out);
     close_all(&t);

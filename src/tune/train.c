@@ -381,6 +381,7 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
         return pg_fail(err, PG_ENOMEM, "out of memory");
     PG_TRY(pg_train_type(opt->type, &t->type, err));
     PG_TRY(pg_train_paths_make(&t->path, &t->opt, err));
+    PG_TRY(pg_lock_take(&t->lock, t->path.out, err));
     PG_TRY(pg_source_open(&t->source, t->opt.model, err));
     fill_in(&t->opt, &m->h);
     PG_TRY(check_ranges(&t->opt, m, err));
@@ -431,6 +432,7 @@ void pg_trainer_close(pg_trainer *t)
     pg_source_close(&t->source);
     free(t->metrics);
     free(t->frozen);
+    pg_lock_drop(&t->lock);
     drop_strings(&t->opt);
     free(t);
 }

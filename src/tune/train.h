@@ -51,9 +51,10 @@ struct pg_trainer {
     struct pg_adam adam;
     struct pg_adam_state s;
     size_t bytes_of_state;
-    float *metrics; /* [n_steps, PG_METRIC_COUNT] */
-    int step;       /* steps done */
-    bool broken;    /* a step has failed half-way */
+    float *metrics;      /* [n_steps, PG_METRIC_COUNT] */
+    struct pg_lock lock; /* on OUT */
+    int step;            /* steps done */
+    bool broken;         /* a step has failed half-way */
     char start_hash[17], data_hash[17];
 };
 

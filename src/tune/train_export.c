@@ -246,5 +246,7 @@ int pg_train_export(struct pg_trainer *t, struct pg_err *err)
     PG_TRY(pg_gguf_writer_commit(w, err));
     if (has_gates)
         PG_TRY(write_sidecar(t, err));
-    return remove_file(t->path.checkpoint, err);
+    PG_TRY(remove_file(t->path.checkpoint, err));
+    pg_outfile_remove(t->path.checkpoint);
+    return 0;
 }

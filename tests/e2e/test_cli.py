@@ -5,6 +5,7 @@
 When built with a sanitizer the measured memory is not held against the budget, since the sanitizer's own memory counts in it.
 """
 import csv
+import fcntl
 import io
 import json
 import os
@@ -150,6 +151,23 @@ class Cli(Case):
         traced = self.call("run", self.model, "-p", "x", "-n", "1", "--trace", "/dev/full")
         self.assertEqual(traced.returncode, 1)
         self.assertIn("pregate: /dev/full: ", traced.stderr.decode())
+
+    def test_two_writers(self):
+        """A second one is told; what a killed one has left is in nobody's way."""
+        out = self.path("mine")
+        trace = ("run", self.model, "-p", "x", "-n", "1", "--trace", out)
+        commands = [("synth", "olmoe-tiny", "-o", out), ("sidecar", self.model, "-o", out), trace,
+                    ("logits", self.model, "--tokens", "1,2", "-o", out)]
+        for args in commands:
+            with open(out + ".tmp", "wb") as f:
+                f.write(b"left" * 1000)
+                f.flush()
+                fcntl.flock(f, fcntl.LOCK_EX)
+                said = self.refused(self.call(*args), 1, [f"pregate: {out}: another process is writing it"])
+                self.assertEqual(self.beside("mine"), ["mine.tmp"], said)
+            self.good(*args)
+            self.assertEqual(self.beside("mine"), ["mine"])
+            os.remove(out)
 
     def test_files_may_not_grow(self):
         """The limit of a file's size is an error like a full disk, not the end of the process."""

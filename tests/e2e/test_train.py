@@ -306,7 +306,17 @@ class Train(Case):
         self.train(out, *gates, "--resume")
         self.assertEqual(self.bytes_of(out), self.bytes_of(want))
         self.assertEqual(self.bytes_of(sidecar), self.bytes_of(self.path("want.pregate.gguf")))
-        self.assertFalse(os.path.exists(out + ".checkpoint"))
+        self.assertEqual([f for f in os.listdir(self.dir) if f.endswith((".checkpoint", ".tmp", ".lock"))], [])
+
+    def test_two_of_them(self):
+        """The second training of one result is told so, and the first one goes on."""
+        out = self.path("a.gguf")
+
+        def second():
+            self.refused(self.train(out, code=1), 1, [out, "another process is writing it"])
+        code, said = self.signalled(self.command(out, "--steps", 100000), "^step ", wait=second)
+        self.assertEqual(code, 130, said)
+        self.assertEqual(sorted(os.listdir(self.dir)), ["a.gguf.checkpoint", "a.gguf.csv", "a.gguf.svg"])
 
     def test_errors(self):
         empty = self.put("empty.txt", "")

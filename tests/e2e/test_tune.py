@@ -133,8 +133,18 @@ class Tune(Case):
                     self.assertIn(self.bytes_of("out"), (old, self.bytes_of("want")))
             self.tune(self.tiny, *how, "--resume", "-o", self.path("out"))
             self.assertEqual(self.bytes_of("out"), self.bytes_of("want"))
-            self.assertFalse(os.path.exists(self.path("out.checkpoint")))
+            self.assertEqual(sorted(os.listdir(self.dir)), ["out", "want"])
             os.remove(self.path("out"))
+
+    def test_two_of_them(self):
+        """The second one of one result is told so, and the first one goes on."""
+        out = self.path("out")
+
+        def second():
+            self.refused(self.tune(self.tiny, "-o", out, code=1), 1, [out, "another process is writing it"])
+        code, said = self.signalled(self.command(TRAINED, "--tokens", 100000, "-o", out), "memory: ", wait=second)
+        self.assertEqual(code, 130, said)
+        self.assertLessEqual(set(os.listdir(self.dir)), {"out.checkpoint"})
 
     # ------------------------------------------------------------ memory
 

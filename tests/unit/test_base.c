@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -501,16 +502,76 @@ static void test_outfile(void **state)
     file_says(path, "first");
     assert_int_equal(count_files(box), 1);
 
-    /* Two writers of one file: each is whole, the last one stays. */
+    /* Two writers of one file: the second is told, and may when the first is done. */
     struct pg_outfile other;
-    assert_int_equal(pg_outfile_open(&f, path, &err), 0);
-    assert_int_equal(pg_outfile_open(&other, path, &err), 0);
-    assert_int_equal(pg_outfile_write(&f, "AAAA", 4, &err), 0);
-    assert_int_equal(pg_outfile_write(&other, "BB", 2, &err), 0);
-    assert_int_equal(pg_outfile_commit(&other, &err), 0);
-    assert_int_equal(pg_outfile_commit(&f, &err), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pg_outfile_open(&f, path, &err), 0);
+        assert_int_equal(pg_outfile_open(&other, path, &err), PG_EIO);
+        assert_non_null(strstr(err.text, path));
+        assert_non_null(strstr(err.text, "another process is writing it"));
+        assert_int_equal(pg_outfile_write(&f, "AAAA", 4, &err), 0);
+        assert_int_equal(pg_outfile_commit(&f, &err), 0);
+    }
     file_says(path, "AAAA");
     assert_int_equal(count_files(box), 1);
+
+    /* What a killed process has left is written over; what is no such file is not. */
+    char temp[200];
+    snprintf(temp, sizeof(temp), "%s.tmp", path);
+    put_file(temp, "a longer text", 13);
+    assert_int_equal(pg_outfile_open(&f, path, &err), 0);
+    assert_int_equal(pg_outfile_write(&f, "BB", 2, &err), 0);
+    assert_int_equal(pg_outfile_commit(&f, &err), 0);
+    file_says(path, "BB");
+    assert_int_equal(count_files(box), 1);
+    put_file(temp, "a longer text", 13);
+    pg_outfile_remove(path);
+    assert_int_equal(count_files(box), 0);
+    put_file(path, "BB", 2);
+    assert_int_equal(symlink(path, temp), 0);
+    assert_int_equal(pg_outfile_open(&f, path, &err), PG_EIO);
+    assert_non_null(strstr(err.text, temp));
+    assert_int_equal(unlink(temp), 0);
+    assert_int_equal(link(path, temp), 0);
+    assert_int_equal(pg_outfile_open(&f, path, &err), PG_EARG);
+    file_says(path, "BB");
+    assert_int_equal(unlink(temp), 0);
+}
+
+/* The lock of a process goes with it; the file that it has left is in nobody's way. */
+static void test_lock(void **state)
+{
+    (void)state;
+    char path[160], name[200], c;
+    struct pg_lock l = {0}, other = {0};
+    struct pg_err err;
+    int ready[2];
+
+    in_dir(path, "locked");
+    snprintf(name, sizeof(name), "%s.lock", path);
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        c = pg_lock_take(&l, path, NULL) ? 'n' : 'y';
+        if (write(ready[1], &c, 1) == 1)
+            pause();
+        _exit(1);
+    }
+    assert_true(child > 0);
+    assert_int_equal(read(ready[0], &c, 1), 1);
+    assert_int_equal(c, 'y');
+    assert_int_equal(pg_lock_take(&l, path, &err), PG_EIO);
+    assert_non_null(strstr(err.text, "another process is writing it"));
+    pg_lock_drop(&l);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_int_equal(access(name, F_OK), 0);
+    assert_int_equal(pg_lock_take(&l, path, &err), 0);
+    assert_int_equal(pg_lock_take(&other, path, &err), PG_EIO);
+    pg_lock_drop(&l);
+    assert_int_not_equal(access(name, F_OK), 0);
+    close(ready[0]);
+    close(ready[1]);
 }
 
 static void test_outfile_fails(void **state)
@@ -741,7 +802,8 @@ int main(void)
         cmocka_unit_test(test_this_machine),  cmocka_unit_test(test_address_space_limit),
         cmocka_unit_test(test_peak_rss),      cmocka_unit_test(test_outfile),
         cmocka_unit_test(test_outfile_fails), cmocka_unit_test(test_trace),
-        cmocka_unit_test(test_trace_ring),    cmocka_unit_test(test_trace_pool),
+        cmocka_unit_test(test_lock),          cmocka_unit_test(test_trace_ring),
+        cmocka_unit_test(test_trace_pool),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT
+ * Files that appear whole, and locks. Both are an open file beside the one that is meant, locked by
+ * flock: the lock goes with the process, however that ends, and the next one takes what is left of
+ * the file. Who holds the lock alone renames or removes it.
+ */
+#include "base/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TRIES 100
+
+static int busy(const char *path, struct pg_err *err)
+{
+    return pg_fail(err, PG_EIO, "%s: another process is writing it", path);
+}
+
+/* Where a file system knows no locks we go on without. 0, or negative; *fd is -1 where the file had
+ * gone when we had the lock, because its holder was done with it. */
+static int try_lock(const char *temp, const char *path, int *fd, struct pg_err *err)
+{
+    struct stat mine, there;
+
+    *fd = open(temp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    if (*fd < 0)
+        return pg_fail_os(err, PG_EIO, errno, "%s: cannot be created", temp);
+    bool held = flock(*fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK;
+    bool gone = fstat(*fd, &mine) || lstat(temp, &there) || mine.st_ino != there.st_ino ||
+                mine.st_dev != there.st_dev;
+    bool strange = !gone && (!S_ISREG(mine.st_mode) || mine.st_nlink > 1);
+    if (!held && !gone && !strange)
+        return 0;
+    close(*fd);
+    *fd = -1;
+    if (strange)
+        return pg_fail(err, PG_EARG, "%s: is in the way of %s", temp, path);
+    return held ? busy(path, err) : 0;
+}
+
+/* Opens path + suffix, made if need be, and locks it. *temp is its name, for free(). */
+static int open_locked(const char *path, const char *suffix, char **temp, int *fd,
+                       struct pg_err *err)
+{
+    *fd = -1;
+    if (asprintf(temp, "%s%s", path, suffix) < 0) {
+        *temp = NULL;
+        return pg_fail(err, PG_ENOMEM, "%s: no memory for a file name", path);
+    }
+    int rc = 0;
+    for (int i = 0; i < TRIES && *fd < 0 && !rc; i++)
+        rc = try_lock(*temp, path, fd, err);
+    if (!rc && *fd < 0)
+        rc = busy(path, err);
+    if (rc) {
+        free(*temp);
+        *temp = NULL;
+    }
+    return rc;
+}
+
+int pg_lock_take(struct pg_lock *l, const char *path, struct pg_err *err)
+{
+    return open_locked(path, ".lock", &l->name, &l->fd, err);
+}
+
+void pg_lock_drop(struct pg_lock *l)
+{
+    if (!l->name)
+        return;
+    unlink(l->name); /* before others can have the lock */
+    close(l->fd);
+    free(l->name);
+    *l = (struct pg_lock){0};
+}
+
+int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err)
+{
+    struct stat st;
+    int rc;
+
+    *f = (struct pg_outfile){.fd = -1};
+    /* A device or a pipe would be replaced by the rename. */
+    if (!stat(path, &st) && !S_ISREG(st.st_mode))
+        return pg_fail(err, PG_EARG, "%s: exists and is not a regular file", path);
+    f->path = strdup(path);
+    rc = f->path ? open_locked(path, ".tmp", &f->temp, &f->fd, err)
+                 : pg_fail(err, PG_ENOMEM, "%s: no memory for a file name", path);
+    if (!rc && ftruncate(f->fd, 0)) /* what a killed process has left */
+        rc = pg_fail_os(err, PG_EIO, errno, "%s: cannot be emptied", f->temp);
+    if (rc)
+        pg_outfile_abandon(f);
+    return rc;
+}
+
+int pg_outfile_write(struct pg_outfile *f, const void *data, size_t n, struct pg_err *err)
+{
+    const char *at = data;
+
+    while (n) {
+        ssize_t done = write(f->fd, at, n);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return pg_fail_os(err, PG_EIO, errno, "%s: writing %zu bytes", f->path, n);
+        if (done == 0)
+            return pg_fail(err, PG_EIO, "%s: writing %zu bytes wrote none", f->path, n);
+        at += done;
+        n -= (size_t)done;
+    }
+    return 0;
+}
+
+/* Makes the new name itself durable. A file system that cannot do that has nothing to lose. */
+static void sync_directory(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? strndup(path, (size_t)PG_MAX(slash - path, 1)) : strdup(".");
+    int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(dir);
+}
+
+int pg_outfile_commit(struct pg_outfile *f, struct pg_err *err)
+{
+    if (fsync(f->fd))
+        return pg_fail_os(err, PG_EIO, errno, "%s: writing to the disk", f->path);
+    if (rename(f->temp, f->path))
+        return pg_fail_os(err, PG_EIO, errno, "%s: renaming %s to it", f->path, f->temp);
+    free(f->temp);
+    f->temp = NULL;
+    sync_directory(f->path);
+    pg_outfile_abandon(f);
+    return 0;
+}
+
+void pg_outfile_abandon(struct pg_outfile *f)
+{
+    if (f->temp)
+        unlink(f->temp); /* before others can have the lock */
+    if (f->fd >= 0)
+        close(f->fd);
+    free(f->temp);
+    free(f->path);
+    *f = (struct pg_outfile){.fd = -1};
+}
+
+void pg_outfile_remove(const char *path)
+{
+    struct pg_outfile left;
+
+    unlink(path);
+    if (!pg_outfile_open(&left, path, NULL))
+        pg_outfile_abandon(&left);
+}
