@@ -314,7 +314,7 @@ class Train(Case):
 
         def second():
             self.refused(self.train(out, code=1), 1, [out, "another process is writing it"])
-        code, said = self.signalled(self.command(out, "--steps", 100000), "^step ", wait=second)
+        code, said = self.signalled(self.command(out, "--steps", 3000), "of them trained", wait=second)
         self.assertEqual(code, 130, said)
         self.assertEqual(sorted(os.listdir(self.dir)), ["a.gguf.checkpoint", "a.gguf.csv", "a.gguf.svg"])
 
