@@ -25,17 +25,16 @@ static int text_open(struct text *t, pg_engine *e, const char *prompt, struct pg
 {
     const pg_vocab *vocab = pg_engine_vocab(e);
     const size_t cap = 3 * strlen(prompt) + 2; /* never more ids than that */
-    size_t n = 0;
-    int32_t *ids = malloc(cap * sizeof(*ids));
-    if (!ids)
+    struct pg_ids ids = {.id = malloc(cap * sizeof(int32_t)), .cap = cap};
+    if (!ids.id)
         return PG_ENOMEM;
     int rc = pg_session_open(&t->session, e, NULL, err);
     if (!rc)
-        rc = pg_tokenize(vocab, prompt, strlen(prompt), PG_TOKENIZE_BOS, ids, cap, &n, err);
+        rc = pg_tokenize(vocab, prompt, strlen(prompt), PG_TOKENIZE_BOS, &ids, err);
     if (!rc)
-        rc = pg_session_sync(t->session, ids, n, err);
+        rc = pg_session_sync(t->session, ids.id, ids.n, err);
     t->detok = (struct pg_detok){.vocab = vocab, .not_first = true};
-    free(ids);
+    free(ids.id);
     return rc;
 }
 

@@ -282,12 +282,17 @@ PG_API void pg_vocab_close(pg_vocab *v); /* not for one from pg_engine_vocab */
 #define PG_TOKENIZE_SPECIAL 1 /* special tokens written in the text become those tokens */
 #define PG_TOKENIZE_BOS     2 /* put the beginning-of-text token first if the model wants one */
 
-/* Ids of the bytes. Returns in *n_out how many there are; writes at most cap of them. With the cap
- * too small returns PG_EARG and *n_out says what is needed, which is never more than
+struct pg_ids {
+    int32_t *id;
+    size_t cap, n; /* room for ids, and how many there are */
+};
+
+/* Ids of the bytes: writes at most out->cap of them, and sets out->n to how many there are. With
+ * the cap too small returns PG_EARG, and out->n says what is needed. That is never more than
  * 3 * n_text + 2 (but for t5, which may write out abbreviations). Bytes that are no UTF-8 are
  * tokenized as bytes, or as U+FFFD. Threads may share v. */
 PG_API int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags,
-                       int32_t *ids, size_t cap, size_t *n_out, struct pg_err *err);
+                       struct pg_ids *out, struct pg_err *err);
 
 PG_API int pg_vocab_n(const pg_vocab *v);
 PG_API int32_t pg_vocab_bos(const pg_vocab *v);             /* -1: none */
@@ -530,11 +535,11 @@ PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
 /* For pg_replay only: the optimum, which knows the future. */
 #define PG_EVICT_BELADY PG_EVICT_COUNT
 struct pg_replay {
-    uint64_t requests, hits;
+    int policy, n_slots;
+    int first, end;          /* tokens [0, end) of the trace are run, [first, end) are counted */
+    uint64_t requests, hits; /* set by pg_replay_run */
 };
-/* Runs tokens [0, t1) of the trace through `n_slots` slots; counts only tokens [t0, t1). */
-PG_API int pg_replay_run(const pg_routes *r, int policy, int n_slots, int t0, int t1,
-                         struct pg_replay *out, struct pg_err *err);
+PG_API int pg_replay_run(const pg_routes *r, struct pg_replay *x, struct pg_err *err);
 
 /* ------------------------------------------------------------------ machine ----------------- */
 

@@ -135,13 +135,9 @@ int cli_list_split(const char *text, char (*items)[CLI_ITEM], int cap);
 
 /* ---------------------------------------------------------------- files --------------------- */
 
-/* The ids of a text in a malloced array with room for n_more after them. */
-struct cli_ids {
-    int32_t *id;
-    size_t n, cap;
-};
-int cli_ids_make(struct cli_ids *out, const pg_vocab *vocab, const char *text, size_t n_text,
-                 unsigned flags, size_t n_more, struct pg_err *err);
+/* The ids of a text in a malloced array, with room for out->cap more after them. */
+int cli_ids_make(struct pg_ids *out, const pg_vocab *vocab, const char *text, size_t n_text,
+                 unsigned flags, struct pg_err *err);
 
 /* The whole of `path` ("-" is stdin) in malloc'ed memory with a 0 behind it. */
 int cli_file_read(const char *path, char **data, size_t *n, struct pg_err *err);

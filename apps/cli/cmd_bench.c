@@ -140,9 +140,9 @@ static int prompt_make(struct bench *b, const pg_vocab *vocab, struct pg_err *er
     if (b->prompt)
         return 0;
     if (b->prompt_text) {
-        struct cli_ids ids;
+        struct pg_ids ids = {0};
         const int rc =
-            cli_ids_make(&ids, vocab, b->prompt_text, b->n_prompt_text, PG_TOKENIZE_BOS, 0, err);
+            cli_ids_make(&ids, vocab, b->prompt_text, b->n_prompt_text, PG_TOKENIZE_BOS, err);
         b->prompt = ids.id;
         if (!rc && ids.n < n)
             return cli_fail(err, PG_EARG, "%s: the text has %zu tokens, -p asks for %zu",

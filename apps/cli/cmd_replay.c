@@ -63,8 +63,9 @@ static int replay_all(struct replay_table *t, struct cli_progress *progress, str
     for (int i = 0; i < t->n_sizes; i++)
         for (int p = 0; p < N_POLICIES; p++)
             for (int part = 0; part < N_PARTS; part++) {
-                const int rc = pg_replay_run(t->routes, p, t->sizes[i].n_slots, from[part],
-                                             to[part], &t->sizes[i].result[p][part], err);
+                struct pg_replay *x = &t->sizes[i].result[p][part];
+                *x = (struct pg_replay){p, t->sizes[i].n_slots, from[part], to[part], 0, 0};
+                const int rc = pg_replay_run(t->routes, x, err);
                 if (rc)
                     return rc;
                 if (cli_progress_step(progress, "replay", ++done, total))

@@ -97,8 +97,8 @@ static int prompt_tokenize(struct run *r, struct pg_err *err)
     const int wanted = r->args->n_predict;
     const size_t n_more = wanted < 0 || (size_t)wanted > most ? most : (size_t)wanted;
     const unsigned flags = PG_TOKENIZE_BOS | (r->args->special ? PG_TOKENIZE_SPECIAL : 0);
-    struct cli_ids ids;
-    const int rc = cli_ids_make(&ids, vocab, r->prompt, r->n_prompt_text, flags, n_more, err);
+    struct pg_ids ids = {.cap = n_more};
+    const int rc = cli_ids_make(&ids, vocab, r->prompt, r->n_prompt_text, flags, err);
     r->ids = ids.id;
     r->cap_ids = ids.cap;
     r->n_prompt = ids.n;

@@ -9,9 +9,9 @@
 static int print_ids(const pg_vocab *vocab, const struct cli_args *args, const char *text, size_t n)
 {
     struct pg_err err = {0};
-    struct cli_ids ids;
+    struct pg_ids ids = {0};
     const unsigned flags = args->special ? PG_TOKENIZE_SPECIAL : 0;
-    const int rc = cli_ids_make(&ids, vocab, text, n, flags, 0, &err);
+    const int rc = cli_ids_make(&ids, vocab, text, n, flags, &err);
     for (size_t i = 0; !rc && i < ids.n; i++)
         printf(i ? " %d" : "%d", (int)ids.id[i]);
     if (!rc)

@@ -154,17 +154,18 @@ void cli_outfile_abandon(struct cli_outfile *f)
     *f = (struct cli_outfile){0};
 }
 
-int cli_ids_make(struct cli_ids *out, const pg_vocab *vocab, const char *text, size_t n_text,
-                 unsigned flags, size_t n_more, struct pg_err *err)
+int cli_ids_make(struct pg_ids *out, const pg_vocab *vocab, const char *text, size_t n_text,
+                 unsigned flags, struct pg_err *err)
 {
+    const size_t n_more = out->cap;
     size_t most = 3 * n_text + 2; /* enough but for rare vocabularies, which say what they need */
     for (;;) {
-        *out = (struct cli_ids){.id = malloc((most + n_more) * sizeof(*out->id))};
+        *out = (struct pg_ids){.id = malloc((most + n_more) * sizeof(*out->id)), .cap = most};
         if (!out->id)
             return cli_fail(err, PG_ENOMEM, "no memory for %zu ids", most + n_more);
-        const int rc = pg_tokenize(vocab, text, n_text, flags, out->id, most, &out->n, err);
+        const int rc = pg_tokenize(vocab, text, n_text, flags, out, err);
         if (rc != PG_EARG || out->n <= most) {
-            out->cap = most + n_more;
+            out->cap += n_more;
             return rc;
         }
         most = out->n;

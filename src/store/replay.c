@@ -138,25 +138,26 @@ static int replay_wave(struct replay *x, int token, int block)
     return hits;
 }
 
-int pg_replay_run(const pg_routes *r, int policy, int n_slots, int t0, int t1,
-                  struct pg_replay *out, struct pg_err *err)
+int pg_replay_run(const pg_routes *r, struct pg_replay *out, struct pg_err *err)
 {
-    *out = (struct pg_replay){0};
-    if (policy < 0 || policy > PG_EVICT_BELADY)
-        return pg_fail(err, PG_EARG, "replay: policy %d, want 0 to %d", policy, PG_EVICT_BELADY);
+    int n_slots = out->n_slots;
+    out->requests = out->hits = 0;
+    if (out->policy < 0 || out->policy > PG_EVICT_BELADY)
+        return pg_fail(err, PG_EARG, "replay: policy %d, want 0 to %d", out->policy,
+                       PG_EVICT_BELADY);
     if (n_slots < 1 || n_slots > 1 << 24)
         return pg_fail(err, PG_EARG, "replay: %d slots, want 1 to %d", n_slots, 1 << 24);
-    if (t0 < 0 || t0 > t1 || t1 > r->n_tokens)
-        return pg_fail(err, PG_EARG, "replay: tokens %d to %d, want them within 0 to %d", t0, t1,
-                       r->n_tokens);
+    if (out->first < 0 || out->first > out->end || out->end > r->n_tokens)
+        return pg_fail(err, PG_EARG, "replay: tokens %d to %d, want them within 0 to %d",
+                       out->first, out->end, r->n_tokens);
     struct replay x = {.r = r, .n_slots = n_slots, .n_free = n_slots};
-    int rc = init(&x, policy, t1, err);
+    int rc = init(&x, out->policy, out->end, err);
     for (int slot = 0; slot < n_slots && !rc; slot++)
         x.key_of[slot] = -1;
-    for (int token = 0; token < t1 && !rc; token++) {
+    for (int token = 0; token < out->end && !rc; token++) {
         for (int block = 0; block < r->n_blocks; block++) {
             int hits = replay_wave(&x, token, block);
-            if (token < t0)
+            if (token < out->first)
                 continue;
             out->requests += (uint64_t)r->n_used;
             out->hits += (uint64_t)hits;

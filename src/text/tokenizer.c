@@ -76,13 +76,13 @@ static int encode(struct pg_encoder *e, struct pg_str text, unsigned flags, stru
     return encode_between(e, (struct pg_str){text.s + from, text.n - from}, err);
 }
 
-int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags, int32_t *ids,
-                size_t cap, size_t *n_out, struct pg_err *err)
+int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags,
+                struct pg_ids *out, struct pg_err *err)
 {
-    struct pg_encoder e = {.vocab = v, .ids = {.out = ids, .cap = cap}};
+    struct pg_encoder e = {.vocab = v, .ids = {out->id, out->cap, 0}};
     int rc;
 
-    *n_out = 0;
+    out->n = 0;
     if (v->model == PG_VOCAB_NONE)
         return pg_fail(err, PG_ENOTSUP, "the model has no vocabulary, text cannot be tokenized");
     if (n_text > INT32_MAX / 4)
@@ -95,8 +95,8 @@ int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned fla
     free(e.path);
     if (rc)
         return rc;
-    *n_out = e.ids.n;
-    if (e.ids.n > cap)
-        return pg_fail(err, PG_EARG, "the text has %zu tokens, room is for %zu", e.ids.n, cap);
+    out->n = e.ids.n;
+    if (out->n > out->cap)
+        return pg_fail(err, PG_EARG, "the text has %zu tokens, room is for %zu", out->n, out->cap);
     return 0;
 }

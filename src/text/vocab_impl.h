@@ -106,16 +106,11 @@ int pg_bpe_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
 /* The byte that a character of the gpt2 alphabet stands for, or -1. */
 int pg_bpe_alphabet(uint32_t cp);
 
-/* Ids on their way to the caller: counted to the end, written while there is room. */
-struct pg_ids {
-    int32_t *out;
-    size_t cap, n;
-};
-
+/* Ids are counted to the end, written while there is room. */
 static inline void pg_ids_put(struct pg_ids *ids, int32_t id)
 {
     if (ids->n < ids->cap)
-        ids->out[ids->n] = id;
+        ids->id[ids->n] = id;
     ids->n++;
 }
 

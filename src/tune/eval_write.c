@@ -76,7 +76,9 @@ static int make_tokens(const pg_vocab *vocab, const char *text, int32_t **ids, s
         *ids = pg_calloc(cap, sizeof(**ids));
         if (!*ids)
             return pg_fail(err, PG_ENOMEM, "out of memory: a prompt of %zu bytes", n_text);
-        rc = pg_tokenize(vocab, text, n_text, PG_TOKENIZE_BOS, *ids, cap, n, err);
+        struct pg_ids out = {*ids, cap, 0};
+        rc = pg_tokenize(vocab, text, n_text, PG_TOKENIZE_BOS, &out, err);
+        *n = out.n;
         if (!rc)
             return 0;
         free(*ids);

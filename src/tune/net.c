@@ -379,13 +379,13 @@ static int sum_up(const struct pg_net *n, struct pg_net_loss *out, struct pg_err
     return 0;
 }
 
-int pg_net_run(struct pg_net *n, const pg_real *w, const struct pg_net_batch *batch, pg_real scale,
-               pg_real *g, struct pg_net_loss *out, struct pg_err *err)
+int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_batch *batch,
+               struct pg_net_loss *out, struct pg_err *err)
 {
     PG_TRY(check_batch(n, batch, err));
-    n->w = w;
-    n->g = g;
-    n->scale = scale;
+    n->w = at.w;
+    n->g = at.g;
+    n->scale = at.scale;
     n->batch = batch;
     pg_net_rope(n);
     pg_net_embed(n);
@@ -394,11 +394,11 @@ int pg_net_run(struct pg_net *n, const pg_real *w, const struct pg_net_batch *ba
         pg_net_ffn(n, il);
     }
     pg_net_output(n);
-    for (int il = n->h->n_layer - 1; g && il >= 0; il--) {
+    for (int il = n->h->n_layer - 1; at.g && il >= 0; il--) {
         pg_net_ffn_back(n, il);
         pg_net_attention_back(n, il);
     }
-    if (g)
+    if (at.g)
         pg_net_embed_back(n);
     return sum_up(n, out, err);
 }

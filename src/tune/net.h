@@ -89,11 +89,17 @@ void pg_net_close(struct pg_net *n);
 uint64_t pg_net_bytes(const struct pg_net_options *opt);
 const struct pg_params *pg_net_params(const struct pg_net *n);
 
-/* The loss at w, and g += scale * its gradient (g NULL: forward only). PG_EARG for a batch that is
- * none (no target at all, ids out of range), PG_ENUMERIC for a loss that is not finite; g is then
- * of no use. */
-int pg_net_run(struct pg_net *n, const pg_real *w, const struct pg_net_batch *batch, pg_real scale,
-               pg_real *g, struct pg_net_loss *out, struct pg_err *err);
+/* Weights, and where scale times the loss's gradient at them is added (g NULL: forward only). */
+struct pg_net_point {
+    const pg_real *w;
+    pg_real *g;
+    pg_real scale;
+};
+
+/* The loss and the gradient. PG_EARG for a batch that is none (no target at all, ids out of range),
+ * PG_ENUMERIC for a loss that is not finite; g is then of no use. */
+int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_batch *batch,
+               struct pg_net_loss *out, struct pg_err *err);
 /* Of the last run: ids the gate of MoE block `moe` chose, [n_seq * seq_len, n_expert_used]. */
 const int32_t *pg_net_route(const struct pg_net *n, int moe);
 

@@ -36,7 +36,9 @@ static int add_document(struct pg_docs *d, const struct pg_docs_options *o, cons
     for (cap = n_text / 2 + 16;; cap = n) {
         if (grow((void **)&d->token, &d->cap_tokens, used, cap + 1, sizeof(int32_t)))
             return pg_fail(err, PG_ENOMEM, "out of memory: a document of %zu bytes", n_text);
-        rc = pg_tokenize(o->vocab, text, n_text, PG_TOKENIZE_BOS, d->token + used, cap, &n, err);
+        struct pg_ids out = {d->token + used, cap, 0};
+        rc = pg_tokenize(o->vocab, text, n_text, PG_TOKENIZE_BOS, &out, err);
+        n = out.n;
         if (rc != PG_EARG || n <= cap)
             break;
     }

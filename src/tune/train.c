@@ -461,7 +461,8 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
         struct pg_net_batch batch;
         struct pg_net_loss loss;
         pg_batches_next(&t->batches, &batch);
-        PG_TRY(pg_net_run(t->net, t->s.w, &batch, 1.0f / (float)n, t->s.g, &loss, err));
+        const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n};
+        PG_TRY(pg_net_run(t->net, at, &batch, &loss, err));
         mean->total += loss.total / n;
         mean->nll += loss.nll / n;
         mean->balance += loss.balance / n;

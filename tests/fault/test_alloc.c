@@ -69,13 +69,13 @@ static int vocab_open(const void *arg, struct pg_err *err)
     pg_vocab *v;
     static const char text[] = "Once upon a time, it\xcc\x81 was \xe4\xbd\xa0\xe5\xa5\xbd 1234!";
     int32_t ids[sizeof(text) + 2];
-    size_t n;
+    struct pg_ids out = {ids, PG_COUNT(ids), 0};
     int rc = pg_vocab_open(&v, arg, err);
     if (rc) {
         assert_null(v);
         return rc;
     }
-    rc = pg_tokenize(v, text, sizeof(text) - 1, 0, ids, PG_COUNT(ids), &n, err);
+    rc = pg_tokenize(v, text, sizeof(text) - 1, 0, &out, err);
     pg_vocab_close(v);
     return rc;
 }
@@ -183,7 +183,6 @@ static void test_store(void **state)
 static int routes_replay(const void *arg, struct pg_err *err)
 {
     pg_routes *r;
-    struct pg_replay out;
     int rc = pg_routes_open(&r, arg, err);
     /* Jansson's lexer, short of memory, says that it expected another character. */
     if (rc == PG_EFORMAT && alloc_faults.n_injected)
@@ -193,7 +192,7 @@ static int routes_replay(const void *arg, struct pg_err *err)
         return rc;
     }
     for (int policy = 0; policy <= PG_EVICT_BELADY && !rc; policy++)
-        rc = pg_replay_run(r, policy, 64, 0, 3, &out, err);
+        rc = pg_replay_run(r, &(struct pg_replay){policy, 64, 0, 3, 0, 0}, err);
     pg_routes_close(r);
     return rc;
 }

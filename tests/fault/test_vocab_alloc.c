@@ -17,9 +17,8 @@ static int tokenize(const void *vocab, struct pg_err *err)
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
     int32_t ids[3 * sizeof(text)];
-    size_t n;
-    return pg_tokenize(vocab, text, sizeof(text) - 1, PG_TOKENIZE_SPECIAL, ids, PG_COUNT(ids), &n,
-                       err);
+    struct pg_ids out = {ids, PG_COUNT(ids), 0};
+    return pg_tokenize(vocab, text, sizeof(text) - 1, PG_TOKENIZE_SPECIAL, &out, err);
 }
 
 static int open_only(const void *path, struct pg_err *err)

@@ -199,14 +199,16 @@ static void use(const pg_vocab *v, struct in *in)
     struct pg_err err = {0};
     struct pg_detok d = {.vocab = v};
     unsigned flags = byte(in);
-    size_t cap = 3 * in->n + 2, n = 0;
+    size_t cap = 3 * in->n + 2;
     int32_t *ids = malloc(cap * sizeof(*ids));
     char *text = malloc(in->n + 1), *piece = malloc(PG_PIECE_MAX);
 
     PG_ASSERT(ids && text && piece);
     if (in->n)
         memcpy(text, in->s, in->n);
-    int rc = pg_tokenize(v, text, in->n, flags & 3, ids, cap, &n, &err);
+    struct pg_ids out = {ids, cap, 0};
+    int rc = pg_tokenize(v, text, in->n, flags & 3, &out, &err);
+    size_t n = out.n;
     PG_ASSERT(rc == 0 ? n <= cap : rc == PG_EARG && n > cap);
     for (size_t i = 0; i < n && i < cap; i++) {
         PG_ASSERT(ids[i] >= 0 && ids[i] < pg_vocab_n(v));

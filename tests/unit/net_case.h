@@ -173,7 +173,8 @@ static struct pg_net_loss net_case_run(struct net_case *c, bool gradient)
     struct pg_net_loss loss;
     struct pg_err err = {0};
     memset(c->g, 0, c->params->n_values * sizeof(pg_real));
-    if (pg_net_run(c->net, c->w, &c->batch, 1, gradient ? c->g : NULL, &loss, &err))
+    if (pg_net_run(c->net, (struct pg_net_point){c->w, gradient ? c->g : NULL, 1}, &c->batch, &loss,
+                   &err))
         fail_msg("%s: %s", c->path, err.text);
     return loss;
 }

@@ -109,6 +109,13 @@ static double piece_likelihood(pg_session *s, int n_vocab, const int32_t *token,
     return sum;
 }
 
+static size_t ids_of(const pg_vocab *v, const char *text, int32_t ids[MAX_TOKENS])
+{
+    struct pg_ids out = {ids, MAX_TOKENS, 0};
+    assert_int_equal(pg_tokenize(v, text, strlen(text), PG_TOKENIZE_BOS, &out, NULL), 0);
+    return out.n;
+}
+
 struct expectation {
     double nll;
     uint64_t n_tokens, n_cut;
@@ -125,10 +132,7 @@ static struct expectation expect(const char *model, bool windows)
     assert_int_equal(pg_session_open(&s, e, NULL, NULL), 0);
     for (int i = 0; i < N_DOCS; i++) {
         int32_t ids[MAX_TOKENS], piece[N_CTX];
-        size_t n;
-        assert_int_equal(
-            pg_tokenize(v, docs[i], strlen(docs[i]), PG_TOKENIZE_BOS, ids, MAX_TOKENS, &n, NULL),
-            0);
+        size_t n = ids_of(v, docs[i], ids);
         assert_int_equal(ids[0], pg_vocab_bos(v));
         x.n_cut += n > N_CTX;
         for (size_t from = 1; from < n && (windows || from == 1);) {
@@ -294,10 +298,7 @@ static void test_agreement_of_gates(void **state)
     e->gate.tap = (struct pg_gate_tap){hear, &x};
     for (int i = 0; i < N_DOCS; i++) {
         int32_t ids[MAX_TOKENS];
-        size_t n;
-        assert_int_equal(pg_tokenize(e->vocab, docs[i], strlen(docs[i]), PG_TOKENIZE_BOS, ids,
-                                     MAX_TOKENS, &n, NULL),
-                         0);
+        size_t n = ids_of(e->vocab, docs[i], ids);
         pg_session_truncate(s, 0);
         for (size_t t = 0; t + 1 < n && t + 1 < N_CTX; t++, x.n_tokens++)
             assert_int_equal(pg_session_eval(s, &ids[t], 1, NULL, NULL), 0);
@@ -354,10 +355,8 @@ static void greedy_line(const int32_t *ids, size_t n, int n_predict, char out[40
 static size_t prompt_tokens(const char *prompt, size_t room, int keep_last, int32_t *ids)
 {
     pg_vocab *v;
-    size_t n;
     assert_int_equal(pg_vocab_open(&v, MODEL, NULL), 0);
-    assert_int_equal(
-        pg_tokenize(v, prompt, strlen(prompt), PG_TOKENIZE_BOS, ids, MAX_TOKENS, &n, NULL), 0);
+    size_t n = ids_of(v, prompt, ids);
     pg_vocab_close(v);
     if (n > room) {
         size_t head = room - (size_t)keep_last;

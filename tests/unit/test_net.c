@@ -125,7 +125,8 @@ static void gradients_add_up(void **state)
     float *twice = calloc(n, sizeof(float));
     assert_non_null(twice);
     for (int i = 0; i < 2; i++)
-        assert_int_equal(pg_net_run(c.net, c.w, &c.batch, 0.5f, twice, &loss, &err), 0);
+        assert_int_equal(
+            pg_net_run(c.net, (struct pg_net_point){c.w, twice, 0.5f}, &c.batch, &loss, &err), 0);
     for (int i = 0; i < c.params->n; i++) {
         const struct pg_param *p = &c.params->p[i];
         float max = 0, apart = 0;
@@ -145,7 +146,8 @@ static void refused(struct net_case *c, int code, const char *word)
 {
     struct pg_net_loss loss;
     struct pg_err err = {0};
-    assert_int_equal(pg_net_run(c->net, c->w, &c->batch, 1, c->g, &loss, &err), code);
+    assert_int_equal(
+        pg_net_run(c->net, (struct pg_net_point){c->w, c->g, 1}, &c->batch, &loss, &err), code);
     says(err.text, word);
 }
 

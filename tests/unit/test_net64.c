@@ -66,7 +66,8 @@ static bool loss_at(struct net_case *c, const struct direction *v, double h, dou
     struct pg_net_loss l;
     for (size_t i = 0; i < v->p->n; i++)
         c->w[v->p->at + i] = v->w[v->p->at + i] + h * v->d[i];
-    assert_int_equal(pg_net_run(c->net, c->w, &c->batch, 1, NULL, &l, &err), 0);
+    assert_int_equal(pg_net_run(c->net, (struct pg_net_point){c->w, NULL, 1}, &c->batch, &l, &err),
+                     0);
     memcpy(c->w + v->p->at, v->w + v->p->at, v->p->n * sizeof(double));
     *loss = l.total;
     return routes_are(c, v->routes);

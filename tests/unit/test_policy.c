@@ -20,12 +20,12 @@ static int hits_of(int policy, int n_slots, const char *sequence)
 {
     uint16_t ids[64];
     struct pg_err err;
-    struct pg_replay out;
     int n = (int)strlen(sequence);
     for (int i = 0; i < n; i++)
         ids[i] = (uint16_t)(sequence[i] - '0');
     struct pg_routes r = {.n_tokens = n, .n_blocks = 1, .n_used = 1, .n_expert = 10, .ids = ids};
-    assert_int_equal(pg_replay_run(&r, policy, n_slots, 0, n, &out, &err), 0);
+    struct pg_replay out = {policy, n_slots, 0, n, 0, 0};
+    must(pg_replay_run(&r, &out, &err), &err);
     assert_int_equal(out.requests, n);
     return (int)out.hits;
 }
@@ -56,16 +56,17 @@ static void test_own_wave(void **state)
     (void)state;
     uint16_t ids[] = {0, 1, 1, 2, 1, 2};
     struct pg_routes r = {.n_tokens = 3, .n_blocks = 1, .n_used = 2, .n_expert = 3, .ids = ids};
-    struct pg_replay out;
     for (int policy = 0; policy <= PG_EVICT_BELADY; policy++) {
-        assert_int_equal(pg_replay_run(&r, policy, 2, 0, 3, &out, NULL), 0);
-        assert_int_equal(out.requests, 6);
-        assert_int_equal(out.hits, 3);
-        assert_int_equal(pg_replay_run(&r, policy, 2, 2, 3, &out, NULL), 0);
-        assert_int_equal(out.requests, 2);
-        assert_int_equal(out.hits, 2);
-        assert_int_equal(pg_replay_run(&r, policy, 1, 0, 3, &out, NULL), 0);
-        assert_int_equal(out.hits, 1);
+        struct pg_replay all = {policy, 2, 0, 3, 0, 0}, last = {policy, 2, 2, 3, 0, 0};
+        struct pg_replay one = {policy, 1, 0, 3, 0, 0};
+        assert_int_equal(pg_replay_run(&r, &all, NULL), 0);
+        assert_int_equal(all.requests, 6);
+        assert_int_equal(all.hits, 3);
+        assert_int_equal(pg_replay_run(&r, &last, NULL), 0);
+        assert_int_equal(last.requests, 2);
+        assert_int_equal(last.hits, 2);
+        assert_int_equal(pg_replay_run(&r, &one, NULL), 0);
+        assert_int_equal(one.hits, 1);
     }
 }
 
@@ -74,16 +75,15 @@ static void test_replay_arguments(void **state)
     (void)state;
     uint16_t ids[] = {0};
     struct pg_routes r = {.n_tokens = 1, .n_blocks = 1, .n_used = 1, .n_expert = 1, .ids = ids};
-    struct pg_replay out;
+    struct pg_replay wrong[] = {{-1, 1, 0, 1, 0, 0}, {PG_EVICT_BELADY + 1, 1, 0, 1, 0, 0},
+                                {0, 0, 0, 1, 0, 0},  {0, 1, 0, 2, 0, 0},
+                                {0, 1, 1, 0, 0, 0},  {0, 1, -1, 1, 0, 0}};
+    struct pg_replay none = {0, 1, 1, 1, 7, 7};
     struct pg_err err;
-    assert_int_equal(pg_replay_run(&r, -1, 1, 0, 1, &out, &err), PG_EARG);
-    assert_int_equal(pg_replay_run(&r, PG_EVICT_BELADY + 1, 1, 0, 1, &out, &err), PG_EARG);
-    assert_int_equal(pg_replay_run(&r, 0, 0, 0, 1, &out, &err), PG_EARG);
-    assert_int_equal(pg_replay_run(&r, 0, 1, 0, 2, &out, &err), PG_EARG);
-    assert_int_equal(pg_replay_run(&r, 0, 1, 1, 0, &out, &err), PG_EARG);
-    assert_int_equal(pg_replay_run(&r, 0, 1, -1, 1, &out, &err), PG_EARG);
-    assert_int_equal(pg_replay_run(&r, 0, 1, 1, 1, &out, &err), 0);
-    assert_int_equal(out.requests, 0);
+    for (size_t i = 0; i < PG_COUNT(wrong); i++)
+        assert_int_equal(pg_replay_run(&r, &wrong[i], &err), PG_EARG);
+    assert_int_equal(pg_replay_run(&r, &none, &err), 0);
+    assert_int_equal(none.requests, 0);
 }
 
 static void test_names(void **state)
@@ -204,7 +204,7 @@ static void check_song(int n_used, int n_expert, int n_slots)
 {
     enum { SONG = 100, T = 3 * SONG, L = 6, MOST = 24 };
     static uint16_t ids[T * L * MOST];
-    struct pg_replay cycle, lru, lfu;
+    struct pg_replay cycle = {PG_EVICT_CYCLE, n_slots, SONG, T, 0, 0}, lru = cycle, lfu = cycle;
     uint32_t x = 1;
     int n_song = SONG * L * n_used;
     for (int w = 0; w < SONG * L; w++) {
@@ -221,9 +221,11 @@ static void check_song(int n_used, int n_expert, int n_slots)
         ids[i] = ids[i - n_song];
     struct pg_routes r = {
         .n_tokens = T, .n_blocks = L, .n_used = n_used, .n_expert = n_expert, .ids = ids};
-    assert_int_equal(pg_replay_run(&r, PG_EVICT_CYCLE, n_slots, SONG, T, &cycle, NULL), 0);
-    assert_int_equal(pg_replay_run(&r, PG_EVICT_LRU, n_slots, SONG, T, &lru, NULL), 0);
-    assert_int_equal(pg_replay_run(&r, PG_EVICT_LFU, n_slots, SONG, T, &lfu, NULL), 0);
+    lru.policy = PG_EVICT_LRU;
+    lfu.policy = PG_EVICT_LFU;
+    assert_int_equal(pg_replay_run(&r, &cycle, NULL), 0);
+    assert_int_equal(pg_replay_run(&r, &lru, NULL), 0);
+    assert_int_equal(pg_replay_run(&r, &lfu, NULL), 0);
     assert_true(cycle.hits * 10 > PG_MAX(lru.hits, lfu.hits) * 11);
 }
 
@@ -354,9 +356,9 @@ static const double sizes[] = {0.5, 1, 2, 3}; /* of what one token uses */
 
 static double rate_of(const pg_routes *r, int policy, double size, int t0, int t1)
 {
-    struct pg_replay out;
     int n_slots = (int)(size * pg_routes_n_blocks(r) * pg_routes_n_used(r));
-    assert_int_equal(pg_replay_run(r, policy, n_slots, t0, t1, &out, NULL), 0);
+    struct pg_replay out = {policy, n_slots, t0, t1, 0, 0};
+    assert_int_equal(pg_replay_run(r, &out, NULL), 0);
     return 100.0 * (double)out.hits / (double)out.requests;
 }
 

@@ -27,14 +27,15 @@ static int open_model(void **state)
     struct pg_options opt = {PG_OPTIONS_INIT, .model = PG_MODELS "/tinystories-moe.gguf",
                              .n_ctx = N_CTX,  .n_sessions = 2,
                              .n_threads = 1,  .mode = PG_MODE_RESIDENT};
+    struct pg_ids out = {prompt, N_CTX / 2, 0};
     struct pg_err err;
     (void)state;
     if (pg_engine_open(&engine, &opt, &err) || pg_session_open(&session, engine, NULL, &err) ||
-        pg_tokenize(pg_engine_vocab(engine), text, strlen(text), PG_TOKENIZE_BOS, prompt, N_CTX / 2,
-                    &n_prompt, &err)) {
+        pg_tokenize(pg_engine_vocab(engine), text, strlen(text), PG_TOKENIZE_BOS, &out, &err)) {
         print_error("%s\n", err.text);
         return -1;
     }
+    n_prompt = out.n;
     struct pg_model_info info;
     pg_engine_info(engine, &info);
     n_vocab = info.n_vocab;

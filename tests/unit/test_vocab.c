@@ -239,17 +239,18 @@ static void test_small_room(void **state)
     pg_vocab *v = open_vocab(DATA "phi-3.gguf");
     struct pg_err err;
     int32_t ids[3] = {-5, -5, -5};
-    size_t n;
+    struct pg_ids out = {ids, 2, 0}, none = {NULL, 0, 0};
 
     (void)state;
-    assert_int_equal(pg_tokenize(v, "one two three", 13, 0, ids, 2, &n, &err), PG_EARG);
-    assert_int_equal(n, 3);
+    assert_int_equal(pg_tokenize(v, "one two three", 13, 0, &out, &err), PG_EARG);
+    assert_int_equal(out.n, 3);
     assert_int_equal(ids[2], -5);
-    assert_int_equal(pg_tokenize(v, "one two three", 13, 0, NULL, 0, &n, NULL), PG_EARG);
-    assert_int_equal(n, 3);
-    assert_int_equal(pg_tokenize(v, "one two three", 13, 0, ids, 3, &n, &err), 0);
-    assert_int_equal(pg_tokenize(v, NULL, 0, 0, NULL, 0, &n, &err), 0);
-    assert_int_equal(n, 0);
+    assert_int_equal(pg_tokenize(v, "one two three", 13, 0, &none, NULL), PG_EARG);
+    assert_int_equal(none.n, 3);
+    out.cap = 3;
+    assert_int_equal(pg_tokenize(v, "one two three", 13, 0, &out, &err), 0);
+    assert_int_equal(pg_tokenize(v, NULL, 0, 0, &none, &err), 0);
+    assert_int_equal(none.n, 0);
     pg_vocab_close(v);
 }
 

@@ -108,10 +108,11 @@ static inline int32_t *ids_of(const pg_vocab *v, const char *text, size_t n_text
 {
     struct pg_err err = {0};
     size_t cap = 3 * n_text + 2;
-    int32_t *ids = malloc(cap * sizeof(*ids));
-    assert_non_null(ids);
-    must(pg_tokenize(v, text, n_text, flags, ids, cap, n, &err), &err);
-    return ids;
+    struct pg_ids ids = {.id = malloc(cap * sizeof(int32_t)), .cap = cap};
+    assert_non_null(ids.id);
+    must(pg_tokenize(v, text, n_text, flags, &ids, &err), &err);
+    *n = ids.n;
+    return ids.id;
 }
 
 #endif
