@@ -160,7 +160,7 @@ void cli_signals_install(void)
     /* SA_RESETHAND: the same signal again ends a program that does not stop by itself. */
     struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigemptyset(&act.sa_mask);
-    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
         sigaction(ends[i], NULL, &old);
         if (ends[i] != SIGHUP || old.sa_handler != SIG_IGN) /* nohup's wish */
             sigaction(ends[i], &act, NULL);
