@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Sizes of the project: lines and comments a folder, the longest functions, the most parameters.
+"""Sizes of the project: lines, comments and asserts a folder, long functions, functions of many parameters.
 
 A report, not a gate: it always exits 0. Functions come from universal-ctags where it is there, else
 from a scan that relies on the formatting of .clang-format (a function's braces stand in column 0).
@@ -14,7 +14,8 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOPS = ("include", "src", "apps", "examples", "bench", "tests", "tools")
 SUFFIXES = {".c", ".h", ".py", ".sh"}
-SHOWN = 12
+SHOWN, MOST_PARAMETERS = 12, 6
+ASSERT = re.compile(r"\b(?:PG_ASSERT|static_assert|_Static_assert|assert|assert_\w+)\s*\(")
 
 
 def sources():
@@ -79,28 +80,41 @@ def functions(files):
     return list(functions_by_scan(files))
 
 
-def main():
+def folder_table(files):
     folders = {}
-    files = sources()
     for path in files:
         parts = path.relative_to(ROOT).parts
         key = "/".join(parts[:2]) if len(parts) > 2 else parts[0]
-        sums = folders.setdefault(key, [0, 0, 0, 0])
-        for i, n in enumerate((1,) + count(path)):
+        sums = folders.setdefault(key, [0, 0, 0, 0, 0])
+        asserts = len(ASSERT.findall(path.read_text(encoding="utf-8"))) if path.suffix in (".c", ".h") else 0
+        for i, n in enumerate((1,) + count(path) + (asserts,)):
             sums[i] += n
-    print(f"{'folder':<16}{'files':>6}{'code':>8}{'comment':>9}{'blank':>7}{'share':>7}")
+    print(f"{'folder':<16}{'files':>6}{'code':>8}{'comment':>9}{'blank':>7}{'share':>7}{'asserts a kloc':>16}")
     total = [sum(column) for column in zip(*folders.values())]
-    for key, (n, code, comment, blank) in sorted(folders.items()) + [("all", total)]:
+    for key, (n, code, comment, blank, asserts) in sorted(folders.items()) + [("all", total)]:
         share = 100 * comment / max(code + comment, 1)
-        print(f"{key:<16}{n:>6}{code:>8}{comment:>9}{blank:>7}{share:>6.0f}%")
+        print(f"{key:<16}{n:>6}{code:>8}{comment:>9}{blank:>7}{share:>6.0f}%{1000 * asserts / max(code, 1):>16.1f}")
+
+
+def show_functions(found, title, column):
+    print(f"\n{title}")
+    for f in found:
+        print(f"{f[column]:>5}  {f[0].relative_to(ROOT)}:{f[1]} {f[2]}")
+
+
+def main():
+    files = sources()
+    lines = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in files}
+    folder_table(files)
+    counted = sum(n for p, n in lines.items() if p.relative_to(ROOT).parts[0] in ("src", "apps"))
+    print(f"\nsrc and apps: {counted} lines")
     found = functions([p for p in files if p.suffix in (".c", ".h")])
-    for title, column in (("longest functions (lines)", 3), ("most parameters", 4)):
-        print(f"\n{title}")
-        for f in sorted(found, key=lambda f: (-f[column], str(f[0])))[:SHOWN]:
-            print(f"{f[column]:>5}  {f[0].relative_to(ROOT)}:{f[1]} {f[2]}")
+    longest = sorted(found, key=lambda f: (-f[3], str(f[0])))[:SHOWN]
+    many = sorted((f for f in found if f[4] > MOST_PARAMETERS), key=lambda f: (-f[4], str(f[0])))
+    show_functions(longest, "longest functions (lines)", 3)
+    show_functions(many, f"functions of more than {MOST_PARAMETERS} parameters: {len(many)}", 4)
     print("\nlongest files (lines)")
-    sizes = sorted(((len(p.read_text(encoding='utf-8').splitlines()), p) for p in files), reverse=True)
-    for n, p in sizes[:SHOWN]:
+    for n, p in sorted(((n, p) for p, n in lines.items()), reverse=True)[:SHOWN]:
         print(f"{n:>5}  {p.relative_to(ROOT)}")
 
 
