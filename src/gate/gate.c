@@ -3,6 +3,9 @@
 
 #include "store/routes.h"
 
+#define REAL float
+#include "gate/rule_body.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -58,50 +61,19 @@ static void to_probabilities(const struct pg_gate_rule *rule, const struct pg_ke
         x[i] = 1.0f / (1.0f + pg_expf(-x[i]));
 }
 
-/* A sum of probabilities below this is taken for this: 1 / sum, times any scale, stays finite. */
-#define LEAST_SUM 0x1p-100f
-
-static void finish_weights(const struct pg_gate_rule *rule, float *weight)
-{
-    float sum = 0;
-    for (int i = 0; i < rule->n_used; i++)
-        sum += weight[i];
-    float scale = rule->scale;
-    if (rule->renormalise)
-        scale /= PG_MAX(sum, LEAST_SUM);
-    for (int i = 0; i < rule->n_used; i++)
-        weight[i] *= scale;
-}
-
 bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         const int32_t *id, float *weight)
 {
     if (!all_finite(logits, rule->n_expert))
         return false;
     to_probabilities(rule, k, logits);
-    for (int i = 0; i < rule->n_used; i++)
-        weight[i] = logits[id[i]];
-    finish_weights(rule, weight);
+    rule_weights(rule, logits, id, weight);
     return true;
 }
 
-/* One pass with insertion. */
 void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t *id)
 {
-    int have = 0;
-    for (int i = 0; i < rule->n_expert; i++) {
-        int at = have;
-        if (have == rule->n_used) {
-            if (x[i] <= x[id[have - 1]])
-                continue;
-            at = have - 1;
-        } else {
-            have++;
-        }
-        for (; at > 0 && x[i] > x[id[at - 1]]; at--)
-            id[at] = id[at - 1];
-        id[at] = i;
-    }
+    rule_rank(rule, x, id);
 }
 
 bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,

@@ -1,47 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "tune/agree.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_RANK = 16 };
-
-/* A part of the router's probability as a whole number of these; 2^32 rows do not overflow. */
-#define MASS_UNIT 0x1p32
-
-struct pg_agree_sums {
-    uint64_t n_tokens, found, mass, at_rank[MAX_RANK];
-};
 
 static int32_t *said_of(const struct pg_agree *a, int block, int row)
 {
     size_t n_used = (size_t)a->rule.n_used;
     size_t slot = (size_t)(block % (a->level + 1));
     return a->said + (slot * (size_t)a->max_tok + (size_t)row) * n_used;
-}
-
-/* One row of a router beside what was said of it. a->logits holds the row's probabilities. */
-static void compare(struct pg_agree *a, struct pg_agree_sums *s, const int32_t *said)
-{
-    int n_used = a->rule.n_used;
-    double covered = 0, own = 0;
-    for (int i = 0; i < n_used; i++) {
-        a->in_set[a->id[i]] = 1;
-        own += (double)a->logits[a->id[i]];
-    }
-    for (int i = 0; i < n_used; i++) {
-        bool right = a->in_set[said[i]];
-        covered += (double)a->logits[said[i]];
-        s->found += right;
-        if (i < MAX_RANK)
-            s->at_rank[i] += right;
-    }
-    for (int i = 0; i < n_used; i++)
-        a->in_set[a->id[i]] = 0;
-    double part = own > 0 ? covered / own : 1; /* probabilities may all round to 0 */
-    s->mass += (uint64_t)llround(PG_MIN(part, 1.0) * MASS_UNIT);
-    s->n_tokens++;
 }
 
 static void seen(void *user, int block, int to, const struct pg_input *h, const float *logits)
@@ -53,15 +20,11 @@ static void seen(void *user, int block, int to, const struct pg_input *h, const 
         return; /* no pre-gate before it */
     for (int t = 0; t < h->n_tok; t++) {
         memcpy(a->logits, logits + (size_t)t * n_expert, n_expert * sizeof(float));
-        /* Logits that are no numbers: the engine refuses those of a router; a pre-gate's hint from
-         * them is none, for which the first experts stand. */
-        if (!pg_gate_rule_apply(&a->rule, k, a->logits, a->id, a->weight))
-            for (size_t i = 0; i < n_used; i++)
-                a->id[i] = (int32_t)i;
+        pg_agreement_name(&a->rule, k, a->logits, a->id, a->weight);
         if (to != block)
             memcpy(said_of(a, to, t), a->id, n_used * sizeof(int32_t));
         else
-            compare(a, &a->sums[block], said_of(a, block, t));
+            pg_agreement_add(&a->sums[block], &a->rule, a->logits, a->id, said_of(a, block, t));
     }
 }
 
@@ -98,9 +61,8 @@ int pg_agree_open(struct pg_agree *a, struct pg_engine *e, struct pg_err *err)
     a->logits = pg_calloc(n_expert, sizeof(float));
     a->weight = pg_calloc(n_used, sizeof(float));
     a->id = pg_calloc(n_used, sizeof(int32_t));
-    a->in_set = pg_calloc(n_expert, 1);
     a->sums = pg_calloc((size_t)a->n_block, sizeof(*a->sums));
-    if (!a->said || !a->logits || !a->weight || !a->id || !a->in_set || !a->sums) {
+    if (!a->said || !a->logits || !a->weight || !a->id || !a->sums) {
         pg_agree_close(a, e);
         return pg_fail(err, PG_ENOMEM, "out of memory");
     }
@@ -116,7 +78,6 @@ void pg_agree_close(struct pg_agree *a, struct pg_engine *e)
     free(a->logits);
     free(a->weight);
     free(a->id);
-    free(a->in_set);
     free(a->sums);
     *a = (struct pg_agree){0};
 }
@@ -124,21 +85,11 @@ void pg_agree_close(struct pg_agree *a, struct pg_engine *e)
 int pg_agree_blocks(const struct pg_agree *a, struct pg_agree_block **out, int *n,
                     struct pg_err *err)
 {
-    int n_used = a->rule.n_used;
     *n = a->n_block - a->level;
     *out = pg_calloc((size_t)*n, sizeof(**out));
     if (!*out)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    for (int i = 0; i < *n; i++) {
-        const struct pg_agree_sums *s = &a->sums[a->level + i];
-        double tokens = (double)PG_MAX(s->n_tokens, 1u);
-        struct pg_agree_block *b = &(*out)[i];
-        b->block = a->level + i;
-        b->n_tokens = s->n_tokens;
-        b->recall = (double)s->found / (tokens * n_used);
-        b->mass = (double)s->mass / MASS_UNIT / tokens;
-        for (int r = 0; r < PG_MIN(n_used, MAX_RANK); r++)
-            b->precision[r] = (double)s->at_rank[r] / tokens;
-    }
+    for (int i = 0; i < *n; i++)
+        (*out)[i] = pg_agreement_of(&a->sums[a->level + i], a->level + i, a->rule.n_used);
     return 0;
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * What pre-gates say of a block, compared with what its router says then: a listener at the gates.
- *
- * All sums are of whole numbers, so that the order in which rows come changes nothing.
  */
 #ifndef PG_TUNE_AGREE_H
 #define PG_TUNE_AGREE_H
 
 #include "engine/engine.h"
+#include "gate/agreement.h"
 
 struct pg_agree {
     const struct pg_engine *engine;
@@ -15,8 +14,7 @@ struct pg_agree {
     int32_t *said;          /* [level + 1][max_tok, n_used] pre-gate's experts of a later block */
     float *logits, *weight; /* [n_expert], [n_used] of one row */
     int32_t *id;            /* [n_used] */
-    char *in_set;           /* [n_expert] of the router's choice of one row */
-    struct pg_agree_sums *sums; /* [n_block] */
+    struct pg_agreement *sums; /* [n_block] */
 };
 
 /* Listens to the open engine's gates until it is closed. The mode must be lookahead or hint. */

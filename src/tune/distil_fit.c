@@ -4,13 +4,12 @@
 #include "tune/distil_fit.h"
 #include "tune/adam_row.h"
 
+#include "gate/agreement.h"
+
 #include <math.h>
 #include <string.h>
 
-enum {
-    AT_ONCE = 8, /* minibatches between two looks at the user */
-    MAX_RANK = 16,
-};
+enum { AT_ONCE = 8 }; /* minibatches between two looks at the user */
 
 /* AdamW. Rates fall in a straight line to the last part of them; `rate` is that of all values but
  * the matrices that are multiplied with the state. */
@@ -103,29 +102,11 @@ static void learn(void *arg, int gate, int thread)
 
 /* ------------------------------------------------------------------ measuring --------------- */
 
-/* What the experts that a pre-gate names have of the router's, summed over tokens. */
+/* Over tokens. */
 struct sums {
-    uint64_t found, at_rank[MAX_RANK];
-    double mass, loss;
+    double loss;
+    struct pg_agreement agreement;
 };
-
-/* Of one token, with the router's probabilities and what both have chosen. */
-static void compare(const struct pg_gate_rule *rule, const struct pg_fit_scratch *s,
-                    const float *router, struct sums *out)
-{
-    double own = 0, covered = 0;
-    for (int i = 0; i < rule->n_used; i++) {
-        bool right = false;
-        for (int j = 0; j < rule->n_used; j++)
-            right |= s->id[0][j] == s->id[1][i];
-        own += (double)router[s->id[0][i]];
-        covered += (double)router[s->id[1][i]];
-        out->found += right;
-        if (i < MAX_RANK)
-            out->at_rank[i] += right;
-    }
-    out->mass += own > 0 ? covered / own : 1;
-}
 
 /* The weights w over held-out tokens [from, to). */
 static struct sums measure(const struct work *work, int gate, const float *w, size_t from,
@@ -142,9 +123,9 @@ static struct sums measure(const struct work *work, int gate, const float *w, si
             float *own = s->z + (size_t)t * n_expert;
             memcpy(s->p, pg_states_logits(b.states, gate + f->opt.level, at + (size_t)t),
                    n_expert * sizeof(float));
-            if (pg_gate_rule_apply(rule, f->opt.k, s->p, s->id[0], s->weight) &&
-                pg_gate_rule_apply(rule, f->opt.k, own, s->id[1], s->weight))
-                compare(rule, s, s->p, &sums);
+            pg_agreement_name(rule, f->opt.k, s->p, s->id[0], s->weight);
+            pg_agreement_name(rule, f->opt.k, own, s->id[1], s->weight);
+            pg_agreement_add(&sums.agreement, rule, s->p, s->id[0], s->id[1]);
         }
     }
     return sums;
@@ -160,8 +141,9 @@ static void judge(void *arg, int gate, int thread)
     if (!p->stopped) {
         struct sums sums = measure(work, gate, p->w, 0, n, &f->scratch[thread]);
         p->loss = sums.loss / (double)n;
-        p->score =
-            f->opt.decides ? p->loss : 1 - (double)sums.found / ((double)n * f->opt.rule.n_used);
+        p->score = f->opt.decides
+                       ? p->loss
+                       : 1 - (double)sums.agreement.found / ((double)n * f->opt.rule.n_used);
     }
 }
 
@@ -170,13 +152,9 @@ static void agree(void *arg, int gate, int thread)
     const struct work *work = arg;
     const struct pg_fit *f = work->f;
     struct pg_fit_gate *p = &f->gate[gate];
-    size_t end = work->s->n, n = end - end / 2;
+    size_t end = work->s->n;
     struct sums sums = measure(work, gate, p->best, end / 2, end, &f->scratch[thread]);
-    p->agree = (struct pg_agree_block){.block = gate + f->opt.level, .n_tokens = n};
-    p->agree.recall = (double)sums.found / ((double)n * f->opt.rule.n_used);
-    p->agree.mass = sums.mass / (double)n;
-    for (int r = 0; r < PG_MIN(f->opt.rule.n_used, MAX_RANK); r++)
-        p->agree.precision[r] = (double)sums.at_rank[r] / (double)n;
+    p->agree = pg_agreement_of(&sums.agreement, gate + f->opt.level, f->opt.rule.n_used);
 }
 
 void pg_fit_agree(struct pg_fit *f, const struct pg_states *held)

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  * Who decides: logits to probabilities, chosen experts and their weights, by the rule of
- * gate/gate.c; the balance and sticky losses; and back.
+ * gate/rule_body.h; the balance and sticky losses; and back.
  */
 #include "tune/net_impl.h"
 
+#define REAL pg_real
+#include "gate/rule_body.h"
+
 #include <math.h>
 #include <string.h>
-
-/* As gate/gate.c: a sum of probabilities below this is taken for this. */
-#define LEAST_SUM ((pg_real)0x1p-100)
 
 void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2])
 {
@@ -21,25 +21,6 @@ void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2])
 
 /* ------------------------------------------------------------------ forward ----------------- */
 
-/* The n_used largest, by falling value, ties by lower id: one pass with insertion. */
-static void top_k(const pg_real *x, int n, int n_used, int32_t *id)
-{
-    int have = 0;
-    for (int i = 0; i < n; i++) {
-        int at = have;
-        if (have == n_used) {
-            if (x[i] <= x[id[n_used - 1]])
-                continue;
-            at = n_used - 1;
-        } else {
-            have++;
-        }
-        for (; at > 0 && x[i] > x[id[at - 1]]; at--)
-            id[at] = id[at - 1];
-        id[at] = i;
-    }
-}
-
 static void to_probabilities(const struct pg_net *n, pg_real *x)
 {
     int n_expert = n->h->n_expert;
@@ -51,27 +32,15 @@ static void to_probabilities(const struct pg_net *n, pg_real *x)
         x[e] = (pg_real)(1 / (1 + exp(-(double)x[e])));
 }
 
-static pg_real chosen_sum(const struct pg_net *n, const pg_real *p, const int32_t *id)
-{
-    pg_real sum = 0;
-    for (int i = 0; i < n->h->n_expert_used; i++)
-        sum += p[id[i]];
-    return sum;
-}
-
 static void decide_row(const struct pg_net *n, struct pg_net_route *r, int t)
 {
     const struct pg_gate_rule *rule = &n->h->rule;
     pg_real *p = pg_net_row(r->p, t, rule->n_expert);
     pg_real *weight = pg_net_row(r->weight, t, rule->n_used);
     int32_t *id = r->id + (size_t)t * (size_t)rule->n_used;
-    top_k(p, rule->n_expert, rule->n_used, id);
+    rule_rank(rule, p, id);
     to_probabilities(n, p);
-    pg_real scale = (pg_real)rule->scale;
-    if (rule->renormalise)
-        scale /= PG_MAX(chosen_sum(n, p, id), LEAST_SUM);
-    for (int i = 0; i < rule->n_used; i++)
-        weight[i] = p[id[i]] * scale;
+    rule_weights(rule, p, id, weight);
 }
 
 /* logits += bias + up silu(down h + down_bias), what the block's pre-gate has of it. */
@@ -263,10 +232,9 @@ static void weights_back(const struct pg_net *n, const struct pg_net_route *r, i
     const struct pg_gate_rule *rule = &n->h->rule;
     const pg_real *p = pg_net_row(r->p, t, rule->n_expert);
     size_t at = (size_t)t * (size_t)rule->n_used;
-    pg_real scale = (pg_real)rule->scale, along = 0;
+    pg_real scale = rule_scale(rule, p, r->id + at), along = 0;
     if (rule->renormalise) {
-        pg_real sum = chosen_sum(n, p, r->id + at);
-        scale /= PG_MAX(sum, LEAST_SUM);
+        pg_real sum = rule_sum(rule, p, r->id + at);
         for (int i = 0; i < rule->n_used && sum > LEAST_SUM; i++)
             along += n->dweight[r->row_of[at + (size_t)i]] * p[r->id[at + (size_t)i]] / sum;
     }

@@ -5,7 +5,7 @@
  */
 #include "helpers.h"
 
-#include "gate/gate.h"
+#include "gate/agreement.h"
 
 #include <float.h>
 #include <math.h>
@@ -394,6 +394,36 @@ static void test_router_with_bias(void **state)
     }
 }
 
+/* ------------------------------------------------------------------ agreement --------------- */
+
+/* Two tokens by hand: the router chooses 2, 0 with p 1/2, 1/4; then 1, 3 with p 3/8, 3/8. */
+static void test_agreement(void **state)
+{
+    static const struct pg_gate_rule rule = {4, 2, false, false, 1};
+    static const float p[2][4] = {{0.25f, 0.125f, 0.5f, 0.125f}, {0.125f, 0.375f, 0.125f, 0.375f}};
+    static const int32_t chosen[2][2] = {{2, 0}, {1, 3}}, named[2][2] = {{0, 3}, {3, 1}};
+    struct pg_agreement a = {0};
+    float weight[2], spoilt[4] = {1, 2, NAN, 3}, fine[4] = {1, 2, 0, 3};
+    int32_t id[2];
+    (void)state;
+    struct pg_agree_block none = pg_agreement_of(&a, 3, 2);
+    assert_true(none.block == 3 && none.n_tokens == 0 && none.recall == 0 && none.mass == 0);
+    for (int t = 0; t < 2; t++)
+        pg_agreement_add(&a, &rule, p[t], chosen[t], named[t]);
+    struct pg_agree_block b = pg_agreement_of(&a, 3, 2);
+    assert_int_equal(b.n_tokens, 2);
+    assert_true(b.recall == 3.0 / 4 && b.precision[0] == 1 && b.precision[1] == 0.5);
+    assert_true(b.precision[2] == 0 && b.mass == 0.75); /* (3/8 of 6/8, and all) / 2 */
+    pg_agreement_name(&rule, &table[0], fine, id, weight);
+    assert_true(id[0] == 3 && id[1] == 1 && fine[3] < 1 && fine[3] > 0.5f);
+    pg_agreement_name(&rule, &table[0], spoilt, id, weight);
+    assert_true(id[0] == 0 && id[1] == 1 && spoilt[3] == 3);
+    /* Probabilities that all rounded to zero cover each other. */
+    a = (struct pg_agreement){0};
+    pg_agreement_add(&a, &rule, (const float[4]){0}, chosen[0], named[0]);
+    assert_true(pg_agreement_of(&a, 0, 2).mass == 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -406,6 +436,7 @@ int main(void)
         cmocka_unit_test(test_fold),
         cmocka_unit_test(test_fold_same_gain),
         cmocka_unit_test(test_router_with_bias),
+        cmocka_unit_test(test_agreement),
     };
     return cmocka_run_group_tests(tests, open_levels, NULL);
 }

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT
+ * How probabilities become experts and weights, in the number type that the file which includes
+ * this has defined as REAL: float where models run, and what training is built in.
+ */
+#include "gate/gate.h"
+
+/* A sum of probabilities below this is taken for this: 1 / sum, times any scale, stays finite. */
+#define LEAST_SUM ((REAL)0x1p-100)
+
+/* The n_used largest of x, by falling value, ties by lower id: one pass with insertion. */
+static void rule_rank(const struct pg_gate_rule *rule, const REAL *x, int32_t *id)
+{
+    int have = 0;
+    for (int i = 0; i < rule->n_expert; i++) {
+        int at = have;
+        if (have == rule->n_used) {
+            if (x[i] <= x[id[have - 1]])
+                continue;
+            at = have - 1;
+        } else {
+            have++;
+        }
+        for (; at > 0 && x[i] > x[id[at - 1]]; at--)
+            id[at] = id[at - 1];
+        id[at] = i;
+    }
+}
+
+static REAL rule_sum(const struct pg_gate_rule *rule, const REAL *p, const int32_t *id)
+{
+    REAL sum = 0;
+    for (int i = 0; i < rule->n_used; i++)
+        sum += p[id[i]];
+    return sum;
+}
+
+/* What the probability of each of the chosen is multiplied with. */
+static REAL rule_scale(const struct pg_gate_rule *rule, const REAL *p, const int32_t *id)
+{
+    REAL scale = (REAL)rule->scale;
+    return rule->renormalise ? scale / PG_MAX(rule_sum(rule, p, id), LEAST_SUM) : scale;
+}
+
+static void rule_weights(const struct pg_gate_rule *rule, const REAL *p, const int32_t *id,
+                         REAL *weight)
+{
+    REAL scale = rule_scale(rule, p, id);
+    for (int i = 0; i < rule->n_used; i++)
+        weight[i] = p[id[i]] * scale;
+}
