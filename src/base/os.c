@@ -244,3 +244,9 @@ int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg
         return pg_fail(err, PG_EIO, "%s: changed while it was in use: it was written to", path);
     return 0;
 }
+
+bool pg_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}

@@ -62,6 +62,8 @@ int pg_stamp_take(struct pg_stamp *s, int fd); /* 0 or an errno */
 /* PG_EIO and a sentence that names `path` when the open file is not as it was then. */
 int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg_err *err);
 
+bool pg_same_file(const char *a, const char *b); /* both are there and are one */
+
 /* The right to write `path` and what belongs to it, for as long as the work takes: an empty file
  * PATH.lock that is locked. Who comes second gets PG_EIO and is told. A process that is killed
  * leaves the file, and no lock. */

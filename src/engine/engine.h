@@ -91,7 +91,6 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a);
 
 /* sidecar.c */
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err);
-bool pg_same_file(const char *a, const char *b); /* both are there and are one */
 /* The tables of the mode's pre-gates, block after block: made from routers, or read. */
 size_t pg_tables_bytes(const struct pg_engine *e);
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err);

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static bool needs_sidecar(enum pg_mode m)
@@ -134,12 +133,6 @@ static int write_folded(const struct pg_engine *e, const char *out, int level, s
     free(table);
     free(gates);
     return rc;
-}
-
-bool pg_same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 int pg_sidecar_write(const char *model, const char *out, int level, struct pg_err *err)
