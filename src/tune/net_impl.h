@@ -2,6 +2,7 @@
  * What a trainable model is made of. Shared by
  *
  *   net.c         open, close, one run
+ *   net_loops.c   the loops that all of them run in parallel
  *   net_params.c  the list of parameters
  *   net_attn.c    norm, queries, keys, values, attention, and back
  *   net_gate.c    who decides: probabilities, top-k, balance and sticky losses, and back
@@ -124,12 +125,6 @@ struct pg_net_pass {
     struct pg_net *n;
     int il;
 };
-struct pg_net_span {
-    int t0, n; /* rows [t0, t0 + n) */
-    pg_real *part;
-};
-struct pg_net_span pg_net_span(const struct pg_net *n, int task);
-void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il);
 
 /* The weights, and where their derivatives go. */
 static inline const pg_real *pg_net_w(const struct pg_net *n, int il, enum pg_block_part p)
@@ -160,6 +155,13 @@ static inline pg_real *pg_net_row(pg_real *x, int t, int len)
     return x + (size_t)t * (size_t)len;
 }
 
+/* net_loops.c */
+struct pg_net_span {
+    int t0, n; /* rows [t0, t0 + n) */
+    pg_real *part;
+};
+struct pg_net_span pg_net_span(const struct pg_net *n, int task);
+void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il);
 /* g [n_out, n_in] += dy^T x over all rows of the batch; several at once. */
 struct pg_net_outer {
     pg_real *g;
