@@ -22,6 +22,9 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
 {
     size_t n_expert = (size_t)opt->rule.n_expert;
     struct pg_route ring;
+    PG_ASSERT(opt->mode != PG_MODE_AUTO && opt->n_block >= 1 && opt->max_tok >= 1);
+    PG_ASSERT(!opt->pregates || opt->level >= 1);
+    PG_ASSERT(opt->rule.n_used >= 1 && opt->rule.n_used <= opt->rule.n_expert);
     *g = (struct pg_gate){.opt = *opt};
     g->logits = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
     if (opt->cache_bias > 0) {
@@ -207,11 +210,21 @@ static int numeric(int block, struct pg_err *err)
                    block);
 }
 
+static void check_call(const struct pg_gate_options *o, int block, const struct pg_input *h)
+{
+    PG_ASSERT(block >= 0 && block < o->n_block);
+    PG_ASSERT(h->n_tok >= 1 && h->n_tok <= o->max_tok);
+}
+
 int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
                    const struct pg_route **out, struct pg_err *err)
 {
     const struct pg_gate_options *o = &g->opt;
+    check_call(o, block, h);
+    if (block == 0)
+        g->n_decided = 0;
     if (o->mode == PG_MODE_PREGATE && block >= o->level) {
+        PG_ASSERT(block < g->n_decided && g->n_decided <= block + o->level);
         *out = &g->ahead[block % (o->level + 1)];
         return 0;
     }
@@ -230,6 +243,7 @@ static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
     for (int rank = 0; rank < n_used; rank++) {
         for (int t = 0; t < n_tok; t++) {
             int32_t id = r->id[(size_t)t * (size_t)n_used + (size_t)rank];
+            PG_ASSERT(id >= 0 && id < g->opt.rule.n_expert);
             if (g->votes[id]++ == 0)
                 g->hint_ids[n++] = id;
         }
@@ -237,6 +251,7 @@ static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
     for (int i = 1; i < n; i++) { /* stable insertion sort: n is small or nearly sorted */
         int32_t id = g->hint_ids[i];
         int at = i;
+        PG_ASSERT(g->votes[id] <= (uint32_t)n_tok); /* a token's ids are distinct */
         for (; at > 0 && g->votes[g->hint_ids[at - 1]] < g->votes[id]; at--)
             g->hint_ids[at] = g->hint_ids[at - 1];
         g->hint_ids[at] = id;
@@ -265,6 +280,7 @@ int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t
     int to = block + o->level;
     if (to >= o->n_block)
         return 0;
+    check_call(o, block, h);
     bool decides = o->mode == PG_MODE_PREGATE;
     struct ruling r = {.g = g,
                        .from = block,
@@ -273,8 +289,10 @@ int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t
                        .to = &g->ahead[to % (o->level + 1)],
                        .forced = decides && o->routes};
     /* A state that is not finite gives no hint; the router of that block will speak. */
+    PG_ASSERT(o->pregates[block].inp.data);
     if (choose(&r, &o->pregates[block], h))
         return decides ? numeric(to, err) : 0;
+    g->n_decided = to + 1;
     int n = union_of(g, r.to, h->n_tok);
     pg_store_hint(o->store, to, g->hint_ids, n, decides);
     return 0;

@@ -78,6 +78,7 @@ struct pg_gate {
     float *added;           /* [max_tok, n_expert] what the hidden layer adds */
     struct pg_route *ahead; /* ring of level + 1 decisions: block b is in b % (level + 1) */
     struct pg_route now;    /* where routers decide */
+    int n_decided;          /* blocks of this step whose route is in `ahead`, or was */
     int32_t *hint_ids;      /* [n_expert] */
     uint32_t *votes;        /* [n_expert] */
 };

@@ -155,6 +155,7 @@ int pg_io_open(struct pg_io **out, const struct pg_io_options *opt, struct pg_er
 struct pg_io_flight *pg_io_flight_start(struct pg_io *io, struct pg_read *r)
 {
     struct pg_io_flight *f = io->free;
+    PG_ASSERT(f && !f->in_use && io->n_flying < io->depth);
     io->free = f->next;
     *f = (struct pg_io_flight){
         .read = r,
@@ -207,6 +208,7 @@ bool pg_io_flight_advance(const struct pg_io *io, struct pg_io_flight *f, int64_
         return ++f->tries < PG_IO_TRIES || flight_over(io, f, (int)-res);
     if (res < 0)
         return flight_over(io, f, (int)-res);
+    PG_ASSERT(f->in_use && f->got < f->read->need);
     size_t end = flight_at(f) + PG_MIN((size_t)res, pg_io_flight_left(f));
     f->tries = end > f->got ? 0 : f->tries + 1;
     f->got = PG_MAX(f->got, end);
@@ -220,6 +222,8 @@ bool pg_io_flight_advance(const struct pg_io *io, struct pg_io_flight *f, int64_
 void pg_io_flight_land(struct pg_io *io, struct pg_io_flight *f, uint64_t now_ns)
 {
     struct pg_read *r = f->read;
+    PG_ASSERT(f->in_use && io->n_flying > 0);
+    PG_ASSERT(f->os_error || f->got >= r->need);
     r->os_error = f->os_error;
     r->got = f->got;
     r->end_ns = now_ns;
@@ -246,6 +250,7 @@ int pg_io_take(struct pg_io *io, struct pg_read **done, int max)
     }
     if (!io->landed)
         io->landed_tail = &io->landed;
+    PG_ASSERT(n <= io->n_pending);
     io->n_pending -= n;
     return n;
 }

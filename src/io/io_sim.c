@@ -129,6 +129,7 @@ static void piece_end(struct sim_io *s, int i)
 {
     struct transfer *t = &s->transfers[i];
     struct pg_io_flight *f = &s->base.flights[i];
+    PG_ASSERT(t->moving && f->in_use);
     t->moving = false;
     s->n_moving--;
     if (t->later) {
@@ -167,6 +168,7 @@ static int waiting_first(const struct sim_io *s)
 
 static void time_pass(struct sim_io *s, uint64_t until_ns)
 {
+    PG_ASSERT(until_ns >= s->now_ns);
     if (s->n_moving && s->sim.bytes_per_s) {
         double share = (double)s->sim.bytes_per_s * 1e-9 / s->n_moving;
         double moved = (double)(until_ns - s->now_ns) * share;

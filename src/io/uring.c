@@ -48,6 +48,7 @@ static int flush(struct uring_io *u)
         int n = io_uring_submit(&u->ring);
         if (n <= 0)
             return n ? -n : EAGAIN;
+        PG_ASSERT(n <= u->n_queued);
         u->n_queued -= n;
         u->n_kernel += n;
         u->n_refusals = 0;
@@ -74,6 +75,7 @@ static void collect(struct uring_io *u)
 /* The kernel has none of our reads and takes none: those that are queued end here. */
 static void give_up(struct uring_io *u, int os_error)
 {
+    PG_ASSERT(os_error && !u->n_kernel);
     u->broken = os_error;
     u->n_queued = 0;
     for (int i = 0; i < u->base.depth; i++) {

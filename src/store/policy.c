@@ -205,16 +205,19 @@ static int least_of(struct pg_policy *p, int block, const uint8_t *may)
 
 void pg_policy_expose(struct pg_policy *p, int n_block)
 {
+    PG_ASSERT(n_block >= 0);
     p->n_exposed = n_block;
 }
 
 void pg_policy_tick(struct pg_policy *p, int block)
 {
+    PG_ASSERT(block >= 0 && block < p->n_block);
     p->kind->tick(p, block);
 }
 
 void pg_policy_use(struct pg_policy *p, int key)
 {
+    PG_ASSERT(key >= 0 && key < p->n_block * p->n_expert);
     p->last[key] = ++p->serial;
     p->count[key]++;
     p->kind->use(p, key);
@@ -224,6 +227,7 @@ void pg_policy_use(struct pg_policy *p, int key)
 void pg_policy_admit(struct pg_policy *p, int slot, int key)
 {
     int block = key / p->n_expert;
+    PG_ASSERT(slot >= 0 && slot < p->n_slots && key >= 0 && block < p->n_block);
     PG_ASSERT(p->key_of[slot] < 0 && p->n_members[block] < p->n_expert);
     p->key_of[slot] = key;
     p->admitted[slot] = ++p->serial;
@@ -235,6 +239,7 @@ void pg_policy_admit(struct pg_policy *p, int slot, int key)
 
 void pg_policy_remove(struct pg_policy *p, int slot)
 {
+    PG_ASSERT(p->key_of[slot] >= 0);
     int block = p->key_of[slot] / p->n_expert;
     int32_t *a = members_of(p, block);
     int n = p->n_members[block];
@@ -251,6 +256,7 @@ void pg_policy_remove(struct pg_policy *p, int slot)
 
 void pg_policy_hint(struct pg_policy *p, int key, int distance, bool certain)
 {
+    PG_ASSERT(key >= 0 && key < p->n_block * p->n_expert && distance > 0);
     /* More than a cycle away the block has another wave before. */
     if (distance <= p->n_block)
         p->kind->hint(p, key, certain);
@@ -271,5 +277,6 @@ int pg_policy_victim(struct pg_policy *p, const uint8_t *may)
             best_value = value;
         }
     }
+    PG_ASSERT(best < 0 || may[best]);
     return best;
 }

@@ -238,7 +238,7 @@ void pg_cycle_tick(struct pg_policy *p, int block)
 void pg_cycle_use(struct pg_policy *p, int key)
 {
     struct pg_cycle *c = p->cycle;
-    PG_ASSERT(c->n_used < c->n_expert);
+    PG_ASSERT(c->open && key / c->n_expert == c->block && c->n_used < c->n_expert);
     c->used[c->n_used++] = key % c->n_expert;
 }
 

@@ -229,5 +229,6 @@ int pg_routes_n_expert(const pg_routes *r)
 
 const uint16_t *pg_routes_ids(const pg_routes *r, int token, int block)
 {
+    PG_ASSERT(token >= 0 && token < r->n_tokens && block >= 0 && block < r->n_blocks);
     return r->ids + ((size_t)token * (size_t)r->n_blocks + (size_t)block) * (size_t)r->n_used;
 }

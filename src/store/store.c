@@ -181,25 +181,40 @@ void pg_store_close(struct pg_store *s)
 void pg_store_mark(struct pg_store *s, int slot)
 {
     const struct slot *it = &s->slots[slot];
-    bool may = it->state == SLOT_READY && !it->pinned && it->wave < 0;
+    bool may = it->state == SLOT_READY && it->wave < 0;
     int hinted = may ? s->hinted[it->key] : 0;
     s->may[MAY_DEMAND][slot] = may;
     s->may[MAY_CERTAIN][slot] = may && hinted < 2;
     s->may[MAY_HINT][slot] = may && hinted < 1;
 }
 
+/* The only way from state to state. */
+static void slot_to(struct pg_store *s, int slot, enum slot_state to)
+{
+    static const uint8_t from[] = {[SLOT_FREE] = 1 << SLOT_LOADING | 1 << SLOT_READY,
+                                   [SLOT_LOADING] = 1 << SLOT_FREE,
+                                   [SLOT_READY] = 1 << SLOT_LOADING | 1 << SLOT_PINNED,
+                                   [SLOT_PINNED] = 1 << SLOT_READY};
+    struct slot *it = &s->slots[slot];
+    PG_ASSERT(from[to] >> it->state & 1);
+    s->n_pinned += (to == SLOT_PINNED) - (it->state == SLOT_PINNED);
+    it->state = (uint8_t)to;
+    pg_store_mark(s, slot);
+}
+
 static void slot_empty(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
-    PG_ASSERT(!it->pinned && !it->pending && !it->queued && s->hint_slot != slot);
+    PG_ASSERT(!it->pending && !it->queued && s->hint_slot != slot);
+    PG_ASSERT(s->slot_of[it->key] == slot);
     if (it->state == SLOT_READY) {
         pg_policy_remove(s->policy, slot);
         if (it->hinted)
             s->stats.hinted_unused++;
     }
     s->slot_of[it->key] = -1;
+    slot_to(s, slot, SLOT_FREE);
     *it = (struct slot){.key = -1, .wave = -1};
-    pg_store_mark(s, slot);
     s->free_slots[s->n_free++] = slot;
 }
 
@@ -208,8 +223,7 @@ static int released_slot(const struct pg_store *s)
 {
     for (int i = 0; i < s->wave.n; i++) {
         int slot = s->slot_of[s->wave.block * s->opt.n_expert + s->ids[i]];
-        if (s->want[i] == WANT_DELIVERED && slot >= 0 && s->slots[slot].state == SLOT_READY &&
-            !s->slots[slot].pinned)
+        if (s->want[i] == WANT_DELIVERED && slot >= 0 && s->slots[slot].state == SLOT_READY)
             return slot;
     }
     return -1;
@@ -238,8 +252,9 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     const struct pg_place *place = pg_store_place(s, key);
     struct slot *it = &s->slots[slot];
     char *at = (char *)s->opt.arena + (size_t)slot * s->opt.slot_bytes;
-    PG_ASSERT(it->state == SLOT_FREE && s->slot_of[key] < 0);
-    *it = (struct slot){.key = key, .wave = -1, .state = SLOT_LOADING};
+    PG_ASSERT(it->key < 0 && s->slot_of[key] < 0);
+    slot_to(s, slot, SLOT_LOADING);
+    *it = (struct slot){.key = key, .wave = -1, .state = it->state};
     it->by_hint = it->waits = it->hinted = by_hint;
     it->begin_ns = UINT64_MAX;
     s->slot_of[key] = slot;
@@ -274,6 +289,7 @@ struct under_way pg_store_under_way(const struct pg_store *s, int slot)
 bool pg_store_submit(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
+    PG_ASSERT(it->state == SLOT_LOADING && it->todo);
     int k = __builtin_ctz(it->todo);
     if (!pg_io_submit(s->opt.io, &s->reads[slot * PG_SLABS + k]))
         return false;
@@ -290,12 +306,14 @@ bool pg_store_submit(struct pg_store *s, int slot)
 
 static void queue_back(struct pg_store *s, int slot)
 {
+    PG_ASSERT(!s->slots[slot].queued && s->n_queue < s->opt.n_slots);
     s->slots[slot].queued = true;
     s->queue[(s->queue_head + s->n_queue++) % s->opt.n_slots] = slot;
 }
 
 static void queue_front(struct pg_store *s, int slot)
 {
+    PG_ASSERT(!s->slots[slot].queued && s->n_queue < s->opt.n_slots);
     s->slots[slot].queued = true;
     s->queue_head = (s->queue_head + s->opt.n_slots - 1) % s->opt.n_slots;
     s->queue[s->queue_head] = slot;
@@ -316,13 +334,13 @@ static int queue_pop(struct pg_store *s)
 void pg_store_arrived(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
-    it->state = SLOT_READY;
+    PG_ASSERT(!it->todo && !it->pending && !it->failed);
+    slot_to(s, slot, SLOT_READY);
     pg_policy_admit(s->policy, slot, it->key);
     if (it->wave >= 0) {
         s->want[it->wave] = WANT_READY;
         s->ready[s->wave.n_ready++] = it->wave;
     }
-    pg_store_mark(s, slot);
 }
 
 /* All of a slot's reads are back, some of them failed. One that the wave waits for is tried once
@@ -330,6 +348,7 @@ void pg_store_arrived(struct pg_store *s, int slot)
 static void slot_failed(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
+    PG_ASSERT(it->failed && !it->todo && !it->pending);
     if (it->wave >= 0 && !it->retried) {
         it->retried = true;
         it->todo = it->failed;
@@ -354,6 +373,7 @@ static void read_done(struct pg_store *s, struct pg_read *r)
     struct slot *it = r->user;
     int slot = (int)(it - s->slots);
     int k = (int)(r - s->reads) - slot * PG_SLABS;
+    PG_ASSERT(it->state == SLOT_LOADING && it->pending >> k & 1);
     it->pending &= (uint8_t) ~(1u << k);
     struct under_way *u = it->waits ? &s->hint : &s->demand;
     u->n--;
@@ -403,6 +423,7 @@ static bool take_missing(struct pg_store *s)
         return false;
     while (s->want[w->next_missing] != WANT_MISSING)
         w->next_missing++;
+    PG_ASSERT(w->next_missing < w->n);
     int evicted;
     int slot = pg_store_take_slot(s, false, &evicted);
     if (slot < 0)
@@ -437,6 +458,7 @@ static void pump(struct pg_store *s)
 
 void pg_store_here(const struct pg_store *s, int block, uint8_t *here)
 {
+    PG_ASSERT(block >= 0 && block < s->opt.n_block);
     const int32_t *slot_of = s->slot_of + (size_t)block * (size_t)s->opt.n_expert;
     for (int e = 0; e < s->opt.n_expert; e++)
         here[e] = slot_of[e] >= 0;
@@ -455,6 +477,7 @@ void pg_store_poll(struct pg_store *s)
 static void join(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
+    PG_ASSERT(it->state == SLOT_LOADING && !it->queued);
     if (it->waits) {
         struct under_way moved = pg_store_under_way(s, slot);
         s->hint.n -= moved.n;
@@ -491,6 +514,7 @@ static void want_id(struct pg_store *s, int i)
     }
     if (hinted)
         pg_store_hint_used(s, slot);
+    PG_ASSERT(it->wave < 0); /* ids are distinct */
     it->wave = i;
     it->hinted = false;
     if (ready) {
@@ -505,7 +529,7 @@ static void want_id(struct pg_store *s, int i)
 
 void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
 {
-    PG_ASSERT(!s->wave.active);
+    PG_ASSERT(!s->wave.active && !s->n_pinned && !s->n_queue);
     PG_ASSERT(block >= 0 && block < s->opt.n_block && n >= 0 && n <= s->opt.n_expert);
     while (pg_io_n_pending(s->opt.io) && reap(s, false))
         ;
@@ -527,6 +551,7 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
 static void end_wave(struct pg_store *s)
 {
     struct wave *w = &s->wave;
+    PG_ASSERT(w->active);
     for (int i = 0; i < w->n; i++) {
         int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];
         if (slot < 0)
@@ -543,6 +568,7 @@ static void end_wave(struct pg_store *s)
 static void drop_load(struct pg_store *s, int slot)
 {
     struct slot *it = &s->slots[slot];
+    PG_ASSERT(it->state == SLOT_LOADING && it->wave < 0);
     it->failed |= it->todo;
     it->todo = 0;
     it->retried = false;
@@ -554,6 +580,7 @@ void pg_store_abandon(struct pg_store *s)
 {
     if (!s->wave.active)
         return;
+    PG_ASSERT(!s->n_pinned);
     end_wave(s);
     while (s->n_queue)
         drop_load(s, queue_pop(s));
@@ -564,8 +591,8 @@ static void fail_wave(struct pg_store *s)
 {
     for (int i = 0; i < s->wave.n; i++) {
         int slot = s->slot_of[s->wave.block * s->opt.n_expert + s->ids[i]];
-        if (slot >= 0)
-            s->slots[slot].pinned = false;
+        if (slot >= 0 && s->slots[slot].state == SLOT_PINNED)
+            slot_to(s, slot, SLOT_READY);
     }
     pg_store_abandon(s);
 }
@@ -619,11 +646,10 @@ int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
     }
     int i = s->ready[w->next_ready++];
     int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];
-    struct slot *it = &s->slots[slot];
-    PG_ASSERT(it->state == SLOT_READY && !it->pinned);
+    PG_ASSERT(s->want[i] == WANT_READY && s->slots[slot].wave == i);
     s->want[i] = WANT_DELIVERED;
     w->n_delivered++;
-    it->pinned = true;
+    slot_to(s, slot, SLOT_PINNED);
     *out = (struct pg_lease){.index = i, .expert = s->ids[i], .slot = slot};
     for (int k = 0; k < PG_SLABS; k++)
         out->slab[k] = slab_of(s, slot, k);
@@ -638,10 +664,9 @@ int pg_store_n_ready(struct pg_store *s)
 
 void pg_store_release(struct pg_store *s, const struct pg_lease *lease)
 {
-    struct slot *it = &s->slots[lease->slot];
-    PG_ASSERT(it->pinned && it->key % s->opt.n_expert == lease->expert);
-    it->pinned = false;
-    pg_store_mark(s, lease->slot);
+    PG_ASSERT(lease->slot >= 0 && lease->slot < s->opt.n_slots);
+    PG_ASSERT(s->slots[lease->slot].key % s->opt.n_expert == lease->expert);
+    slot_to(s, lease->slot, SLOT_READY);
     pg_store_poll(s);
 }
 
@@ -649,7 +674,7 @@ void pg_store_release(struct pg_store *s, const struct pg_lease *lease)
 
 void pg_store_drain(struct pg_store *s)
 {
-    PG_ASSERT(!s->n_queue);
+    PG_ASSERT(!s->wave.active && !s->n_queue);
     for (int block = 0; block < s->opt.n_block; block++)
         pg_store_hint_forget(s, block);
     if (s->hint_slot >= 0) {

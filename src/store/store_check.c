@@ -7,22 +7,22 @@ static void check_slot(const struct pg_store *s, int slot)
 {
     const struct slot *it = &s->slots[slot];
     if (it->state == SLOT_FREE) {
-        PG_ASSERT(it->key == -1 && it->wave == -1 && !it->pinned && !it->todo && !it->pending);
+        PG_ASSERT(it->key == -1 && it->wave == -1 && !it->todo && !it->pending);
         PG_ASSERT(!it->queued && !s->may[MAY_DEMAND][slot] && !s->may[MAY_CERTAIN][slot] &&
                   !s->may[MAY_HINT][slot]);
         return;
     }
     PG_ASSERT(it->key >= 0 && it->key < s->opt.n_block * s->opt.n_expert);
     PG_ASSERT(s->slot_of[it->key] == slot);
-    bool may = it->state == SLOT_READY && !it->pinned && it->wave < 0;
+    bool may = it->state == SLOT_READY && it->wave < 0;
     PG_ASSERT(s->may[MAY_DEMAND][slot] == may);
     PG_ASSERT(s->may[MAY_CERTAIN][slot] == (may && s->hinted[it->key] < 2));
     PG_ASSERT(s->may[MAY_HINT][slot] == (may && !s->hinted[it->key]));
-    if (it->state == SLOT_READY) {
+    if (it->state == SLOT_READY || it->state == SLOT_PINNED) {
         PG_ASSERT(!it->todo && !it->failed && !it->pending && !it->queued);
         return;
     }
-    PG_ASSERT(it->state == SLOT_LOADING && !it->pinned);
+    PG_ASSERT(it->state == SLOT_LOADING);
     PG_ASSERT(!(it->todo & it->failed) && !(it->pending & (it->todo | it->failed)));
     PG_ASSERT((it->pending || it->todo));
     PG_ASSERT(!it->todo || it->queued || s->hint_slot == slot);
@@ -39,15 +39,16 @@ static void add(struct under_way *sum, struct under_way u)
 static void check_slots(const struct pg_store *s)
 {
     struct under_way demand = {0}, hint = {0};
-    int n_free = 0, n_queued = 0, n_keys = 0;
+    int n_free = 0, n_queued = 0, n_keys = 0, n_pinned = 0;
     for (int slot = 0; slot < s->opt.n_slots; slot++) {
         const struct slot *it = &s->slots[slot];
         check_slot(s, slot);
         n_free += it->state == SLOT_FREE;
+        n_pinned += it->state == SLOT_PINNED;
         add(it->waits ? &hint : &demand, pg_store_under_way(s, slot));
         n_queued += it->queued;
     }
-    PG_ASSERT(n_free == s->n_free);
+    PG_ASSERT(n_free == s->n_free && n_pinned == s->n_pinned);
     for (int i = 0; i < n_free; i++)
         PG_ASSERT(s->slots[s->free_slots[i]].state == SLOT_FREE);
     PG_ASSERT(demand.n == s->demand.n && demand.bytes == s->demand.bytes);

@@ -37,6 +37,7 @@ void pg_store_hint_forget(struct pg_store *s, int block)
 {
     struct hint *h = &s->hints[block];
     const int32_t *ids = ids_of(s, block);
+    PG_ASSERT(h->next <= h->n && s->n_hints_queued >= h->n - h->next);
     s->n_hints_queued -= h->n - h->next;
     for (int i = 0; i < h->n; i++)
         set_hinted(s, block * s->opt.n_expert + ids[i], 0);
@@ -128,6 +129,7 @@ void pg_store_hint_pump(struct pg_store *s)
 void pg_store_hint_used(struct pg_store *s, int slot)
 {
     uint64_t bytes = pg_store_expert_bytes(s, s->slots[slot].key);
+    PG_ASSERT(s->slots[slot].by_hint);
     s->stats.hint_bytes_used += bytes;
     if (s->slots[slot].uncertain)
         s->check.used += bytes;

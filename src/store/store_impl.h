@@ -8,7 +8,7 @@
 #include "store/policy.h"
 #include "store/store.h"
 
-enum slot_state { SLOT_FREE, SLOT_LOADING, SLOT_READY };
+enum slot_state { SLOT_FREE, SLOT_LOADING, SLOT_READY, SLOT_PINNED };
 
 struct slot {
     int32_t key;     /* -1: free */
@@ -18,7 +18,6 @@ struct slot {
     uint8_t failed;  /* slabs whose read failed */
     uint8_t pending; /* slabs whose read is under way */
     bool retried;
-    bool pinned;
     bool by_hint;   /* loaded for a hint: its bytes count as a hint's */
     bool waits;     /* nobody wants it yet: its reads go after demand */
     bool hinted;    /* brought by a hint and not wanted since */
@@ -78,7 +77,7 @@ struct pg_store {
     struct pg_read *reads; /* [n_slots][PG_SLABS] */
     int32_t *slot_of;      /* [n_block * n_expert], -1: nowhere */
     int32_t *free_slots;   /* stack */
-    int n_free;
+    int n_free, n_pinned;
     uint8_t *may[N_MAY]; /* [n_slots] who may be evicted; enum may */
 
     struct wave wave;
@@ -108,7 +107,7 @@ struct pg_store {
 
 /* store.c for the others */
 const struct pg_place *pg_store_place(const struct pg_store *s, int key);
-void pg_store_mark(struct pg_store *s, int slot); /* may_demand and may_hint anew */
+void pg_store_mark(struct pg_store *s, int slot); /* may[][slot] anew */
 void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint);
 bool pg_store_submit(struct pg_store *s, int slot);  /* one read; false: the io is full */
 void pg_store_arrived(struct pg_store *s, int slot); /* it is ready */

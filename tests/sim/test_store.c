@@ -7,9 +7,11 @@
 #include "base/os.h"
 #include "sim/sim_world.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- random worlds ------------------------------------------------------------------------- */
@@ -554,6 +556,63 @@ static void test_self_check(void **state)
     assert_true(count_stops(false, 40) > n);
 }
 
+/* What a caller may not do, one wrong call each. */
+static void misuse(struct world *w, int which)
+{
+    struct pg_lease lease;
+    struct pg_err err;
+    const int32_t twice[] = {1, 1};
+    pg_store_acquire(w->store, 0, id, 2);
+    PG_ASSERT(pg_store_next(w->store, &lease, &err) == 1);
+    switch (which) {
+    case 0: /* a second wave beside the first */
+        pg_store_acquire(w->store, 1, id, 2);
+        break;
+    case 1: /* released twice */
+        pg_store_release(w->store, &lease);
+        pg_store_release(w->store, &lease);
+        break;
+    case 2: /* ended with a lease out */
+        pg_store_abandon(w->store);
+        break;
+    case 3: /* the next wave with a lease of this one out */
+        while (pg_store_next(w->store, &(struct pg_lease){0}, &err) == 1)
+            continue;
+        pg_store_acquire(w->store, 1, id, 2);
+        break;
+    case 4: /* ids that are not distinct */
+        pg_store_release(w->store, &lease);
+        pg_store_abandon(w->store);
+        pg_store_drain(w->store);
+        pg_store_acquire(w->store, 0, twice, 2);
+        break;
+    case 5: /* no such block */
+        pg_store_hint(w->store, w->n_block, id, 1, true);
+        break;
+    }
+}
+
+static void test_misuse_is_caught(void **state)
+{
+    (void)state;
+    for (int which = 0; which < 6; which++) {
+        int status;
+        fflush(NULL);
+        pid_t child = fork();
+        if (child == 0) {
+            struct world w;
+            struct world_options opt = plain(8);
+            signal(SIGABRT, SIG_DFL); /* cmocka would take it for a failed test */
+            close(STDERR_FILENO);
+            world_open(&w, &opt);
+            misuse(&w, which);
+            _exit(0);
+        }
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    }
+}
+
 /* Each expert read is an event, named for what asked for it, and so is each wait. */
 static void test_trace_events(void **state)
 {
@@ -633,6 +692,7 @@ int main(void)
         cmocka_unit_test(test_hints_off),         cmocka_unit_test(test_self_check),
         cmocka_unit_test(test_trace_events),      cmocka_unit_test(test_open_arguments),
         cmocka_unit_test(test_random_worlds),     cmocka_unit_test(test_changed_file),
+        cmocka_unit_test(test_misuse_is_caught),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
