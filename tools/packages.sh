@@ -11,6 +11,7 @@ package_is_there()
     ninja-build) command -v ninja >/dev/null ;;
     libjansson-dev) pkg-config --exists 'jansson >= 2.13' 2>/dev/null ;;
     libpcre2-dev) pkg-config --exists libpcre2-8 2>/dev/null ;;
+    libutf8proc-dev) pkg-config --exists libutf8proc 2>/dev/null ;;
     liburing-dev) pkg-config --exists liburing 2>/dev/null ;;
     libopenblas0-serial) /sbin/ldconfig -p | grep -q libopenblas.so.0 ;; # whichever of its kinds is there
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
