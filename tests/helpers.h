@@ -14,6 +14,10 @@
 
 #include "pregate.h"
 
+#ifndef PG_EMULATED /* built for another machine, run by qemu-user */
+#define PG_EMULATED 0
+#endif
+
 extern char
     test_dir[64]; /* between make_dir and remove_dir: an empty folder, in memory if possible */
 
