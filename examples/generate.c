@@ -55,7 +55,7 @@ static int sample_all(struct text *texts, struct pg_row *rows, struct pg_err *er
         if (t->ended)
             continue;
         t->n_out += pg_detokenize(&t->detok, t->token, t->out + t->n_out);
-        rows[n_rows++] = (struct pg_row){t->session, &t->token, 1};
+        rows[n_rows++] = (struct pg_row){.session = t->session, .tokens = &t->token, .n = 1};
     }
     return n_rows;
 }

@@ -254,18 +254,22 @@ PG_API int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float
 PG_API int pg_session_truncate(pg_session *s, size_t n);
 
 PG_API size_t pg_session_n_tokens(const pg_session *s);
-/* Logits of the last evaluated token, [n_vocab]; NULL before the first. Valid until the next step.
+/* Logits of the last evaluated token, [n_vocab], all finite; NULL before the first. Valid until the
+ * next step.
  */
 PG_API const float *pg_session_logits(const pg_session *s);
 
 /* One step over several sessions: each row appends tokens to its session (a decode row has one, a
  * prompt chunk many). Each wanted expert is brought once for all rows, and each row gets the bits
  * that it would get alone. A session may stand in one row only; the sum of n is at most n_batch.
- * Afterwards pg_session_logits of each session is that of its row's last token. */
+ * Afterwards pg_session_logits of each session is that of its row's last token. PG_ENUMERIC names
+ * the first token whose logits are not all finite; no session has grown then, as after any error.
+ */
 struct pg_row {
     pg_session *session;
     const int32_t *tokens;
     int n;
+    bool no_logits; /* they are not computed, and pg_session_logits is NULL until the next */
 };
 PG_API int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err);
 

@@ -171,7 +171,7 @@ static int decode(struct bench *b, pg_engine *e, pg_session *s, double *seconds,
         int32_t id = 0;
         int rc = pg_session_sample(s, &how, &id, err);
         const uint64_t start = cli_now_ns();
-        const struct pg_row row = {s, &id, 1};
+        const struct pg_row row = {.session = s, .tokens = &id, .n = 1};
         rc = rc ? rc : pg_step(e, &row, 1, err);
         *seconds += seconds_since(start);
         if (!rc && tick(b, i))

@@ -134,7 +134,7 @@ static int generate_one(struct run *r, int done, bool *ended, struct pg_err *err
     rc = text_emit(r, id, err);
     if (rc || done + 1 == r->args->n_predict)
         return rc; /* the last token need not be evaluated */
-    const struct pg_row row = {r->session, &id, 1};
+    const struct pg_row row = {.session = r->session, .tokens = &id, .n = 1};
     rc = pg_step(r->engine, &row, 1, err);
     if (rc == PG_ECONTEXT) {
         r->stop = "context";

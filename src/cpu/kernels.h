@@ -123,6 +123,19 @@ float pg_expf(float x);
 #define PG_EXP_C3     0x1.555490p-3f
 #define PG_EXP_C2     0x1.fffffcp-2f
 
+/* Neither NaN nor infinity: such have all bits of the exponent, and one more in its lowest place
+ * carries into the sign. Blocks are for the compiler, which makes vectors of them. */
+static inline bool pg_all_finite(const float *x, size_t n)
+{
+    uint32_t u[16] = {0}, bad = 0;
+    for (size_t i = 0; i < n; i += 16) {
+        memcpy(u, x + i, PG_MIN(n - i, (size_t)16) * sizeof(float));
+        for (int j = 0; j < 16; j++)
+            bad |= (u[j] & 0x7f800000u) + 0x00800000u;
+    }
+    return bad >> 31 == 0;
+}
+
 /* What a processor family brings; one of levels_x86.c, levels_arm.c, levels_none.c is built. */
 struct pg_level {
     enum pg_cpu_level level;

@@ -98,6 +98,10 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err);
 /* session.c */
 /* What a session of n_ctx tokens takes, measured by the code that takes it. */
 uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
+/* Logits [n, n_vocab] of rows of the step that has just been run. PG_ENUMERIC names the position of
+ * the first whose logits are not finite. */
+int pg_step_logits(struct pg_engine *e, const int32_t *at, int n, float *logits,
+                   struct pg_err *err);
 /* n_decode: rows of one token that a session has just sampled; all others are prompt. */
 int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int n_decode,
                 float *all_logits, struct pg_err *err);

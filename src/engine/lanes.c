@@ -94,7 +94,8 @@ static void fill(struct pg_lanes *l, bool writes)
         if (!s->runs || (s->n_run >= s->n_given) != writes)
             continue;
         int n = PG_MIN(s->n - s->n_run, l->opt.engine->opt.n_batch - l->n_rows);
-        l->part[l->n_parts++] = (struct pg_row){s->session, s->token + s->n_run, n};
+        bool samples = s->how && s->n_run + n == s->n; /* what is handed out is computed apart */
+        l->part[l->n_parts++] = (struct pg_row){s->session, s->token + s->n_run, n, !samples};
         for (int k = 0; k < n; k++)
             l->row[l->n_rows++] = (struct pg_lane_row){s, s->n_run + k};
     }
@@ -117,7 +118,7 @@ static int hand_out_logits(struct pg_lanes *l, struct pg_err *err)
             some[n++] = l->row[i];
         }
         if (n == PG_LOGIT_ROWS || (n > 0 && i == l->n_rows - 1)) {
-            pg_forward_logits(&l->opt.engine->forward, at, n, l->logits);
+            PG_TRY(pg_step_logits(l->opt.engine, at, n, l->logits, err));
             PG_TRY(l->opt.logits(l->opt.user, some, n, l->logits, err));
             n = 0;
         }

@@ -147,19 +147,6 @@ static int check_sampling(const struct pg_sampling *h, struct pg_err *err)
     return 0;
 }
 
-/* Candidates with their logits; -1 if one of them is not a number. */
-static int fill_candidates(pg_session *s)
-{
-    int n = s->engine->model.h.n_vocab;
-    struct pg_candidate *c = s->engine->cand;
-    for (int i = 0; i < n; i++) {
-        if (isnan(s->logits[i]))
-            return -1;
-        c[i] = (struct pg_candidate){s->logits[i], 0, i};
-    }
-    return n;
-}
-
 int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
                       struct pg_err *err)
 {
@@ -169,15 +156,14 @@ int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *tok
     PG_TRY(check_sampling(&h, err));
     if (!s->has_logits)
         return pg_fail(err, PG_EARG, "nothing to sample from: the session has no logits yet");
-    int n = fill_candidates(s);
-    if (n < 0)
-        return pg_fail(err, PG_ENUMERIC, "numerical error: the logits are not numbers");
+    int n = s->engine->model.h.n_vocab;
     struct pg_candidate *c = s->engine->cand;
+    for (int i = 0; i < n; i++)
+        c[i] = (struct pg_candidate){s->logits[i], 0, i};
     penalise(s, &h, c);
     int k = h.temp == 0 ? 1 : h.top_k > 0 ? PG_MIN(h.top_k, n) : n;
     n = sort_first(c, n, k);
-    /* Minus infinity is a token that never comes, but one has to; with plus infinity none could be
-     * told from another. */
+    /* A penalty may make infinity of what was finite. */
     if (!isfinite(c[0].logit)) {
         return pg_fail(err, PG_ENUMERIC, "numerical error: the largest of the logits is %g",
                        (double)c[0].logit);

@@ -166,31 +166,64 @@ static void advance(const struct pg_row *row)
     pg_session *s = row->session;
     memcpy(s->tokens + s->n_tokens, row->tokens, (size_t)row->n * sizeof(int32_t));
     s->n_tokens += row->n;
-    s->has_logits = true;
+    s->has_logits = !row->no_logits;
 }
 
-/* The logits of each row's last token, some rows at a time so that the output matrix is read once
- * for them. */
-static void keep_logits(struct pg_engine *e, const struct pg_row *rows, int n_rows)
+int pg_step_logits(struct pg_engine *e, const int32_t *at, int n, float *logits, struct pg_err *err)
 {
     size_t n_vocab = (size_t)e->model.h.n_vocab;
-    for (int i = 0; i < n_rows; i += PG_LOGIT_ROWS) {
-        int n = PG_MIN(PG_LOGIT_ROWS, n_rows - i);
-        float *to = n == 1 ? rows[i].session->logits : e->logits;
-        pg_forward_logits(&e->forward, e->last_row + i, n, to);
-        for (int j = 0; j < n && n > 1; j++)
-            memcpy(rows[i + j].session->logits, to + (size_t)j * n_vocab, n_vocab * sizeof(float));
+    pg_forward_logits(&e->forward, at, n, logits);
+    for (int i = 0; i < n; i++) {
+        if (!pg_all_finite(logits + (size_t)i * n_vocab, n_vocab)) {
+            return pg_fail(err, PG_ENUMERIC,
+                           "numerical error: the logits of the token at position %d are not finite "
+                           "(damaged weights, or a model that overflows)",
+                           e->pos[at[i]]);
+        }
     }
+    return 0;
+}
+
+/* The logits of the last tokens of some rows, which the output matrix is read once for. */
+static int keep_some(struct pg_engine *e, const struct pg_row *const *row, const int32_t *at, int n,
+                     struct pg_err *err)
+{
+    size_t n_vocab = (size_t)e->model.h.n_vocab;
+    float *to = n == 1 ? row[0]->session->logits : e->logits;
+    PG_TRY(pg_step_logits(e, at, n, to, err));
+    for (int i = 0; i < n && n > 1; i++)
+        memcpy(row[i]->session->logits, to + (size_t)i * n_vocab, n_vocab * sizeof(float));
+    return 0;
+}
+
+static int keep_logits(struct pg_engine *e, const struct pg_row *rows, int n_rows,
+                       struct pg_err *err)
+{
+    const struct pg_row *some[PG_LOGIT_ROWS];
+    int32_t at[PG_LOGIT_ROWS];
+    for (int i = 0, n = 0; i < n_rows; i++) {
+        if (!rows[i].no_logits) {
+            at[n] = e->last_row[i];
+            some[n++] = &rows[i];
+        }
+        if (n == PG_LOGIT_ROWS || (n > 0 && i == n_rows - 1)) {
+            PG_TRY(keep_some(e, some, at, n, err));
+            n = 0;
+        }
+    }
+    return 0;
 }
 
 /* Logits of all n tokens of the only row. */
-static void all_logits_of(struct pg_engine *e, const struct pg_row *row, int n, float *logits)
+static int all_logits_of(struct pg_engine *e, const struct pg_row *row, int n, float *logits,
+                         struct pg_err *err)
 {
     size_t n_vocab = (size_t)e->model.h.n_vocab;
     for (int i = 0; i < n; i++)
         e->token[i] = i; /* the step has read its tokens by now */
-    pg_forward_logits(&e->forward, e->token, n, logits);
+    PG_TRY(pg_step_logits(e, e->token, n, logits, err));
     memcpy(row->session->logits, logits + (size_t)(n - 1) * n_vocab, n_vocab * sizeof(float));
+    return 0;
 }
 
 int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int n_decode,
@@ -211,10 +244,10 @@ int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int 
     f->pos = e->pos;
     f->kv = (struct pg_kv *const *)e->kv;
     PG_TRY(pg_forward_run(f, err));
-    if (all_logits)
-        all_logits_of(e, &rows[0], n, all_logits);
-    else
-        keep_logits(e, rows, n_rows);
+    for (int i = 0; i < n_rows; i++)
+        rows[i].session->has_logits = false; /* their memory is written to */
+    PG_TRY(all_logits ? all_logits_of(e, &rows[0], n, all_logits, err)
+                      : keep_logits(e, rows, n_rows, err));
     for (int i = 0; i < n_rows; i++)
         advance(&rows[i]);
     account(e, n, n_decode, begin, &before);
@@ -243,7 +276,10 @@ int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logit
                        s->n_tokens, n, s->n_ctx);
     }
     for (size_t done = 0; done < n;) {
-        struct pg_row row = {s, tokens + done, (int)PG_MIN(n - done, (size_t)e->opt.n_batch)};
+        struct pg_row row = {.session = s,
+                             .tokens = tokens + done,
+                             .n = (int)PG_MIN(n - done, (size_t)e->opt.n_batch)};
+        row.no_logits = !logits && done + (size_t)row.n < n;
         PG_TRY(pg_step_run(e, &row, 1, 0,
                            logits ? logits + done * (size_t)e->model.h.n_vocab : NULL, err));
         done += (size_t)row.n;
@@ -275,6 +311,6 @@ int pg_session_next(pg_session *s, const struct pg_sampling *how, int32_t *token
     if (s->n_tokens == s->n_ctx)
         return pg_fail(err, PG_ECONTEXT, "context of %d tokens is full", s->n_ctx);
     PG_TRY(pg_session_sample(s, how, token, err));
-    struct pg_row row = {s, token, 1};
+    struct pg_row row = {.session = s, .tokens = token, .n = 1};
     return pg_step_run(s->engine, &row, 1, 1, NULL, err);
 }

@@ -46,14 +46,6 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
     }
 }
 
-static bool all_finite(const float *x, int n)
-{
-    float sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += x[i] - x[i]; /* 0, or NaN for NaN and infinity */
-    return sum == 0;
-}
-
 static void to_probabilities(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *x)
 {
     if (!rule->sigmoid) {
@@ -67,7 +59,7 @@ static void to_probabilities(const struct pg_gate_rule *rule, const struct pg_ke
 bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         const int32_t *id, float *weight)
 {
-    if (!all_finite(logits, rule->n_expert))
+    if (!pg_all_finite(logits, (size_t)rule->n_expert))
         return false;
     to_probabilities(rule, k, logits);
     rule_weights(rule, logits, id, weight);
@@ -82,7 +74,7 @@ void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t 
 bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         int32_t *id, float *weight)
 {
-    if (!all_finite(logits, rule->n_expert))
+    if (!pg_all_finite(logits, (size_t)rule->n_expert))
         return false;
     pg_gate_rule_rank(rule, logits, id);
     return pg_gate_rule_weigh(rule, k, logits, id, weight);

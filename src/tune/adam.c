@@ -86,17 +86,6 @@ struct step_job {
     struct pg_adam_row matrix, vector; /* vectors do not decay */
 };
 
-static bool all_finite(const float *w, size_t n)
-{
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &w[i], sizeof(bits));
-        bad |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    return !bad;
-}
-
 static void step_chunk(void *arg, int task, int thread)
 {
     struct step_job *job = arg;
@@ -107,7 +96,7 @@ static void step_chunk(void *arg, int task, int thread)
     if (!c->frozen) {
         struct pg_adam_state at = {s->w + c->at, s->g + c->at, s->m + c->at, s->v + c->at};
         pg_adam_row(c->decays ? &job->matrix : &job->vector, &at, c->n);
-        c->finite = all_finite(at.w, c->n);
+        c->finite = pg_all_finite(at.w, c->n);
     }
     memset(s->g + c->at, 0, c->n * sizeof(float));
 }

@@ -452,7 +452,7 @@ static void steps_together(struct fixture *fx, struct pg_options *opt, uint64_t 
                 continue;
             n = n < room ? n : room;
             who[n_rows] = k;
-            rows[n_rows++] = (struct pg_row){s[k], text[k] + at, (int)n};
+            rows[n_rows++] = (struct pg_row){.session = s[k], .tokens = text[k] + at, .n = (int)n};
             left -= (int)n;
         }
         if (!n_rows)

@@ -250,7 +250,7 @@ static void tokens_without_allocation(pg_engine *e, pg_session *s, pg_session *o
     for (int i = 0; i < 50; i++)
         must(pg_session_next(s, i % 2 ? &wild : &greedy, &token, &err), &err);
     must(pg_session_sample(s, &wild, &token, &err), &err);
-    const struct pg_row rows[] = {{s, &token, 1}, {other, prompt, N_PROMPT}};
+    const struct pg_row rows[] = {{s, &token, 1, false}, {other, prompt, N_PROMPT, false}};
     must(pg_step(e, rows, 2, &err), &err);
     must(pg_session_truncate(s, 1), &err);
     must(pg_session_sync(s, prompt, N_PROMPT, &err), &err);

@@ -76,7 +76,7 @@ static void test_mixed_steps_count_by_row(void **state)
     for (int i = 0; i < N; i++) {
         pg_session *s;
         must(pg_session_open(&s, e, NULL, &err), &err);
-        row[i] = (struct pg_row){s, tokens + i, i ? 1 : 8};
+        row[i] = (struct pg_row){.session = s, .tokens = tokens + i, .n = i ? 1 : 8};
     }
     row[0].tokens = tokens;
     must(pg_step(e, row, N, &err), &err);
