@@ -155,7 +155,7 @@ int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, str
     for (int key = 0; key < opt->n_block * opt->n_expert; key++)
         s->slot_of[key] = -1;
     for (int i = opt->n_slots - 1; i >= 0; i--) {
-        s->slots[i] = (struct slot){.key = -1, .wave = -1};
+        s->slots[i] = (struct pg_slot){.key = -1, .wave = -1};
         s->free_slots[s->n_free++] = i;
     }
     s->stats.hints_active = opt->hints != PG_HINTS_OFF;
@@ -180,7 +180,7 @@ void pg_store_close(struct pg_store *s)
 
 void pg_store_mark(struct pg_store *s, int slot)
 {
-    const struct slot *it = &s->slots[slot];
+    const struct pg_slot *it = &s->slots[slot];
     bool may = it->state == SLOT_READY && it->wave < 0;
     int hinted = may ? s->hinted[it->key] : 0;
     s->may[MAY_DEMAND][slot] = may;
@@ -189,13 +189,13 @@ void pg_store_mark(struct pg_store *s, int slot)
 }
 
 /* The only way from state to state. */
-static void slot_to(struct pg_store *s, int slot, enum slot_state to)
+static void slot_to(struct pg_store *s, int slot, enum pg_slot_state to)
 {
     static const uint8_t from[] = {[SLOT_FREE] = 1 << SLOT_LOADING | 1 << SLOT_READY,
                                    [SLOT_LOADING] = 1 << SLOT_FREE,
                                    [SLOT_READY] = 1 << SLOT_LOADING | 1 << SLOT_PINNED,
                                    [SLOT_PINNED] = 1 << SLOT_READY};
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(from[to] >> it->state & 1);
     s->n_pinned += (to == SLOT_PINNED) - (it->state == SLOT_PINNED);
     it->state = (uint8_t)to;
@@ -204,7 +204,7 @@ static void slot_to(struct pg_store *s, int slot, enum slot_state to)
 
 static void slot_empty(struct pg_store *s, int slot)
 {
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(!it->pending && !it->queued && s->hint_slot != slot);
     PG_ASSERT(s->slot_of[it->key] == slot);
     if (it->state == SLOT_READY) {
@@ -214,7 +214,7 @@ static void slot_empty(struct pg_store *s, int slot)
     }
     s->slot_of[it->key] = -1;
     slot_to(s, slot, SLOT_FREE);
-    *it = (struct slot){.key = -1, .wave = -1};
+    *it = (struct pg_slot){.key = -1, .wave = -1};
     s->free_slots[s->n_free++] = slot;
 }
 
@@ -250,11 +250,11 @@ int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted)
 void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
 {
     const struct pg_place *place = pg_store_place(s, key);
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     char *at = (char *)s->opt.arena + (size_t)slot * s->opt.slot_bytes;
     PG_ASSERT(it->key < 0 && s->slot_of[key] < 0);
     slot_to(s, slot, SLOT_LOADING);
-    *it = (struct slot){.key = key, .wave = -1, .state = it->state};
+    *it = (struct pg_slot){.key = key, .wave = -1, .state = it->state};
     it->by_hint = it->waits = it->hinted = by_hint;
     it->begin_ns = UINT64_MAX;
     s->slot_of[key] = slot;
@@ -274,9 +274,9 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     }
 }
 
-struct under_way pg_store_under_way(const struct pg_store *s, int slot)
+struct pg_under_way pg_store_under_way(const struct pg_store *s, int slot)
 {
-    struct under_way u = {0};
+    struct pg_under_way u = {0};
     for (int k = 0; k < PG_SLABS; k++) {
         if (s->slots[slot].pending >> k & 1) {
             u.n++;
@@ -288,14 +288,14 @@ struct under_way pg_store_under_way(const struct pg_store *s, int slot)
 
 bool pg_store_submit(struct pg_store *s, int slot)
 {
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(it->state == SLOT_LOADING && it->todo);
     int k = __builtin_ctz(it->todo);
     if (!pg_io_submit(s->opt.io, &s->reads[slot * PG_SLABS + k]))
         return false;
     it->todo &= (uint8_t) ~(1u << k);
     it->pending |= (uint8_t)(1u << k);
-    struct under_way *u = it->waits ? &s->hint : &s->demand;
+    struct pg_under_way *u = it->waits ? &s->hint : &s->demand;
     u->n++;
     u->bytes += s->reads[slot * PG_SLABS + k].size;
     pg_store_watch(s, NULL);
@@ -333,7 +333,7 @@ static int queue_pop(struct pg_store *s)
 
 void pg_store_arrived(struct pg_store *s, int slot)
 {
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(!it->todo && !it->pending && !it->failed);
     slot_to(s, slot, SLOT_READY);
     pg_policy_admit(s->policy, slot, it->key);
@@ -347,7 +347,7 @@ void pg_store_arrived(struct pg_store *s, int slot)
  * more; what a hint asked for is dropped, demand will decide. */
 static void slot_failed(struct pg_store *s, int slot)
 {
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(it->failed && !it->todo && !it->pending);
     if (it->wave >= 0 && !it->retried) {
         it->retried = true;
@@ -370,12 +370,12 @@ static int traced_block(const struct pg_store *s, int block)
 
 static void read_done(struct pg_store *s, struct pg_read *r)
 {
-    struct slot *it = r->user;
+    struct pg_slot *it = r->user;
     int slot = (int)(it - s->slots);
     int k = (int)(r - s->reads) - slot * PG_SLABS;
     PG_ASSERT(it->state == SLOT_LOADING && it->pending >> k & 1);
     it->pending &= (uint8_t) ~(1u << k);
-    struct under_way *u = it->waits ? &s->hint : &s->demand;
+    struct pg_under_way *u = it->waits ? &s->hint : &s->demand;
     u->n--;
     u->bytes -= r->size;
     pg_store_watch(s, r);
@@ -418,7 +418,7 @@ static bool reap(struct pg_store *s, bool wait)
 /* Gives the wave's next missing expert a slot. */
 static bool take_missing(struct pg_store *s)
 {
-    struct wave *w = &s->wave;
+    struct pg_store_wave *w = &s->wave;
     if (!w->active || w->failed || !w->n_missing)
         return false;
     while (s->want[w->next_missing] != WANT_MISSING)
@@ -476,10 +476,10 @@ void pg_store_poll(struct pg_store *s)
 /* A hinted read that is under way becomes the wave's. */
 static void join(struct pg_store *s, int slot)
 {
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(it->state == SLOT_LOADING && !it->queued);
     if (it->waits) {
-        struct under_way moved = pg_store_under_way(s, slot);
+        struct pg_under_way moved = pg_store_under_way(s, slot);
         s->hint.n -= moved.n;
         s->hint.bytes -= moved.bytes;
         s->demand.n += moved.n;
@@ -497,7 +497,7 @@ static void want_id(struct pg_store *s, int i)
 {
     int key = s->wave.block * s->opt.n_expert + s->ids[i];
     int slot = s->slot_of[key];
-    struct slot *it = slot < 0 ? NULL : &s->slots[slot];
+    struct pg_slot *it = slot < 0 ? NULL : &s->slots[slot];
     bool hinted = it && it->hinted;
     bool ready = it && it->state == SLOT_READY;
     pg_policy_use(s->policy, key);
@@ -535,7 +535,7 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
         ;
     s->block = block;
     s->n_waves++;
-    s->wave = (struct wave){.active = true, .block = block, .n = n};
+    s->wave = (struct pg_store_wave){.active = true, .block = block, .n = n};
     pg_policy_tick(s->policy, block);
     for (int i = 0; i < n; i++) {
         PG_ASSERT(ids[i] >= 0 && ids[i] < s->opt.n_expert);
@@ -550,7 +550,7 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
  * under way has its second try before it for the wave that wants it next. */
 static void end_wave(struct pg_store *s)
 {
-    struct wave *w = &s->wave;
+    struct pg_store_wave *w = &s->wave;
     PG_ASSERT(w->active);
     for (int i = 0; i < w->n; i++) {
         int slot = s->slot_of[w->block * s->opt.n_expert + s->ids[i]];
@@ -567,7 +567,7 @@ static void end_wave(struct pg_store *s)
  * as failed, so that the slot is emptied, or tried again if it is wanted by then. */
 static void drop_load(struct pg_store *s, int slot)
 {
-    struct slot *it = &s->slots[slot];
+    struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(it->state == SLOT_LOADING && it->wave < 0);
     it->failed |= it->todo;
     it->todo = 0;
@@ -600,7 +600,7 @@ static void fail_wave(struct pg_store *s)
 /* Waits until something can be delivered, or the wave has failed. */
 static void wait_ready(struct pg_store *s)
 {
-    struct wave *w = &s->wave;
+    struct pg_store_wave *w = &s->wave;
     uint64_t begin = pg_io_now(s->opt.io);
     while (w->next_ready == w->n_ready && !w->failed) {
         /* Nothing under way and nothing to deliver: the caller holds every slot. */
@@ -625,7 +625,7 @@ static const void *slab_of(const struct pg_store *s, int slot, int k)
 
 int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
 {
-    struct wave *w = &s->wave;
+    struct pg_store_wave *w = &s->wave;
     PG_ASSERT(w->active);
     pg_store_poll(s);
     if (w->n_delivered < w->n && w->next_ready == w->n_ready && !w->failed)

@@ -5,7 +5,7 @@
 
 static void check_slot(const struct pg_store *s, int slot)
 {
-    const struct slot *it = &s->slots[slot];
+    const struct pg_slot *it = &s->slots[slot];
     if (it->state == SLOT_FREE) {
         PG_ASSERT(it->key == -1 && it->wave == -1 && !it->todo && !it->pending);
         PG_ASSERT(!it->queued && !s->may[MAY_DEMAND][slot] && !s->may[MAY_CERTAIN][slot] &&
@@ -30,7 +30,7 @@ static void check_slot(const struct pg_store *s, int slot)
     PG_ASSERT(!it->waits || (it->wave < 0 && it->by_hint && it->hinted));
 }
 
-static void add(struct under_way *sum, struct under_way u)
+static void add(struct pg_under_way *sum, struct pg_under_way u)
 {
     sum->n += u.n;
     sum->bytes += u.bytes;
@@ -38,10 +38,10 @@ static void add(struct under_way *sum, struct under_way u)
 
 static void check_slots(const struct pg_store *s)
 {
-    struct under_way demand = {0}, hint = {0};
+    struct pg_under_way demand = {0}, hint = {0};
     int n_free = 0, n_queued = 0, n_keys = 0, n_pinned = 0;
     for (int slot = 0; slot < s->opt.n_slots; slot++) {
-        const struct slot *it = &s->slots[slot];
+        const struct pg_slot *it = &s->slots[slot];
         check_slot(s, slot);
         n_free += it->state == SLOT_FREE;
         n_pinned += it->state == SLOT_PINNED;
@@ -65,7 +65,7 @@ static void check_slots(const struct pg_store *s)
 
 static void check_wave(const struct pg_store *s)
 {
-    const struct wave *w = &s->wave;
+    const struct pg_store_wave *w = &s->wave;
     int n_of[WANT_DELIVERED + 1] = {0}, n_with_wave = 0;
     for (int slot = 0; slot < s->opt.n_slots; slot++)
         n_with_wave += s->slots[slot].wave >= 0;
@@ -99,7 +99,7 @@ static void check_hints(const struct pg_store *s)
     for (int key = 0; key < s->opt.n_block * s->opt.n_expert; key++)
         n_marked += s->hinted[key] != 0;
     for (int block = 0; block < s->opt.n_block; block++) {
-        const struct hint *h = &s->hints[block];
+        const struct pg_hint *h = &s->hints[block];
         PG_ASSERT(h->next >= 0 && h->next <= h->n && h->n <= s->opt.n_expert);
         n_queued += h->n - h->next;
         n_ids += h->n;

@@ -35,13 +35,13 @@ static void set_hinted(struct pg_store *s, int key, int how)
 /* The block's hint is over: its wave has begun, or there is a new one. */
 void pg_store_hint_forget(struct pg_store *s, int block)
 {
-    struct hint *h = &s->hints[block];
+    struct pg_hint *h = &s->hints[block];
     const int32_t *ids = ids_of(s, block);
     PG_ASSERT(h->next <= h->n && s->n_hints_queued >= h->n - h->next);
     s->n_hints_queued -= h->n - h->next;
     for (int i = 0; i < h->n; i++)
         set_hinted(s, block * s->opt.n_expert + ids[i], 0);
-    *h = (struct hint){0};
+    *h = (struct pg_hint){0};
 }
 
 void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain)
@@ -53,7 +53,7 @@ void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, boo
     int distance = block - s->block;
     if (distance <= 0)
         distance += s->opt.n_block;
-    struct hint *h = &s->hints[block];
+    struct pg_hint *h = &s->hints[block];
     h->certain = certain;
     for (int i = 0; i < n; i++) {
         PG_ASSERT(ids[i] >= 0 && ids[i] < s->opt.n_expert);
@@ -73,7 +73,7 @@ static int next_key(struct pg_store *s, bool *certain)
 {
     for (int ahead = 1; ahead <= s->opt.n_block && s->n_hints_queued; ahead++) {
         int block = (s->block + ahead) % s->opt.n_block;
-        struct hint *h = &s->hints[block];
+        struct pg_hint *h = &s->hints[block];
         for (; h->next < h->n; h->next++, s->n_hints_queued--) {
             int key = block * s->opt.n_expert + ids_of(s, block)[h->next];
             *certain = h->certain;
@@ -157,7 +157,7 @@ void pg_store_hint_missed(struct pg_store *s, int key)
 
 static bool window_pays(const struct pg_store *s)
 {
-    const struct self_check *c = &s->check;
+    const struct pg_self_check *c = &s->check;
     uint64_t busy_ns = pg_io_busy_ns(s->opt.io) - c->busy0_ns;
     double bytes_per_ns = busy_ns ? (double)(s->stats.bytes_read - c->bytes0) / (double)busy_ns : 0;
     double idle = PG_MIN((double)c->alone_ns * bytes_per_ns, (double)c->read);
@@ -167,7 +167,7 @@ static bool window_pays(const struct pg_store *s)
 
 static void close_window(struct pg_store *s)
 {
-    struct self_check *c = &s->check;
+    struct pg_self_check *c = &s->check;
     if (c->pause > 0) {
         s->stats.hints_active = --c->pause == 0;
     } else if (c->read && !window_pays(s)) {
@@ -177,7 +177,7 @@ static void close_window(struct pg_store *s)
     } else if (c->read) {
         c->next_pause = 0;
     }
-    *c = (struct self_check){.pause = c->pause, .next_pause = c->next_pause};
+    *c = (struct pg_self_check){.pause = c->pause, .next_pause = c->next_pause};
     c->bytes0 = s->stats.bytes_read;
     c->busy0_ns = pg_io_busy_ns(s->opt.io);
 }

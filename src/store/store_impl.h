@@ -8,12 +8,12 @@
 #include "store/policy.h"
 #include "store/store.h"
 
-enum slot_state { SLOT_FREE, SLOT_LOADING, SLOT_READY, SLOT_PINNED };
+enum pg_slot_state { SLOT_FREE, SLOT_LOADING, SLOT_READY, SLOT_PINNED };
 
-struct slot {
+struct pg_slot {
     int32_t key;     /* -1: free */
     int32_t wave;    /* position in the wave's ids, -1: not of the wave */
-    uint8_t state;   /* enum slot_state */
+    uint8_t state;   /* enum pg_slot_state */
     uint8_t todo;    /* slabs whose read is still to be submitted, a bit each */
     uint8_t failed;  /* slabs whose read failed */
     uint8_t pending; /* slabs whose read is under way */
@@ -26,19 +26,19 @@ struct slot {
     uint64_t begin_ns;
 };
 
-struct under_way {
+struct pg_under_way {
     int n;
     uint64_t bytes;
 };
 
 /* Who may be evicted: what is ready, not pinned and not of the wave; of that, what is not hinted
  * for certain; of that, what is not hinted at all. */
-enum may { MAY_DEMAND, MAY_CERTAIN, MAY_HINT, N_MAY };
+enum pg_may { MAY_DEMAND, MAY_CERTAIN, MAY_HINT, N_MAY };
 
 /* Of each of the wave's ids. */
-enum want { WANT_MISSING, WANT_LOADING, WANT_READY, WANT_DELIVERED };
+enum pg_want { WANT_MISSING, WANT_LOADING, WANT_READY, WANT_DELIVERED };
 
-struct wave {
+struct pg_store_wave {
     bool active;
     bool failed; /* `bad` failed twice */
     struct pg_read bad;
@@ -50,13 +50,13 @@ struct wave {
 };
 
 /* What a block's last hint said. Its queue is ids[next .. n). */
-struct hint {
+struct pg_hint {
     int n, next;
     bool certain;
 };
 
 /* Whether uncertain hints pay; see store_hint.c. Counts of this window of decode rows. */
-struct self_check {
+struct pg_self_check {
     uint64_t read, used;       /* bytes of uncertain hints */
     uint64_t evicted;          /* bytes demanded again soon after they left for one */
     uint64_t alone_ns;         /* with hinted reads under way and no others */
@@ -73,33 +73,33 @@ struct pg_store {
     uint64_t window_bytes;
     int block; /* of the last wave */
 
-    struct slot *slots;    /* [n_slots] */
+    struct pg_slot *slots; /* [n_slots] */
     struct pg_read *reads; /* [n_slots][PG_SLABS] */
     int32_t *slot_of;      /* [n_block * n_expert], -1: nowhere */
     int32_t *free_slots;   /* stack */
     int n_free, n_pinned;
-    uint8_t *may[N_MAY]; /* [n_slots] who may be evicted; enum may */
+    uint8_t *may[N_MAY]; /* [n_slots] who may be evicted; enum pg_may */
 
-    struct wave wave;
+    struct pg_store_wave wave;
     int32_t *ids;   /* [n_expert] of the wave */
-    uint8_t *want;  /* [n_expert] enum want */
+    uint8_t *want;  /* [n_expert] enum pg_want */
     int32_t *ready; /* [n_expert] positions in ids, hits first, then as they arrive */
 
     int32_t *queue; /* ring of slots with reads to submit on demand, [n_slots] */
     int queue_head, n_queue;
 
-    struct hint *hints;            /* [n_block] */
-    int32_t *hint_ids;             /* [n_block][n_expert] */
-    uint8_t *hinted;               /* [n_block * n_expert] 0: no, 1: uncertain, 2: certain */
-    int n_hints_queued;            /* over all blocks */
-    int hint_slot;                 /* slot whose hinted reads are partly submitted, -1 */
-    struct under_way demand, hint; /* reads of slots that are wanted, and of slots that wait */
-    bool alone;                    /* only hinted reads are under way */
+    struct pg_hint *hints;            /* [n_block] */
+    int32_t *hint_ids;                /* [n_block][n_expert] */
+    uint8_t *hinted;                  /* [n_block * n_expert] 0: no, 1: uncertain, 2: certain */
+    int n_hints_queued;               /* over all blocks */
+    int hint_slot;                    /* slot whose hinted reads are partly submitted, -1 */
+    struct pg_under_way demand, hint; /* reads of slots that are wanted, and of slots that wait */
+    bool alone;                       /* only hinted reads are under way */
     uint64_t alone_since_ns;
     uint32_t n_waves;
     uint32_t
         *ghost; /* [n_block * n_expert] n_waves when it left for an uncertain hint, 0: it did not */
-    struct self_check check;
+    struct pg_self_check check;
 
     struct pg_store_stats stats;
     char *memory;
@@ -111,9 +111,9 @@ void pg_store_mark(struct pg_store *s, int slot); /* may[][slot] anew */
 void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint);
 bool pg_store_submit(struct pg_store *s, int slot);  /* one read; false: the io is full */
 void pg_store_arrived(struct pg_store *s, int slot); /* it is ready */
-int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted); /* empty, or -1 */
-struct under_way pg_store_under_way(const struct pg_store *s, int slot); /* of one slot */
-uint64_t pg_store_expert_bytes(const struct pg_store *s, int key);       /* that a load reads */
+int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted);    /* empty, or -1 */
+struct pg_under_way pg_store_under_way(const struct pg_store *s, int slot); /* of one slot */
+uint64_t pg_store_expert_bytes(const struct pg_store *s, int key);          /* that a load reads */
 
 /* store_hint.c */
 void pg_store_hint_forget(struct pg_store *s, int block);
