@@ -125,6 +125,7 @@ static void test_scratch(void **state)
     o.gate = PG_GATE_PREGATE;
     pg_trainer *t = open_good(&o);
     o.seed = 1;
+    o.out = IN_DIR("other.gguf");
     pg_trainer *other = open_good(&o);
     for (int i = 0; i < t->params->n; i++) {
         const struct pg_param *p = &t->params->p[i];
