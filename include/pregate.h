@@ -21,8 +21,8 @@
  * Rules that hold everywhere:
  *  - A function that can fail returns 0 or a negative PG_E... code, and fills *err (which may be
  *    NULL) with a sentence that names the thing, the value found and the value wanted.
- *  - `open` gives, `close` takes; closing NULL is fine. A pointer parameter is borrowed for the
- * call unless its comment says more.
+ *  - `open` gives, `close` takes; closing NULL is fine. A pointer is borrowed for the call, unless
+ *    its comment says more.
  *  - Option structs begin with `size`; write {PG_..._INIT, .field = value}. A zero field means its
  *    default, so that a program built against an older header keeps working. A size of 0 is
  *    refused, as is one that is larger than the library knows.
@@ -87,9 +87,9 @@ enum pg_mode {
     PG_MODE_RESIDENT,     /* everything in fast memory; refused if it does not fit */
     PG_MODE_ONDEMAND,     /* router decides, no hint */
     PG_MODE_PREFETCH_ALL, /* router decides; all experts of the next block are hinted */
-    PG_MODE_LOOKAHEAD, /* router decides; the next router run early on this block's state hints */
-    PG_MODE_HINT,      /* router decides; the trained pre-gate of this block hints */
-    PG_MODE_PREGATE,   /* the trained pre-gate decides, one block early, finally */
+    PG_MODE_LOOKAHEAD,    /* router decides; the next one, run early on this block's state, hints */
+    PG_MODE_HINT,         /* router decides; the trained pre-gate of this block hints */
+    PG_MODE_PREGATE,      /* the trained pre-gate decides, one block early, finally */
     PG_MODE_COUNT
 };
 
@@ -254,9 +254,8 @@ PG_API int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float
 PG_API int pg_session_truncate(pg_session *s, size_t n);
 
 PG_API size_t pg_session_n_tokens(const pg_session *s);
-/* Logits of the last evaluated token, [n_vocab], all finite; NULL before the first. Valid until the
- * next step.
- */
+/* Logits of the last evaluated token, [n_vocab], all finite. Valid until the next step; NULL before
+ * the first. */
 PG_API const float *pg_session_logits(const pg_session *s);
 
 /* One step over several sessions: each row appends tokens to its session (a decode row has one, a
@@ -368,11 +367,8 @@ PG_API int pg_sidecar_write(const char *model, const char *out, int level, struc
 
 /* What decides in the model that is trained: its routers, or pre-gates `level` MoE blocks early. */
 enum pg_gate_kind { PG_GATE_ROUTER, PG_GATE_PREGATE };
-enum pg_lr_schedule {
-    PG_LR_CONSTANT,
-    PG_LR_COSINE,
-    PG_LR_LINEAR
-}; /* the last two fall to lr_end */
+/* The last two fall to lr_end. */
+enum pg_lr_schedule { PG_LR_CONSTANT, PG_LR_COSINE, PG_LR_LINEAR };
 
 struct pg_train_options {
     size_t size;

@@ -148,10 +148,10 @@ extern const struct pg_level pg_levels[];
 extern const int pg_n_levels;
 
 /* What a block whose largest |x| is amax is multiplied by before rounding; *d is what its integers
- * stand for. Blocks of 32 keep eleven bits of d and blocks of 256 the reciprocal of the multiplier:
- * that is what the field's engines, which store the first as f16, multiply with, and rounding alike
- * keeps our logits next to theirs. (A difference of 2^-12 here flips a few roundings of the next
- * block's input, and grows from there to the size of the rounding itself.) */
+ * stand for. Blocks of 32 keep eleven bits of d, since other engines store it as f16; blocks of 256
+ * keep the reciprocal of the multiplier. Rounding as they do keeps our logits next to theirs: a
+ * difference of 2^-12 here flips a few roundings of the next block's input, and grows from there to
+ * the size of the rounding itself. */
 static inline float pg_act_scale(float amax, int block, float *d)
 {
     *d = 0;

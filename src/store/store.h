@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Where experts are. The most important page of the project.
+ * Where experts are: slots, leases, and what is read when.
  *
  * An expert is up to three slabs of a file (gate, up, down). A slot is memory for one expert; each
  * slab is read straight into it, page-aligned around the slab, and multiplied from there.
