@@ -75,6 +75,21 @@ void *pg_calloc(size_t n, size_t size_bytes)
     return calloc(PG_MAX(total, (size_t)1), 1);
 }
 
+int pg_reserve(void *p, size_t *cap, size_t n, size_t size_bytes)
+{
+    void *array;
+    size_t want = PG_MAX(PG_MAX(n, 16), *cap + *cap / 2), bytes;
+    if (n <= *cap)
+        return 0;
+    memcpy(&array, p, sizeof(array)); /* *p is a pointer of any type */
+    array = __builtin_mul_overflow(want, size_bytes, &bytes) ? NULL : realloc(array, bytes);
+    if (!array)
+        return PG_ENOMEM;
+    memcpy(p, &array, sizeof(array));
+    *cap = want;
+    return 0;
+}
+
 static int affinity(void)
 {
     for (int n_max = 1024; n_max <= 1 << 20; n_max *= 4) {

@@ -17,6 +17,9 @@ void pg_pages_unmap(void *p, size_t size_bytes);
 
 /* Overflow-checked zeroed array; NULL when refused. Freed with free(). */
 void *pg_calloc(size_t n, size_t size_bytes);
+/* Room for n values in the array at *p, which may move; *cap is for how many there is room.
+ * PG_ENOMEM leaves it as it is. Freed with free(). */
+int pg_reserve(void *p, size_t *cap, size_t n, size_t size_bytes);
 
 /* What a waiting loop executes between two looks. */
 #if defined(__x86_64__) || defined(__i386__)

@@ -10,27 +10,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-int pg_gguf_reserve(void *p, size_t *cap, size_t n, size_t size)
-{
-    void *array;
-    size_t want = *cap ? *cap : 16, bytes;
-
-    if (n <= *cap)
-        return 0;
-    while (want < n)
-        if (__builtin_mul_overflow(want, (size_t)2, &want))
-            return PG_ENOMEM;
-    if (__builtin_mul_overflow(want, size, &bytes))
-        return PG_ENOMEM;
-    memcpy(&array, p, sizeof(array)); /* *p is a pointer of any type */
-    array = realloc(array, bytes);
-    if (!array)
-        return PG_ENOMEM;
-    memcpy(p, &array, sizeof(array));
-    *cap = want;
-    return 0;
-}
-
 void pg_gguf_dict_init(struct pg_gguf_dict *d)
 {
     *d = (struct pg_gguf_dict){0};
@@ -129,7 +108,7 @@ int pg_gguf_dict_add(struct pg_gguf_dict *d, const char *s, size_t n)
         return PG_ENOMEM;
     if ((d->n + 1) * 2 > d->n_slots)
         PG_TRY(grow(d));
-    PG_TRY(pg_gguf_reserve(&d->names, &d->cap, d->n + 1, sizeof(*d->names)));
+    PG_TRY(pg_reserve(&d->names, &d->cap, d->n + 1, sizeof(*d->names)));
     size_t slot = seek(d, s, n);
     if (d->slots[slot])
         return PG_EARG;

@@ -36,9 +36,6 @@ int pg_gguf_dict_add(struct pg_gguf_dict *d, const char *s, size_t n);
 int64_t pg_gguf_dict_find(const struct pg_gguf_dict *d, const char *s, size_t n);
 void pg_gguf_dict_clear(struct pg_gguf_dict *d);
 
-/* Room for n elements in *p, whose capacity is *cap, growing by doubling. 0 or PG_ENOMEM. */
-int pg_gguf_reserve(void *p, size_t *cap, size_t n, size_t size);
-
 struct pg_gguf_part {
     char *path, *bytes;
     size_t n_bytes; /* of the header */

@@ -160,7 +160,7 @@ static int take_strings(struct cursor *c, uint64_t n)
 
     PG_TRY(check_count(c, n, sizeof(uint64_t), "strings"));
     for (uint64_t i = 0; i < n; i++) {
-        if (pg_gguf_reserve(&g->strs, &g->cap_strs, g->n_strs + 1, sizeof(*g->strs)))
+        if (pg_reserve(&g->strs, &g->cap_strs, g->n_strs + 1, sizeof(*g->strs)))
             return no_memory(c);
         PG_TRY(take_str(c, "a string", &g->strs[g->n_strs]));
         g->n_strs++;
@@ -218,8 +218,8 @@ static int take_key(struct cursor *c)
     int rc = pg_gguf_dict_add(&g->key_dict, name.s, name.n);
     if (rc == PG_EARG)
         return fail(c, PG_EFORMAT, "occurs twice");
-    if (rc || pg_gguf_reserve(&g->keys, &g->cap_keys, i + 1, sizeof(*g->keys)) ||
-        pg_gguf_reserve(&g->first_str, &g->cap_first_str, i + 1, sizeof(*g->first_str)))
+    if (rc || pg_reserve(&g->keys, &g->cap_keys, i + 1, sizeof(*g->keys)) ||
+        pg_reserve(&g->first_str, &g->cap_first_str, i + 1, sizeof(*g->first_str)))
         return no_memory(c);
     g->keys[i] = (struct pg_gguf_key){.name = name.s};
     g->first_str[i] = g->n_strs;
@@ -285,7 +285,7 @@ static int take_tensor(struct cursor *c)
     int rc = pg_gguf_dict_add(&g->tensor_dict, name.s, name.n);
     if (rc == PG_EARG)
         return fail(c, PG_EFORMAT, "occurs twice");
-    if (rc || pg_gguf_reserve(&g->tensors, &g->cap_tensors, i + 1, sizeof(*g->tensors)))
+    if (rc || pg_reserve(&g->tensors, &g->cap_tensors, i + 1, sizeof(*g->tensors)))
         return no_memory(c);
     PG_TRY(take_dims(c, &t));
     PG_TRY(take_u32(c, "the type", &type));

@@ -115,7 +115,7 @@ static int merge_shard(struct pg_gguf *g, struct pg_gguf *shard, int i, struct p
     const char *path = shard->parts[0].path;
     size_t n = shard->tensor_dict.n, n_old = g->tensor_dict.n;
 
-    if (pg_gguf_reserve(&g->tensors, &g->cap_tensors, n_old + n, sizeof(*g->tensors)))
+    if (pg_reserve(&g->tensors, &g->cap_tensors, n_old + n, sizeof(*g->tensors)))
         return pg_fail(err, PG_ENOMEM, "%s: out of memory", path);
     for (size_t j = 0; j < n; j++) {
         const struct pg_gguf_tensor *t = &shard->tensors[j];
@@ -166,7 +166,7 @@ static int open_shards(struct pg_gguf *g, struct split s, struct pg_err *err)
                        first, s.no + 1, s.count);
     PG_TRY(split_stem(first, s.count, &stem, err));
     size_t room = stem + 48, cap = 1;
-    if (pg_gguf_reserve(&g->parts, &cap, (size_t)s.count, sizeof(*g->parts)))
+    if (pg_reserve(&g->parts, &cap, (size_t)s.count, sizeof(*g->parts)))
         return pg_fail(err, PG_ENOMEM, "%s: out of memory", first);
     char *path = pg_calloc(room, 1);
     if (!path)

@@ -41,7 +41,7 @@ static int put(struct pg_gguf_writer *w, struct buffer *b, const void *data, siz
 {
     size_t total;
 
-    if (__builtin_add_overflow(b->n, n, &total) || pg_gguf_reserve(&b->p, &b->cap, total, 1))
+    if (__builtin_add_overflow(b->n, n, &total) || pg_reserve(&b->p, &b->cap, total, 1))
         return no_memory(w, err);
     if (n)
         memcpy(b->p + b->n, data, n);
@@ -240,7 +240,7 @@ int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_ty
     if (__builtin_add_overflow(w->data_bytes, bytes + padding(bytes), &end))
         return pg_fail(err, PG_EARG, "%s: tensor %s: the file's size overflows 64 bits",
                        w->file.path, name);
-    if (pg_gguf_reserve(&w->tensor_bytes, &w->cap_tensors, i + 1, sizeof(*w->tensor_bytes)))
+    if (pg_reserve(&w->tensor_bytes, &w->cap_tensors, i + 1, sizeof(*w->tensor_bytes)))
         return no_memory(w, err);
     PG_TRY(add_name(w, &w->tensor_dict, name, PG_GGUF_NAME_MAX, err));
     w->tensor_bytes[i] = bytes;

@@ -1,31 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "text/merge.h"
-#include "base/err.h"
+#include "base/os.h"
 
 #include <stdlib.h>
 
-/* Room for one more; the array may move. */
-static int grow(void **array, size_t n, size_t *cap, size_t size, struct pg_err *err)
+static int no_room(const struct pg_joiner *j, struct pg_err *err)
 {
-    size_t want, bytes;
-    void *p;
-
-    if (n < *cap)
-        return 0;
-    if (__builtin_mul_overflow(*cap, (size_t)2, &want) ||
-        __builtin_mul_overflow(want = PG_MAX(want, 64), size, &bytes) ||
-        !(p = realloc(*array, bytes)))
-        return pg_fail(err, PG_ENOMEM, "out of memory for joining %zu symbols", n + 1);
-    *array = p;
-    *cap = want;
-    return 0;
+    return pg_fail(err, PG_ENOMEM, "out of memory for joining %zu symbols", j->n_sym + 1);
 }
 
 static int push(struct pg_joiner *j, uint64_t key, struct pg_err *err)
 {
-    void *heap = j->heap;
-    PG_TRY(grow(&heap, j->n_heap, &j->cap_heap, sizeof(*j->heap), err));
-    j->heap = heap;
+    if (pg_reserve(&j->heap, &j->cap_heap, j->n_heap + 1, sizeof(*j->heap)))
+        return no_room(j, err);
     size_t i = j->n_heap++;
     while (i > 0 && j->heap[(i - 1) / 2] > key) {
         j->heap[i] = j->heap[(i - 1) / 2];
@@ -73,9 +60,8 @@ void pg_joiner_start(struct pg_joiner *j, const char *text)
 
 int pg_joiner_add(struct pg_joiner *j, uint32_t at, uint32_t n, int32_t id, struct pg_err *err)
 {
-    void *sym = j->sym;
-    PG_TRY(grow(&sym, j->n_sym, &j->cap_sym, sizeof(*j->sym), err));
-    j->sym = sym;
+    if (pg_reserve(&j->sym, &j->cap_sym, j->n_sym + 1, sizeof(*j->sym)))
+        return no_room(j, err);
     int32_t i = (int32_t)j->n_sym++;
     j->sym[i] = (struct pg_sym){.at = at, .n = n, .prev = i - 1, .next = -1, .id = id, .pair = -1};
     if (i > 0)

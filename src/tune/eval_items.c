@@ -11,26 +11,11 @@
 
 /* ------------------------------------------------------------------ keeping ----------------- */
 
-/* Room for one more of `size` bytes behind the n that are there. */
-static int room_for_one(void **array, size_t *cap, size_t n, size_t size, struct pg_err *err)
-{
-    size_t more = *cap + *cap / 2 + 16, bytes;
-    if (n < *cap)
-        return 0;
-    void *p = __builtin_mul_overflow(more, size, &bytes) ? NULL : realloc(*array, bytes);
-    if (!p)
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    *array = p;
-    *cap = more;
-    return 0;
-}
-
 /* n zeroed bytes that live as long as the items. */
 static void *keep(struct pg_items *it, size_t n, struct pg_err *err)
 {
-    if (room_for_one((void **)&it->owned, &it->cap_owned, it->n_owned, sizeof(void *), err))
-        return NULL;
-    void *p = pg_calloc(n, 1);
+    bool room = !pg_reserve(&it->owned, &it->cap_owned, it->n_owned + 1, sizeof(void *));
+    void *p = room ? pg_calloc(n, 1) : NULL;
     if (!p) {
         pg_fail(err, PG_ENOMEM, "out of memory: a text of %zu bytes", n);
         return NULL;
@@ -49,7 +34,8 @@ static int add_item(struct pg_items *it, const struct pg_item *item, struct pg_e
 {
     if (it->n == INT32_MAX)
         return pg_fail(err, PG_ENOTSUP, "more than %d items", it->n);
-    PG_TRY(room_for_one((void **)&it->item, &it->cap, (size_t)it->n, sizeof(*item), err));
+    if (pg_reserve(&it->item, &it->cap, (size_t)it->n + 1, sizeof(*item)))
+        return pg_fail(err, PG_ENOMEM, "out of memory");
     it->item[it->n++] = *item;
     return 0;
 }
@@ -360,12 +346,8 @@ static char *read_whole(const char *path, size_t *n, struct pg_err *err)
         return NULL;
     }
     while (got) {
-        size_t more = cap + cap / 2 + (1 << 16);
-        char *larger = realloc(text, more);
-        if (!larger)
+        if (pg_reserve(&text, &cap, *n + (1 << 16), 1))
             break;
-        text = larger;
-        cap = more;
         got = fread(text + *n, 1, cap - *n, f);
         *n += got;
     }

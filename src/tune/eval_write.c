@@ -184,14 +184,8 @@ static int mark_answer(struct marks *m, const struct pg_item *item, const char *
 /* Appends the text of a token, or with -1 what is held of one. */
 static int append(struct answer *l, int32_t token, struct pg_err *err)
 {
-    if (l->cap - l->n_text < PG_PIECE_MAX + 1) {
-        size_t more = l->cap + l->cap / 2 + PG_PIECE_MAX + 1;
-        char *larger = realloc(l->text, more);
-        if (!larger)
-            return pg_fail(err, PG_ENOMEM, "out of memory: an answer of %zu bytes", l->n_text);
-        l->text = larger;
-        l->cap = more;
-    }
+    if (pg_reserve(&l->text, &l->cap, l->n_text + PG_PIECE_MAX + 1, 1))
+        return pg_fail(err, PG_ENOMEM, "out of memory: an answer of %zu bytes", l->n_text);
     l->n_text += pg_detokenize(&l->detok, token, l->text + l->n_text);
     return 0;
 }

@@ -1,20 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "tune/pieces.h"
 
+#include "base/os.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 static int add(struct pg_pieces *p, const struct pg_piece *piece, struct pg_err *err)
 {
-    if ((size_t)p->n == p->cap) {
-        size_t more = p->cap + p->cap / 2 + 64, bytes;
-        bool ok = more < INT32_MAX && !__builtin_mul_overflow(more, sizeof(*piece), &bytes);
-        struct pg_piece *at = ok ? realloc(p->at, bytes) : NULL;
-        if (!at)
-            return pg_fail(err, PG_ENOMEM, "out of memory after %d pieces of text", p->n);
-        p->at = at;
-        p->cap = more;
-    }
+    if (p->n == INT32_MAX || pg_reserve(&p->at, &p->cap, (size_t)p->n + 1, sizeof(*piece)))
+        return pg_fail(err, PG_ENOMEM, "out of memory after %d pieces of text", p->n);
     p->at[p->n++] = *piece;
     p->longest = PG_MAX(p->longest, piece->n);
     return 0;

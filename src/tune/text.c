@@ -10,23 +10,6 @@
 
 static const char separator[] = "<|endoftext|>";
 
-/* Room for n more values of `size` bytes behind the `used` that are there. */
-static int grow(void **array, size_t *cap, size_t used, size_t n, size_t size)
-{
-    size_t want = used + n;
-    if (want < used)
-        return PG_ENOMEM;
-    if (want <= *cap)
-        return 0;
-    size_t more = PG_MAX(want, *cap + *cap / 2), bytes;
-    void *p = __builtin_mul_overflow(more, size, &bytes) ? NULL : realloc(*array, bytes);
-    if (!p)
-        return PG_ENOMEM;
-    *array = p;
-    *cap = more;
-    return 0;
-}
-
 static int add_document(struct pg_docs *d, const struct pg_docs_options *o, const char *text,
                         size_t n_text, struct pg_err *err)
 {
@@ -34,7 +17,7 @@ static int add_document(struct pg_docs *d, const struct pg_docs_options *o, cons
     int32_t end = o->end_token ? pg_vocab_eos(o->vocab) : -1;
     int rc = 0;
     for (cap = n_text / 2 + 16;; cap = n) {
-        if (grow((void **)&d->token, &d->cap_tokens, used, cap + 1, sizeof(int32_t)))
+        if (pg_reserve(&d->token, &d->cap_tokens, used + cap + 1, sizeof(int32_t)))
             return pg_fail(err, PG_ENOMEM, "out of memory: a document of %zu bytes", n_text);
         struct pg_ids out = {d->token + used, cap, 0};
         rc = pg_tokenize(o->vocab, text, n_text, PG_TOKENIZE_BOS, &out, err);
@@ -45,7 +28,7 @@ static int add_document(struct pg_docs *d, const struct pg_docs_options *o, cons
     PG_TRY(rc);
     if (end >= 0)
         d->token[used + n++] = end;
-    if (grow((void **)&d->first, &d->cap_docs, (size_t)d->n + 1, 1, sizeof(size_t)))
+    if (pg_reserve(&d->first, &d->cap_docs, (size_t)d->n + 2, sizeof(size_t)))
         return pg_fail(err, PG_ENOMEM, "out of memory");
     d->first[++d->n] = used + n;
     return 0;
@@ -137,7 +120,7 @@ static int read_documents(struct pg_docs *d, const struct pg_docs_options *o, st
                       : SIZE_MAX;
     for (size_t got = 1; got && !enough(d, o);) {
         drop_done(r);
-        if (grow((void **)&r->text, &r->cap, r->n, READ_BYTES, 1)) {
+        if (pg_reserve(&r->text, &r->cap, r->n + READ_BYTES, 1)) {
             return pg_fail(err, PG_ENOMEM, "out of memory: a document of more than %zu bytes",
                            r->n);
         }
@@ -171,7 +154,7 @@ int pg_docs_open(struct pg_docs *d, const struct pg_docs_options *opt, struct pg
 {
     int rc = 0;
     *d = (struct pg_docs){0};
-    if (grow((void **)&d->first, &d->cap_docs, 0, 64, sizeof(size_t)))
+    if (pg_reserve(&d->first, &d->cap_docs, 64, sizeof(size_t)))
         return pg_fail(err, PG_ENOMEM, "out of memory");
     d->first[0] = 0;
     for (int i = 0; i < opt->n_paths && !rc && !enough(d, opt); i++)
