@@ -137,6 +137,10 @@ struct pg_options {
      * - smallest logit of the token) for those; the chosen keep their own weights. Fewer bytes,
      * another answer, and one that depends on the budget (after arXiv 2412.00099). */
     float cache_bias;
+    /* What the caller will take of memory_bytes for itself, so that the bound holds: rows of logits
+     * (pg_session_eval), of which it never has more than a step's tokens; and other bytes. */
+    int n_logit_rows;
+    uint64_t caller_bytes;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -169,11 +173,12 @@ typedef struct pg_vocab pg_vocab;
 /* What the memory budget is spent on, made before anything is loaded. Bytes. */
 struct pg_plan {
     uint64_t budget;   /* what was asked for, or found */
-    uint64_t minimum;  /* the smallest budget that opens with these options */
+    uint64_t minimum;  /* a budget that opens with these options; a little less may do, too */
     uint64_t dense;    /* weights that are always in memory */
     uint64_t kv;       /* all sessions */
     uint64_t scratch;  /* buffers of one step */
-    uint64_t overhead; /* vocabulary, tables, program */
+    uint64_t overhead; /* vocabulary, tables, program, threads, and a margin for the kernel */
+    uint64_t caller;   /* what the options say that the caller takes */
     uint64_t slots;    /* n_slots * slot_bytes */
     uint64_t slot_bytes;
     uint64_t expert_bytes;       /* all experts of the model */

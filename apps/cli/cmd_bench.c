@@ -153,7 +153,7 @@ static int prompt_make(struct bench *b, const pg_vocab *vocab, struct pg_err *er
     if (!b->prompt)
         return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", n);
     for (size_t i = 0; i < n; i++)
-        b->prompt[i] = (int32_t)(random_next(&state) % (uint64_t)pg_vocab_n(vocab));
+        b->prompt[i] = (int32_t)(random_next(&state) % (uint64_t)b->model.n_vocab);
     return 0;
 }
 
@@ -211,6 +211,7 @@ static void options_of_row(struct bench *b, const struct bench_row *row, struct 
     opt->mode = row->mode;
     opt->evict = row->evict;
     opt->routes = b->routes;
+    opt->caller_bytes = 8 * (uint64_t)(b->args->n_prompt + b->args->n_predict);
     if (!opt->n_ctx)
         opt->n_ctx = b->args->n_prompt + b->args->n_predict;
 }

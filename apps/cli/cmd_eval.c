@@ -34,47 +34,34 @@ static bool has_sidecar(const struct pg_options *base)
     return opt.sidecar || pg_plan_make(&plan, &opt, &err) != PG_EARG;
 }
 
+/* Bytes that the data will take: text is held once as it is and once as tokens, JSON as the values
+ * that it is made of. Each session has a piece of text beside it. */
+static uint64_t data_bytes(const struct cli_args *args, const struct pg_options *opt)
+{
+    struct stat st;
+    const bool is_text = args->task == PG_EVAL_PPL || args->task == PG_EVAL_AGREE;
+    const uint64_t pieces = (uint64_t)opt->n_sessions * (uint64_t)(opt->n_ctx ? opt->n_ctx : 4096);
+    if (stat(args->data_file, &st) || !S_ISREG(st.st_mode))
+        return 0; /* pg_eval will say so */
+    return (uint64_t)st.st_size * (is_text ? 4 : 16) + pieces * sizeof(int32_t) + (1u << 16);
+}
+
 /* As many sessions as fill a batch with short texts, while their caches take a small part of the
  * budget, and what fits with one session fits with them. */
-static void choose_sessions(struct pg_options *opt)
+static void choose_sessions(struct pg_options *opt, const struct cli_args *args)
 {
     struct pg_plan one, plan;
     struct pg_err err = {0};
     opt->n_sessions = 1;
+    opt->caller_bytes = data_bytes(args, opt);
     if (pg_plan_make(&one, opt, &err))
         return; /* opening will say why */
-    for (opt->n_sessions = 16; opt->n_sessions > 1; opt->n_sessions /= 2) {
+    for (opt->n_sessions = 16; opt->n_sessions > 0; opt->n_sessions /= 2) {
+        opt->caller_bytes = data_bytes(args, opt);
         const bool fits = !pg_plan_make(&plan, opt, &err) && plan.mode == one.mode;
-        if (fits && plan.kv <= plan.budget / 8)
+        if (opt->n_sessions == 1 || (fits && plan.kv <= plan.budget / 8))
             return;
     }
-}
-
-/* Bytes that the data will take: text is held once as it is and once as tokens, JSON as the values
- * that it is made of. */
-static uint64_t data_bytes(const struct cli_args *args)
-{
-    struct stat st;
-    const bool is_text = args->task == PG_EVAL_PPL || args->task == PG_EVAL_AGREE;
-    if (stat(args->data_file, &st) || !S_ISREG(st.st_mode))
-        return 0; /* pg_eval will say so */
-    return (uint64_t)st.st_size * (is_text ? 4 : 16) + (1u << 16);
-}
-
-static int share_budget(struct pg_options *opt, uint64_t data, struct pg_err *err)
-{
-    struct pg_plan plan;
-    const uint64_t whole = opt->memory_bytes;
-    char given[16], least[16];
-    if (!whole)
-        return 0;
-    opt->memory_bytes = whole > data ? whole - data : 1;
-    const int rc = pg_plan_make(&plan, opt, err);
-    if (rc == PG_EBUDGET)
-        return cli_fail(err, rc, "%s are too little for mode %s: the minimum is %s with the data",
-                        cli_size_text(whole, given), pg_mode_name(plan.mode),
-                        cli_size_text(plan.minimum + data, least));
-    return rc;
 }
 
 static int eval_open(struct evaluation *v, struct pg_err *err)
@@ -84,12 +71,9 @@ static int eval_open(struct evaluation *v, struct pg_err *err)
     v->budget = opt.memory_bytes;
     if (v->args->task == PG_EVAL_AGREE && opt.mode == PG_MODE_AUTO)
         opt.mode = has_sidecar(&opt) ? PG_MODE_HINT : PG_MODE_LOOKAHEAD;
-    opt.n_sessions = 1;
-    int rc = share_budget(&opt, data_bytes(v->args), err);
-    if (rc)
-        return rc;
-    choose_sessions(&opt);
-    rc = pg_engine_open(&v->engine, &opt, err);
+    opt.n_logit_rows = 8; /* as many as are held at a time */
+    choose_sessions(&opt, v->args);
+    const int rc = pg_engine_open(&v->engine, &opt, err);
     if (rc)
         return rc;
     pg_engine_plan(v->engine, &v->plan);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  * pregate logits: the logits of given tokens as a NumPy file, float32 [n_tokens, n_vocab].
  *
- * Rows are evaluated and written a batch at a time. The buffer of one batch belongs to the memory
- * budget like everything else: the engine is opened with what is left.
+ * Rows are evaluated and written a batch at a time. The buffer of one batch is part of the plan.
  */
 #include "cli.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -88,7 +88,7 @@ static int tokens_check(const struct job *j, struct pg_err *err)
 {
     for (size_t i = 0; i < j->n_ids; i++)
         if ((size_t)j->ids[i] >= j->n_vocab)
-            return cli_fail(err, PG_EARG, "--tokens: %d is not a token: the vocabulary has %zu",
+            return cli_fail(err, PG_EARG, "--tokens: %d is not a token: the model has %zu",
                             (int)j->ids[i], j->n_vocab);
     return 0;
 }
@@ -98,12 +98,14 @@ static int evaluate(const struct pg_options *opt, struct job *j, const struct cl
 {
     pg_engine *e = NULL;
     struct pg_plan plan;
+    struct pg_model_info info;
     struct cli_outfile out;
     int rc = pg_engine_open(&e, opt, err);
     if (rc)
         return rc;
     pg_engine_plan(e, &plan);
-    j->n_vocab = (size_t)pg_vocab_n(pg_engine_vocab(e));
+    pg_engine_info(e, &info);
+    j->n_vocab = (size_t)info.n_vocab; /* of the rows; a vocabulary may have fewer words, or none */
     j->batch = j->n_ids < (size_t)plan.n_batch ? j->n_ids : (size_t)plan.n_batch;
     rc = tokens_check(j, err);
     rc = rc ? rc : pg_session_open(&j->session, e, NULL, err);
@@ -118,26 +120,6 @@ static int evaluate(const struct pg_options *opt, struct job *j, const struct cl
     pg_session_close(j->session);
     pg_engine_close(e);
     return rc;
-}
-
-/* Takes the row buffer out of the engine's share, as far as its minimum allows. */
-static int budget_share(struct pg_options *opt, size_t n_rows, struct pg_err *err)
-{
-    struct pg_plan plan;
-    pg_vocab *vocab;
-    if (!opt->memory_bytes)
-        return 0;
-    int rc = pg_plan_make(&plan, opt, err);
-    rc = rc ? rc : pg_vocab_open(&vocab, opt->model, err);
-    if (rc)
-        return rc;
-    const size_t batch = n_rows < (size_t)plan.n_batch ? n_rows : (size_t)plan.n_batch;
-    const uint64_t buffer = batch * (uint64_t)pg_vocab_n(vocab) * sizeof(float);
-    pg_vocab_close(vocab);
-    const uint64_t spare = opt->memory_bytes > plan.minimum ? opt->memory_bytes - plan.minimum : 0;
-    opt->memory_bytes -= buffer < spare ? buffer : spare;
-    opt->n_batch = plan.n_batch;
-    return 0;
 }
 
 int cli_logits(const struct cli_args *args)
@@ -158,9 +140,10 @@ int cli_logits(const struct cli_args *args)
     cli_engine_options(&opt, args, &progress);
     if (!opt.n_ctx)
         opt.n_ctx = (int)job.n_ids;
+    opt.n_logit_rows = INT_MAX; /* of a batch */
+    opt.caller_bytes = 2 * job.n_ids * sizeof *ids;
     job.ids = ids;
-    int rc = budget_share(&opt, job.n_ids, &err);
-    rc = rc ? rc : evaluate(&opt, &job, args, &err);
+    int rc = evaluate(&opt, &job, args, &err);
     free(ids);
     return rc ? cli_failed(&err) : CLI_OK;
 }

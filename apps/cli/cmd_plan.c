@@ -47,7 +47,8 @@ static void mode_expect(struct plan_mode *m, int mode, const struct plan_report 
     m->seconds = mode == PG_MODE_ONDEMAND ? memory + disk : fmax(memory, disk);
 }
 
-static void modes_expect(struct plan_report *r, const struct pg_options *base)
+/* The plan that has been made stands in its row as it is. */
+static void modes_expect(struct plan_report *r, const struct pg_options *base, int code)
 {
     for (int mode = PG_MODE_RESIDENT; mode < PG_MODE_COUNT; mode++) {
         struct plan_mode *m = &r->modes[mode];
@@ -55,19 +56,16 @@ static void modes_expect(struct plan_report *r, const struct pg_options *base)
         struct pg_err err = {0};
         opt.mode = (enum pg_mode)mode;
         m->code = pg_plan_make(&m->plan, &opt, &err);
+        const uint64_t minimum = m->plan.minimum; /* of auto it is that of another mode */
+        if (!code && r->plan.mode == opt.mode) {
+            m->plan = r->plan;
+            m->plan.minimum = minimum;
+        }
         if (m->code)
             snprintf(m->why, sizeof(m->why), "%s", err.text);
         else
             mode_expect(m, mode, r);
     }
-}
-
-/* Auto opens with less than resident needs: the minimum is that of the mode it falls back to. */
-static void minimum_of_auto(struct plan_report *r)
-{
-    const uint64_t other = r->modes[PG_MODE_LOOKAHEAD].plan.minimum;
-    if (other > 0 && other < r->plan.minimum)
-        r->plan.minimum = other;
 }
 
 static int roofs_measure(struct plan_report *r, const struct cli_args *args, struct pg_err *err)
@@ -99,7 +97,9 @@ static void print_parts(const struct plan_report *r)
     snprintf(note, sizeof(note), "%d of %d experts, %s each", p->n_slots, p->n_expert_total,
              cli_size_text(p->slot_bytes, size));
     line("expert slots", p->slots, note);
-    line("minimum", p->minimum, "the smallest budget that opens with these options");
+    snprintf(note, sizeof note,
+             "%" PRIu64 " bytes: the smallest budget that opens with these options", p->minimum);
+    line("minimum", p->minimum, note);
     puts("\nOne token");
     line("experts it uses", p->token_expert_bytes, "");
     line("dense weights it uses", p->token_dense_bytes, "");
@@ -186,9 +186,7 @@ int cli_plan(const struct cli_args *args)
         cli_error("no speeds: %s", roof_err.text);
         r.roof_dram = r.roof_disk = 0;
     }
-    modes_expect(&r, &opt);
-    if (opt.mode == PG_MODE_AUTO)
-        minimum_of_auto(&r);
+    modes_expect(&r, &opt, rc);
     if (args->json) {
         const int code = print_json(&r, rc, err.text);
         return rc ? CLI_FAILED : code;

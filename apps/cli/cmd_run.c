@@ -282,12 +282,21 @@ static int trace_events(const struct cli_args *a)
     return (int)(room < least ? least : room > most ? most : room);
 }
 
+/* The prompt as tokens, and what is kept of each token that is written. */
+static uint64_t own_bytes(const struct run *r)
+{
+    const int n_ctx = r->args->n_ctx ? r->args->n_ctx : 4096, n = r->args->n_predict;
+    const uint64_t n_tokens = (uint64_t)(n < 0 || n > n_ctx ? n_ctx : n);
+    return 4 * r->n_prompt_text + n_tokens * (r->args->json ? 128 : sizeof *r->ids);
+}
+
 static int run_open(struct run *r, struct pg_err *err)
 {
     struct pg_options opt;
     cli_engine_options(&opt, r->args, &r->progress);
     opt.trace_events = trace_events(r->args);
     int rc = prompt_read(r, err);
+    opt.caller_bytes = own_bytes(r);
     rc = rc ? rc : pg_engine_open(&r->engine, &opt, err);
     if (rc)
         return rc;

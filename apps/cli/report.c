@@ -137,6 +137,7 @@ json_t *cli_json_plan(const struct pg_plan *p)
     put_size(o, "kv", p->kv);
     put_size(o, "scratch", p->scratch);
     put_size(o, "overhead", p->overhead);
+    put_size(o, "caller", p->caller);
     put_size(o, "slots", p->slots);
     put_size(o, "slot_bytes", p->slot_bytes);
     put_size(o, "n_slots", (uint64_t)p->n_slots);

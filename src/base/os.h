@@ -53,7 +53,12 @@ void pg_os_memory_read(const char *root, struct pg_os_memory *out);
 /* Processors' worth of time that the smallest quota up the tree gives, rounded up; 0: no quota. */
 int pg_os_cpu_quota(const char *root);
 
-uint64_t pg_os_rss(void); /* resident memory of this process now (VmRSS) */
+uint64_t
+pg_os_rss(void); /* resident memory of this process now (VmRSS); 0 where /proc is unreadable */
+/* The most that what is there now takes: program and libraries as if each of their pages were
+ * touched, what is allocated, the caller's stack. The same for the same allocations, which VmRSS is
+ * not; no less than VmRSS, for what we cannot know of. */
+uint64_t pg_os_held(void);
 
 /* Which file it was and when it was last written. Renaming another one over its path changes
  * neither for those that have it open. */

@@ -106,13 +106,13 @@ static int load_experts(struct pg_engine *e, struct pg_err *err)
 /* A plan may be made for another machine; what is opened must be able to keep it on this one. */
 static int check_limit(const struct pg_engine *e, struct pg_err *err)
 {
-    uint64_t limit = pg_os_memory_limit(), mib = 1 << 20;
-    if (e->plan.budget > limit) {
-        return pg_fail(err, PG_EBUDGET,
-                       "a budget of %llu MiB is more than the %llu MiB that this machine or its "
-                       "control group allows",
-                       (unsigned long long)(e->plan.budget / mib),
-                       (unsigned long long)(limit / mib));
+    uint64_t limit = pg_os_memory_limit();
+    if (e->plan.budget / PG_PAGE > limit / PG_PAGE) { /* groups count whole pages */
+        return pg_fail(
+            err, PG_EBUDGET,
+            "a budget of %llu bytes is more than the %llu bytes that this machine or its "
+            "control group allows",
+            (unsigned long long)e->plan.budget, (unsigned long long)limit);
     }
     return 0;
 }

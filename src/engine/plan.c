@@ -62,16 +62,18 @@ static uint64_t scratch_bytes(struct pg_engine *e, int n_batch)
 }
 
 /* What the process holds besides the parts that the plan names: itself, the vocabulary and the
- * directory (all of that is resident by now), the store's tables, stacks, and a margin. A part of
- * the budget comes on top, for what the kernel rounds up and keeps for us. */
+ * directory (which are there by now), the store's tables, threads, and a margin for small things of
+ * the caller and of libraries. The kernel's own memory for us is in it, as a control group counts
+ * it: a quarter of a MiB, 32 KiB for a thread beside as much of its stack, and a part of the budget
+ * (KERNEL_PART) for page tables and what is rounded up. */
 static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
 {
     const struct pg_model *m = &e->model;
-    uint64_t margin = (uint64_t)384 << 10;
-    uint64_t threads = ((uint64_t)e->opt.n_threads * 64 + 8 * 16) << 10; /* ours, and pread's */
+    uint64_t margin = (uint64_t)(384 + 256) << 10;
+    uint64_t threads = ((uint64_t)e->opt.n_threads * 64 + 8 * 40) << 10; /* ours, and pread's */
     uint64_t trace = (uint64_t)e->opt.trace_events * 64;
     uint64_t store = m->n_moe ? pg_store_heap_bytes(m->n_moe, m->h.n_expert, n_slots) : 0;
-    return pg_os_rss() + margin + threads + trace + store;
+    return pg_os_held() + margin + threads + trace + store;
 }
 
 /* Tokens that all contexts together could take in one step. */
@@ -80,18 +82,34 @@ static int most_in_step(const struct pg_engine *e)
     return (int)PG_MIN((int64_t)e->opt.n_ctx * e->opt.n_sessions, 1 << 16);
 }
 
+static uint64_t caller_bytes(const struct pg_engine *e, int n_batch)
+{
+    uint64_t rows = (uint64_t)PG_MAX(PG_MIN(n_batch, e->opt.n_logit_rows), 0);
+    return e->opt.caller_bytes + rows * (uint64_t)e->model.h.n_vocab * sizeof(float);
+}
+
+/* What a step of n_batch tokens needs, and the caller with it. */
+static uint64_t step_bytes(struct pg_engine *e, int n_batch)
+{
+    return scratch_bytes(e, n_batch) + caller_bytes(e, n_batch);
+}
+
 /* The largest batch whose scratch takes at most a sixteenth of what is there for slots. */
 static int choose_batch(struct pg_engine *e, uint64_t room)
 {
     int n_batch = PG_MIN(MAX_BATCH, most_in_step(e));
     if (e->opt.n_batch)
         return e->opt.n_batch;
-    while (n_batch > MIN_BATCH && scratch_bytes(e, n_batch) > room / 16)
+    while (n_batch > MIN_BATCH && step_bytes(e, n_batch) - e->opt.caller_bytes > room / 16)
         n_batch /= 2;
     return n_batch;
 }
 
 enum { KERNEL_PART = 128 };
+/* A minimum is told with this to spare and in whole steps: what is measured of the heap may differ
+ * a little until the engine is opened, and one command should name one number. */
+#define MINIMUM_SPARE ((uint64_t)128 << 10)
+#define MINIMUM_STEP  ((uint64_t)256 << 10)
 
 static uint64_t sub(uint64_t a, uint64_t b)
 {
@@ -116,25 +134,25 @@ static bool fill_plan(struct pg_engine *e)
     p->n_expert_total = total;
     uint64_t base = overhead_bytes(e, total);
     int least_batch = e->opt.n_batch ? e->opt.n_batch : PG_MIN(MIN_BATCH, most_in_step(e));
-    p->minimum =
-        p->dense + p->kv + base + scratch_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
-    p->minimum += p->minimum / (KERNEL_PART - 1) + 1;
-    p->overhead = base + PG_MAX(p->budget, p->minimum) / KERNEL_PART;
+    uint64_t need =
+        p->dense + p->kv + base + step_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
+    need += need / (KERNEL_PART - 1) + 1;
+    p->minimum = (need + MINIMUM_SPARE + MINIMUM_STEP - 1) / MINIMUM_STEP * MINIMUM_STEP;
+    p->overhead = base + PG_MAX(p->budget, need) / KERNEL_PART;
 
     uint64_t fixed = p->dense + p->kv + p->overhead;
     /* A model that fits whole leaves the rest to the batch; otherwise slots come first. */
-    uint64_t room = sub(p->budget, fixed);
+    uint64_t room = sub(p->budget, fixed + e->opt.caller_bytes);
     uint64_t beside = (uint64_t)total * p->slot_bytes;
     p->n_batch = choose_batch(e, room > beside + room / 16 ? 16 * (room - beside) : room);
-    p->scratch = scratch_bytes(e, p->n_batch);
-    if (p->budget < fixed + p->scratch + (uint64_t)least * p->slot_bytes) {
+    if (p->budget < fixed + step_bytes(e, p->n_batch) + (uint64_t)least * p->slot_bytes)
         p->n_batch = least_batch;
-        p->scratch = scratch_bytes(e, p->n_batch);
-    }
-    uint64_t n_slots = total ? sub(p->budget, fixed + p->scratch) / p->slot_bytes : 0;
+    p->scratch = scratch_bytes(e, p->n_batch);
+    p->caller = caller_bytes(e, p->n_batch);
+    uint64_t n_slots = total ? sub(p->budget, fixed + p->scratch + p->caller) / p->slot_bytes : 0;
     p->n_slots = (int)PG_MIN(n_slots, (uint64_t)total);
     p->slots = (uint64_t)p->n_slots * p->slot_bytes;
-    return p->budget >= p->minimum && p->n_slots >= least;
+    return p->budget >= need && p->n_slots >= least;
 }
 
 static double mib(uint64_t bytes)
@@ -163,11 +181,12 @@ int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
         minimum = e->plan.minimum;
         e->opt.mode = PG_MODE_RESIDENT;
         fits = fill_plan(e);
-        e->plan.minimum = PG_MIN(minimum, e->plan.minimum);
+        minimum = PG_MIN(minimum, e->plan.minimum);
         if (!fits) {
             e->opt.mode = PG_MODE_LOOKAHEAD;
             fits = fill_plan(e);
         }
+        e->plan.minimum = minimum;
     } else {
         fits = fill_plan(e);
     }
@@ -176,12 +195,13 @@ int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
         const struct pg_plan *p = &e->plan;
         return pg_fail(
             err, PG_EBUDGET,
-            "%.1f MiB are too little for mode %s: the minimum is %.1f MiB (dense weights "
-            "%.1f, context of %d tokens %.1f, program %.1f, scratch and %s %.1f)",
-            mib(p->budget), pg_mode_name(p->mode), mib(p->minimum) + 0.1, mib(p->dense),
-            e->opt.n_ctx, mib(p->kv), mib(p->overhead),
+            "%llu bytes are too little for mode %s: the minimum is %.2f MiB (dense weights "
+            "%.1f, context of %d tokens %.1f, program %.1f, the caller's data %.1f, scratch and %s "
+            "%.1f)",
+            (unsigned long long)p->budget, pg_mode_name(p->mode), mib(p->minimum), mib(p->dense),
+            e->opt.n_ctx, mib(p->kv), mib(p->overhead), mib(p->caller),
             p->mode == PG_MODE_RESIDENT ? "all experts" : "two experts",
-            mib(p->minimum - p->dense - p->kv - p->overhead));
+            mib(p->minimum - p->dense - p->kv - p->overhead - p->caller));
     }
     return 0;
 }

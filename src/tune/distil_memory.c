@@ -114,11 +114,11 @@ static void choose_batch(struct pg_distil_memory *m, struct pg_engine *e,
 static int too_little(const struct pg_distil_memory *m, uint64_t engine, uint64_t n_tokens,
                       uint64_t states, struct pg_err *err)
 {
-    uint64_t minimum = engine + m->fit_bytes + states;
+    uint64_t step = 256 << 10, minimum = (engine + m->fit_bytes + states + step - 1) / step * step;
     return pg_fail(err, PG_EBUDGET,
-                   "%.1f MiB are too little to tune: the minimum is %.1f MiB (engine %.1f, "
+                   "%llu bytes are too little to tune: the minimum is %.2f MiB (engine %.1f, "
                    "pre-gates and optimiser %.1f, states of %llu tokens %.1f)",
-                   mib(m->budget), mib(minimum) + 0.1, mib(engine), mib(m->fit_bytes),
+                   (unsigned long long)m->budget, mib(minimum), mib(engine), mib(m->fit_bytes),
                    (unsigned long long)n_tokens, mib(states));
 }
 
@@ -132,11 +132,12 @@ int pg_distil_divide(struct pg_distil_memory *m, struct pg_engine *e,
     plan_for(e, PG_MODE_ONDEMAND, 1, (int)PG_MIN(n_ctx, SMALL_BATCH), e->opt.memory_bytes);
     m->budget = e->plan.budget;
     uint64_t engine = e->plan.minimum + SLACK;
-    if (m->budget > limit) {
-        return pg_fail(err, PG_EBUDGET,
-                       "a budget of %.1f MiB is more than the %.1f MiB that this machine or its "
-                       "control group allows",
-                       mib(m->budget), mib(limit));
+    if (m->budget / PG_PAGE > limit / PG_PAGE) {
+        return pg_fail(
+            err, PG_EBUDGET,
+            "a budget of %llu bytes is more than the %llu bytes that this machine or its "
+            "control group allows",
+            (unsigned long long)m->budget, (unsigned long long)limit);
     }
     uint64_t least = n_tokens ? n_tokens : PG_MIN(all, 2 * n_ctx);
     if (m->budget < engine + m->fit_bytes + token * least)

@@ -144,7 +144,7 @@ static pg_engine *open_under(struct pg_options *opt, int step)
         if (rc) {
             assert_int_equal(rc, PG_EBUDGET);
             assert_null(e);
-            opt->memory_bytes = plan.minimum + (uint64_t)i * (uint64_t)i * 1024;
+            opt->memory_bytes = plan.minimum - (512 << 10) + (uint64_t)i * (uint64_t)i * 1024;
         }
     }
     if (!e)
