@@ -57,6 +57,11 @@ static int open_roof(struct roof *r, int n_threads, struct pg_err *err)
     r->size = PG_ROOF_MOST;
     while (r->size > left && r->size > PG_ROOF_LEAST)
         r->size /= 2;
+    if (r->size > left) {
+        return pg_fail(err, PG_ENOMEM,
+                       "%llu MiB are needed to measure bandwidth on, as much as is left at most",
+                       (unsigned long long)(2 * r->size >> 20));
+    }
     PG_TRY(pg_pool_open(&r->pool, n_threads, err));
     r->sums = pg_calloc((size_t)n_threads, 8 * sizeof(*r->sums));
     r->data = pg_pages_map(r->size);

@@ -4,15 +4,22 @@
     budget.py PREGATE PEAK_OF rss       peak resident size of the process <= --memory
     budget.py PREGATE PEAK_OF cgroup    the same inside a memory cgroup of exactly that size, where
                                         going over it would mean swapping or the OOM killer
+    budget.py PREGATE PEAK_OF random [--runs=N] [--seed=S]
+                                        N (12) random command lines: command, model, threads, context, cache, way to
+                                        read, and a budget from the minimum that the command itself names upwards; each
+                                        in a cgroup of that size where one can be made. None may be over, killed or
+                                        refused
 
 A model several times larger than the smallest budget is made with `pregate synth`; its logits must be
-the same bytes under every budget. PEAK_OF is built from
-peak_of.c. Exit 77 = skipped, with the reason on a line "SKIPPED: ..."; so it is with a last argument
+the same bytes under every budget. PEAK_OF is built from peak_of.c. Exit 77 = skipped, with the reason on a line "SKIPPED: ..."; so it is with a last argument
 --sanitize=NAMES that names a sanitizer.
 """
 import json
 import os
 import pathlib
+import random
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -85,61 +92,139 @@ class Cgroup:
             pass
 
 
-def least_budget(pregate, model, mode):
-    """The smallest budget that a plan accepts, and a megabyte for the rows that `logits` holds and for
-    what a process needs more of in one run than in another."""
-    budget = 1 * MIB
-    for _ in range(8):
-        _, text = run([pregate, "plan", model, "--memory", str(budget), "--mode", mode,
-                       "--no-measure", "-c", "64", "--kv", "f32", "-t", "2", "--json"])
-        found = json.loads(text[text.index("{"):text.rindex("}") + 1])
-        if found["fits"]:
-            return (budget // MIB + 2) * MIB
-        budget = found["minimum"]
-    sys.exit(f"no plan accepts the minimum it names; the last:\n{text}")
+def minimum_of(command):
+    """The budget that a refused command names, as it would be typed, in MiB."""
+    text = run(command + ["--memory", "1M"])[1]
+    found = re.search(r"the minimum is ([\d.]+) MiB", text)
+    if not found:
+        sys.exit(f"{' '.join(map(str, command))}: names no minimum\n{text}")
+    return float(found.group(1))
 
 
-def logits(programs, model, out, budget, mode, before=None):
-    pregate, peak_of = programs
-    command = [peak_of, out + ".peak", pregate, "logits", model, "--tokens", TOKENS, "-c", "64", "--memory", str(budget),
-               "--mode", mode, "-t", "2", "-o", out]
-    must(command, before)
-    peak = int(pathlib.Path(out + ".peak").read_text())
-    if peak > budget:
-        sys.exit(f"--memory {budget}: peak resident size {peak}, {peak - budget} over\n{command}")
-    print(f"{mode:>13} --memory {budget / MIB:7.1f} MiB: peak {peak / MIB:7.1f} MiB")
-    return pathlib.Path(out).read_bytes()
+def peak_command(programs, out, group, command):
+    """The command under peak_of, in the group if there is one."""
+    into = ["--into", str(group.procs)] if group else []
+    return [programs[1], out, *into, programs[0], *map(str, command)]
+
+
+def measured(programs, command, budget, group, out, before=None):
+    """Runs the command under the budget, in the group if there is one. What went wrong, or None; and the peak."""
+    into = ["--into", str(group.procs)] if group else []
+    text = run([programs[1], out, *into, programs[0], *command, "--memory", budget], before)
+    bound, peak = round(float(budget[:-1]) * MIB), int(pathlib.Path(out).read_text())
+    if group and group.events():
+        return f"killed in a cgroup of {bound} bytes", peak
+    if text[0]:
+        return f"exit code {text[0]}\n{text[1]}", peak
+    return f"{peak - bound} bytes over" if peak > bound else None, peak
+
+
+def must_fit(programs, command, budget, in_cgroup, out):
+    """Returns the peak."""
+    group = Cgroup.make(round(float(budget[:-1]) * MIB)) if in_cgroup else None
+    if in_cgroup and not group:
+        print("SKIPPED: budget.py: no memory cgroup can be made here")
+        sys.exit(77)
+    try:
+        wrong, peak = measured(programs, command, budget, group, out)
+    finally:
+        if group:
+            group.close()
+    if wrong:
+        sys.exit(f"pregate {' '.join(command)} --memory {budget}: {wrong}")
+    return peak
 
 
 def check(programs, model, folder, in_cgroup):
-    pregate = programs[0]
-    size = os.path.getsize(model)
-    least = least_budget(pregate, model, "prefetch-all")
-    if size < 1.5 * least:
-        sys.exit(f"the model ({size} bytes) is not much larger than the least budget ({least})")
-    want = None
+    size = os.path.getsize(model) / MIB
+    out, want = f"{folder}/out.npy", None
     for mode in ("ondemand", "lookahead", "prefetch-all"):
-        for budget in (least, least + size // 4 // MIB * MIB, least + size // 2 // MIB * MIB,
-                       2 * (size // MIB) * MIB):
-            group = Cgroup.make(budget) if in_cgroup else None
-            if in_cgroup and not group:
-                print("SKIPPED: budget.py: no memory cgroup can be made here")
-                sys.exit(77)
-            try:
-                got = logits(programs, model, f"{folder}/out.npy", budget, mode,
-                             group.enter if group else None)
-                if group and group.events():
-                    sys.exit(f"--memory {budget}: the kernel killed in the cgroup of that size")
-            finally:
-                if group:
-                    group.close()
+        command = ["logits", model, "--tokens", TOKENS, "-c", "64", "--mode", mode, "-t", "2", "-o", out]
+        least = minimum_of([programs[0], *command])
+        if size < 1.5 * least:
+            sys.exit(f"the model ({size} MiB) is not much larger than the least budget ({least} MiB)")
+        for budget in (least, least + size / 4, least + size / 2, 2 * size):
+            peak = must_fit(programs, command, f"{budget:.2f}M", in_cgroup, out + ".peak")
+            print(f"{mode:>13} --memory {budget:7.2f} MiB: peak {peak / MIB:7.2f} MiB")
+            got = pathlib.Path(out).read_bytes()
             want = want or got
             if got != want:
                 sys.exit(f"--mode {mode} --memory {budget}: other logits")
-    code, text = run([pregate, "logits", model, "--tokens", "1", "-c", "64", "--memory",
-                         str(least // 4), "--mode", "ondemand", "-o", f"{folder}/none.npy"])
-    if code != 1 or os.path.exists(f"{folder}/none.npy"):
-        sys.exit(f"a quarter of the least budget: exit code {code}, wanted 1\n{text}")
+        os.remove(out)
+        code, text = run([programs[0], *command, "--memory", f"{least / 4:.2f}M"])
+        if code != 1 or os.path.exists(out):
+            sys.exit(f"a quarter of the least budget: exit code {code}, wanted 1\n{text}")
+
+
+SHAPES = ("olmoe-tiny", "qwen2moe-tiny", "qwen3-tiny", "mixtral-tiny", "llama-dense-tiny")
+DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
+TRAINED = DATA.parents[1] / "models" / "tinystories-moe.gguf"
+WITHOUT_WORDS = [DATA / "gguf_moe" / "split_qwen-00001-of-00003.gguf", DATA / "gguf_moe" / "full_mixtral.gguf",
+                 DATA / "gen_moe" / "olmoe.gguf"]
+TEXT = DATA / "first20" / "stories.txt"
+
+
+def random_command(pick, models, folder):
+    """A command line without its budget, and the file of its model."""
+    name = pick.choice(["run", "logits", "eval", "tune", "bench"])
+    model = str(pick.choice(models + (WITHOUT_WORDS if name in ("logits", "bench") else [])))
+    if name == "tune" and "dense" in model:
+        model = str(TRAINED)
+    n_ctx, n = pick.choice([32, 64, 200]), pick.randint(1, 30)
+    more = {
+        "run": ["-p", "Once upon a time", "-n", str(n), "--ignore-eos", "-s", "1", *pick.choice([[], ["--json"]])],
+        "logits": ["--tokens", ",".join(str(pick.randint(3, 47)) for _ in range(n)), "-o", f"{folder}/out"],
+        "eval": ["--data", str(TEXT), "--max", str(n)],
+        "tune": ["--data", str(TEXT), "--tokens", str(40 * n_ctx), "--hidden", "8", "-o", f"{folder}/out"],
+        "bench": ["-p", str(n), "-n", "2", "-r", "1", "--modes", "ondemand"],
+    }[name]
+    if name != "tune":
+        more += ["--kv", pick.choice(["f16", "f32"]), "--io", pick.choice(["uring", "pread"])]
+    if name not in ("tune", "bench"):
+        more += ["--mode", pick.choice(["auto", "ondemand", "lookahead", "prefetch-all"])]
+    return [name, model, "-c", str(n_ctx), "-t", str(pick.randint(1, 8)), *more], model
+
+
+def check_blind(programs, folder):
+    """Where no further file can be opened the process cannot read what it takes; it keeps the budget all the same."""
+    command = ["run", str(TRAINED), "-p", "Once", "-n", "4", "-c", "64", "-t", "8", "--io", "pread", "--mode", "ondemand"]
+    budget = f"{minimum_of([programs[0], *command]):.2f}M"
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))
+    wrong, peak = measured(programs, command, budget, None, f"{folder}/peak", few)
+    text = run([programs[0], *command, "--memory", budget], few)[1]
+    if wrong or not re.search(r"peak [1-9]", text):
+        sys.exit(f"with five files: {wrong}, peak {peak}\n{text}")
+
+
+def check_random(programs, folder, n_runs, seed):
+    pick, models, wrong = random.Random(seed), [TRAINED], []
+    for shape in SHAPES:
+        models.append(f"{folder}/{shape}.gguf")
+        must([programs[0], "synth", shape, "--type", pick.choice(["Q4_K", "Q8_0", "F32"]), "-o", models[-1]])
+    group = Cgroup.make(MIB)
+    if group:
+        group.close()
+    for i in range(n_runs):
+        command, model = random_command(pick, models, folder)
+        least = minimum_of([programs[0], *command])
+        more = pick.choice([0, 0, 0.25, 1, pick.uniform(0, 1.2 * os.path.getsize(model) / MIB)])
+        budget = f"{least + more:.2f}M"
+        limited = Cgroup.make(round(float(budget[:-1]) * MIB)) if group else None
+        try:
+            why, peak = measured(programs, command, budget, limited, f"{folder}/peak")
+        finally:
+            if limited:
+                limited.close()
+        line = f"{i}: pregate {' '.join(command)} --memory {budget} (least {least:.2f}): peak {peak / MIB:.2f}"
+        print(line if not why else f"{line}: {why}", flush=True)
+        wrong += [line] if why else []
+    print(f"{n_runs} runs, seed {seed}, {'each in a cgroup of its budget' if group else 'no cgroup can be made here'}: "
+          f"{len(wrong)} over, killed or refused")
+    sys.exit(bool(wrong))
+
+
+def option(name, default):
+    return next((int(a.split("=")[1]) for a in sys.argv if a.startswith(f"--{name}=")), default)
 
 
 def main():
@@ -149,9 +234,13 @@ def main():
         sys.exit(77)
     folder = tempfile.mkdtemp(prefix="pregate-budget-")
     try:
+        if what == "random":
+            check_random((pregate, peak_of), folder, option("runs", 12), option("seed", 1))
         model = f"{folder}/model.gguf"
         must([pregate, "synth", SHAPE, "--type", TYPE, "--seed", "1", "-o", model])
         check((pregate, peak_of), model, folder, what == "cgroup")
+        if what == "rss":
+            check_blind((pregate, peak_of), folder)
     finally:
         shutil.rmtree(folder)
 
