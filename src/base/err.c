@@ -70,21 +70,6 @@ int pg_fail_in(struct pg_err *err, int code, const char *prefix)
     return code;
 }
 
-int pg_options_take(void *whole, size_t whole_bytes, const void *given, const char *init,
-                    struct pg_err *err)
-{
-    size_t size;
-    memcpy(&size, given, sizeof(size));
-    if (size < sizeof(size) || size > whole_bytes) {
-        return pg_fail(err, PG_EARG, "options: size %zu found, %zu to %zu wanted (use %s)", size,
-                       sizeof(size), whole_bytes, init);
-    }
-    memset(whole, 0, whole_bytes);
-    memcpy(whole, given, size);
-    memcpy(whole, &whole_bytes, sizeof(whole_bytes));
-    return 0;
-}
-
 struct pg_quoted pg_quote(const char *s, size_t n)
 {
     static const char hex[] = "0123456789abcdef";

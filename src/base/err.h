@@ -19,12 +19,6 @@ int pg_fail_os(struct pg_err *err, int code, int os_error, const char *fmt, ...)
 /* Puts "prefix: " before the sentence that is already there, unless it begins so. Returns code. */
 int pg_fail_in(struct pg_err *err, int code, const char *prefix);
 
-/* Copies a caller's option struct, which begins with its `size`, into ours of whole_bytes; what an
- * older, shorter one lacks becomes zero. `init` is the macro that sets the size. PG_EARG when the
- * size cannot be that of such a struct. */
-int pg_options_take(void *whole, size_t whole_bytes, const void *given, const char *init,
-                    struct pg_err *err);
-
 /* Text made safe for a message: control and non-ASCII bytes as \xNN, cut to the buffer. */
 struct pg_quoted {
     char s[80];

@@ -4,6 +4,8 @@
  */
 #include "engine/engine.h"
 
+#include "base/ranges.h"
+
 #include <stdlib.h>
 
 enum { MIN_BATCH = 8, MAX_BATCH = 512, DEFAULT_CTX = 4096 };
@@ -206,13 +208,6 @@ int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
     return 0;
 }
 
-static int check_range(const char *what, int value, int lo, int hi, struct pg_err *err)
-{
-    if (value < lo || value > hi)
-        return pg_fail(err, PG_EARG, "%s: %d found, %d to %d wanted", what, value, lo, hi);
-    return 0;
-}
-
 static int check_routes(const struct pg_engine *e, struct pg_err *err)
 {
     const pg_routes *r = e->opt.routes;
@@ -236,15 +231,9 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
     o->n_ctx = o->n_ctx ? o->n_ctx : PG_MIN(train, DEFAULT_CTX);
     o->n_sessions = o->n_sessions ? o->n_sessions : 1;
     o->n_threads = o->n_threads ? o->n_threads : PG_MIN(pg_os_n_cpu(), 256);
-    PG_TRY(check_range("context", o->n_ctx, 1, 1 << 24, err));
-    PG_TRY(check_range("sessions", o->n_sessions, 1, 4096, err));
-    PG_TRY(check_range("threads", o->n_threads, 1, 256, err));
-    PG_TRY(check_range("batch", o->n_batch, 0, 1 << 16, err));
-    PG_TRY(check_range("lookahead", o->lookahead, 0, PG_MAX(1, e->model.n_moe - 1), err));
-    PG_TRY(check_range("mode", (int)o->mode, 0, PG_MODE_COUNT - 1, err));
-    PG_TRY(check_range("eviction policy", (int)o->evict, 0, PG_EVICT_COUNT - 1, err));
-    if (!(o->cache_bias >= 0 && o->cache_bias <= 1))
-        return pg_fail(err, PG_EARG, "cache bias: %g found, 0 to 1 wanted", (double)o->cache_bias);
+    if (o->lookahead > PG_MAX(1, e->model.n_moe - 1))
+        return pg_fail(err, PG_EARG, "lookahead: %d found, 0 to %d wanted", o->lookahead,
+                       PG_MAX(1, e->model.n_moe - 1));
     o->n_batch = PG_MIN(o->n_batch, most_in_step(e));
     e->level = o->lookahead ? o->lookahead : 1;
     if (e->model.n_moe == 0 && o->mode != PG_MODE_AUTO) {
@@ -259,7 +248,7 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
 
 int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err)
 {
-    PG_TRY(pg_options_take(&e->opt, sizeof(e->opt), opt, "PG_OPTIONS_INIT", err));
+    PG_TRY(pg_options_take(PG_OPTIONS_ENGINE, &e->opt, opt, err));
     if (!e->opt.model)
         return pg_fail(err, PG_EARG, "no model file given");
     PG_TRY(pg_gguf_open(&e->gguf, e->opt.model, err));

@@ -5,6 +5,7 @@
  * gives the same text everywhere.
  */
 #include "base/random.h"
+#include "base/ranges.h"
 #include "engine/engine.h"
 
 #include <math.h>
@@ -120,40 +121,12 @@ static int32_t draw(struct pg_candidate *c, int n, float temp, uint64_t *random)
     return c[n - 1].id;
 }
 
-struct range {
-    const char *name;
-    float value, lo, hi;
-};
-
-static int check_sampling(const struct pg_sampling *h, struct pg_err *err)
-{
-    const struct range ranges[] = {
-        {"temp", h->temp, 0, 1e4f},
-        {"top_p", h->top_p, 0, 1},
-        {"min_p", h->min_p, 0, 1},
-        {"repeat_penalty", h->repeat_penalty, 0, 1e4f},
-        {"presence_penalty", h->presence_penalty, -1e4f, 1e4f},
-        {"frequency_penalty", h->frequency_penalty, -1e4f, 1e4f},
-        {"top_k", (float)h->top_k, 0, 2e9f},
-        {"penalty_last_n", (float)h->penalty_last_n, 0, 2e9f},
-    };
-    for (size_t i = 0; i < PG_COUNT(ranges); i++) {
-        const struct range *r = &ranges[i];
-        if (!(r->value >= r->lo && r->value <= r->hi)) {
-            return pg_fail(err, PG_EARG, "%s: %g found, %g to %g wanted", r->name, (double)r->value,
-                           (double)r->lo, (double)r->hi);
-        }
-    }
-    return 0;
-}
-
 int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
                       struct pg_err *err)
 {
     struct pg_sampling h = {PG_SAMPLING_INIT};
     if (how)
-        PG_TRY(pg_options_take(&h, sizeof(h), how, "PG_SAMPLING_INIT", err));
-    PG_TRY(check_sampling(&h, err));
+        PG_TRY(pg_options_take(PG_OPTIONS_SAMPLING, &h, how, err));
     if (!s->has_logits)
         return pg_fail(err, PG_EARG, "nothing to sample from: the session has no logits yet");
     int n = s->engine->model.h.n_vocab;

@@ -5,6 +5,8 @@
  */
 #include "engine/engine.h"
 
+#include "base/ranges.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +35,7 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
     struct pg_session_options o = {PG_SESSION_OPTIONS_INIT};
     *out = NULL;
     if (opt)
-        PG_TRY(pg_options_take(&o, sizeof(o), opt, "PG_SESSION_OPTIONS_INIT", err));
+        PG_TRY(pg_options_take(PG_OPTIONS_SESSION, &o, opt, err));
     int n_ctx = o.n_ctx ? o.n_ctx : e->opt.n_ctx;
     if (n_ctx < 1 || n_ctx > e->opt.n_ctx) {
         return pg_fail(err, PG_EARG, "session context: %d found, 1 to the engine's %d wanted",

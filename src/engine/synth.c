@@ -14,6 +14,7 @@
  */
 #include "base/os.h"
 #include "base/random.h"
+#include "base/ranges.h"
 #include "engine/synth_vocab.h"
 #include "format/gguf.h"
 
@@ -492,7 +493,7 @@ static const struct shape *find_shape(const char *name, struct pg_err *err)
 int pg_synth(const struct pg_synth_options *opt, struct pg_err *err)
 {
     struct pg_synth_options o;
-    PG_TRY(pg_options_take(&o, sizeof(o), opt, "PG_SYNTH_OPTIONS_INIT", err));
+    PG_TRY(pg_options_take(PG_OPTIONS_SYNTH, &o, opt, err));
     const char *type_name = o.type ? o.type : "Q4_K";
     const struct shape *s = find_shape(o.shape, err);
     int type = pg_type_parse(type_name);

@@ -3,6 +3,7 @@
  */
 #include "tune/distil.h"
 #include "base/hash.h"
+#include "base/ranges.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -14,7 +15,6 @@ enum {
     DEFAULT_TOKENS = 200000,
     DEFAULT_CTX = 512,
     DEFAULT_HIDDEN = 64,
-    MOST_HIDDEN = 4096,
     GOOD_STEPS = 6000, /* minibatches that a gate should learn from, in fewer or more passes */
     FEW_PASSES = 4,
     MANY_PASSES = 40,
@@ -58,21 +58,13 @@ static double mib(uint64_t bytes)
 static int check_options(struct tune *t, const struct pg_tune_options *opt, struct pg_err *err)
 {
     struct pg_tune_options *o = &t->opt;
-    PG_TRY(pg_options_take(o, sizeof(*o), opt, "PG_TUNE_OPTIONS_INIT", err));
+    PG_TRY(pg_options_take(PG_OPTIONS_TUNE, o, opt, err));
     if (!o->model || !o->out || o->n_data < 1)
         return pg_fail(err, PG_EARG, "a model, a file of text and a file to write are wanted");
     o->level = o->level ? o->level : 1;
     o->n_tokens = o->n_tokens ? o->n_tokens : DEFAULT_TOKENS;
     o->n_hidden = o->n_hidden ? PG_MAX(o->n_hidden, 0) : DEFAULT_HIDDEN;
-    o->holdout = o->holdout > 0 || o->holdout < 0 ? o->holdout : 0.1f;
-    if (!(o->holdout > 0 && o->holdout < 1)) {
-        return pg_fail(err, PG_EARG, "holdout: %g found, a part between 0 and 1 wanted",
-                       (double)o->holdout);
-    }
-    if (o->n_hidden > MOST_HIDDEN) {
-        return pg_fail(err, PG_EARG, "hidden layer: %d values found, at most %d wanted",
-                       o->n_hidden, MOST_HIDDEN);
-    }
+    o->holdout = o->holdout > 0 ? o->holdout : 0.1f;
     for (int i = 0; i < o->n_data; i++) {
         if (pg_same_file(o->data[i], o->out)) {
             return pg_fail(err, PG_EARG, "%s is a file of the text; the sidecar needs its own",

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "tune/eval.h"
 
+#include "base/ranges.h"
+
 #include <errno.h>
 #include <sha256.h>
 #include <stdlib.h>
@@ -16,17 +18,9 @@ static int check_options(struct pg_evaluation *v, const struct pg_eval_options *
                          struct pg_err *err)
 {
     struct pg_eval_options *o = &v->opt;
-    PG_TRY(pg_options_take(o, sizeof(*o), opt, "PG_EVAL_OPTIONS_INIT", err));
-    if (!pg_eval_task_name(o->task)) {
-        return pg_fail(err, PG_EARG, "task: %d found, 0 to %d wanted", (int)o->task,
-                       PG_EVAL_COUNT - 1);
-    }
+    PG_TRY(pg_options_take(PG_OPTIONS_EVAL, o, opt, err));
     if (!o->data)
         return pg_fail(err, PG_EARG, "no data file given");
-    if (o->n_max < 0 || o->n_predict < 0) {
-        return pg_fail(err, PG_EARG, "%s: %d found, 0 or more wanted",
-                       o->n_max < 0 ? "n_max" : "n_predict", PG_MIN(o->n_max, o->n_predict));
-    }
     if (v->engine->n_sessions > 0) {
         return pg_fail(err, PG_EARG, "%d sessions of the engine are open, none wanted",
                        v->engine->n_sessions);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * The size that each option struct begins with, through the public header: what no header ever had
+ * Option structs through the public header. The size that each begins with: what no header ever had
  * is refused everywhere with the same sentence, and a shorter, older struct is taken, what it lacks
- * being zero whatever lies behind it in memory.
+ * being zero whatever lies behind it in memory. And each number and enum: what is outside its range
+ * is refused by name.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 
 #include "pregate.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,11 +196,101 @@ static void test_older_struct(void **state)
     }
 }
 
+/* ------------------------------------------------------------------ ranges ------------------ */
+
+enum { WHOLE = 1, REAL };
+
+struct bad {
+    enum { PLAN, ENGINE, SESSION, SAMPLE, SYNTH, TRAIN, TUNE, EVAL } user; /* of users[] */
+    const char *name;
+    size_t offset;
+    int kind;
+    double v[5];
+};
+#define AT(type, field) #field, offsetof(struct type, field)
+
+static const struct bad bad[] = {
+    {ENGINE, AT(pg_options, mode), WHOLE, {-1, PG_MODE_COUNT}},
+    {PLAN, AT(pg_options, evict), WHOLE, {-1, PG_EVICT_COUNT}},
+    {ENGINE, AT(pg_options, hints), WHOLE, {-1, 9}},
+    {PLAN, AT(pg_options, lookahead), WHOLE, {-1, 1e6}},
+    {ENGINE, AT(pg_options, n_threads), WHOLE, {-1, 257}},
+    {PLAN, AT(pg_options, n_ctx), WHOLE, {-1, 2e9}},
+    {PLAN, AT(pg_options, n_sessions), WHOLE, {-1, 5000}},
+    {PLAN, AT(pg_options, n_batch), WHOLE, {-1, 1e6}},
+    {ENGINE, AT(pg_options, kv_type), WHOLE, {-1, 2}},
+    {ENGINE, AT(pg_options, io_path), WHOLE, {-1, 3}},
+    {ENGINE, AT(pg_options, cpu), WHOLE, {-1, 5}},
+    {ENGINE, AT(pg_options, trace_events), WHOLE, {-1, 2e9}},
+    {PLAN, AT(pg_options, cache_bias), REAL, {-0.1, 1.1, NAN, INFINITY}},
+    {SESSION, AT(pg_session_options, n_ctx), WHOLE, {-1, 2e9}},
+    {SAMPLE, AT(pg_sampling, temp), REAL, {-1, NAN, INFINITY, 1e30}},
+    {SAMPLE, AT(pg_sampling, top_k), WHOLE, {-1}},
+    {SAMPLE, AT(pg_sampling, top_p), REAL, {-0.5, 1.5, NAN}},
+    {SAMPLE, AT(pg_sampling, min_p), REAL, {-0.5, 1.5, NAN}},
+    {SAMPLE, AT(pg_sampling, repeat_penalty), REAL, {-1, NAN, INFINITY}},
+    {SAMPLE, AT(pg_sampling, presence_penalty), REAL, {-1e9, NAN, INFINITY}},
+    {SAMPLE, AT(pg_sampling, frequency_penalty), REAL, {1e9, NAN, -INFINITY}},
+    {SAMPLE, AT(pg_sampling, penalty_last_n), WHOLE, {-1}},
+    {TRAIN, AT(pg_train_options, n_data), WHOLE, {-1}},
+    {TRAIN, AT(pg_train_options, gate), WHOLE, {-1, 2}},
+    {TRAIN, AT(pg_train_options, level), WHOLE, {-1, 5000}},
+    {TRAIN, AT(pg_train_options, n_steps), WHOLE, {-1}},
+    {TRAIN, AT(pg_train_options, n_seq), WHOLE, {-1, 1e6}},
+    {TRAIN, AT(pg_train_options, seq_len), WHOLE, {-1, 2e6}},
+    {TRAIN, AT(pg_train_options, n_accumulate), WHOLE, {-1, 1e6}},
+    {TRAIN, AT(pg_train_options, lr), REAL, {-1, NAN, INFINITY}},
+    {TRAIN, AT(pg_train_options, schedule), WHOLE, {-1, 3}},
+    {TRAIN, AT(pg_train_options, lr_end), REAL, {1.5, NAN, -INFINITY}},
+    {TRAIN, AT(pg_train_options, n_warmup), WHOLE, {-1}},
+    {TRAIN, AT(pg_train_options, beta1), REAL, {-1, 1, NAN}},
+    {TRAIN, AT(pg_train_options, beta2), REAL, {-1, 1, NAN}},
+    {TRAIN, AT(pg_train_options, eps), REAL, {-1, 2, NAN}},
+    {TRAIN, AT(pg_train_options, weight_decay), REAL, {1e9, NAN, -INFINITY}},
+    {TRAIN, AT(pg_train_options, clip), REAL, {NAN, INFINITY, -INFINITY}},
+    {TRAIN, AT(pg_train_options, balance), REAL, {1e9, NAN, -INFINITY}},
+    {TRAIN, AT(pg_train_options, sticky), REAL, {-1, NAN, INFINITY}},
+    {TRAIN, AT(pg_train_options, sticky_cache), WHOLE, {-1, 1e6}},
+    {TRAIN, AT(pg_train_options, checkpoint_every), WHOLE, {-1}},
+    {TRAIN, AT(pg_train_options, n_threads), WHOLE, {-1, 1e6}},
+    {TUNE, AT(pg_tune_options, n_data), WHOLE, {-1}},
+    {TUNE, AT(pg_tune_options, level), WHOLE, {-1, 5000}},
+    {TUNE, AT(pg_tune_options, n_hidden), WHOLE, {5000}},
+    {TUNE, AT(pg_tune_options, holdout), REAL, {-0.1, 1, NAN, INFINITY}},
+    {TUNE, AT(pg_tune_options, n_threads), WHOLE, {-1, 257}},
+    {TUNE, AT(pg_tune_options, n_ctx), WHOLE, {-1, 2e9}},
+    {EVAL, AT(pg_eval_options, task), WHOLE, {-1, PG_EVAL_COUNT}},
+    {EVAL, AT(pg_eval_options, n_max), WHOLE, {-1}},
+    {EVAL, AT(pg_eval_options, n_predict), WHOLE, {-1}},
+};
+
+static void test_ranges(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        const struct bad *b = &bad[i];
+        const struct user *u = &users[b->user];
+        for (size_t k = 0; k < COUNT(b->v) && b->v[k] != 0; k++) {
+            char want[80];
+            struct pg_err err = {0};
+            char *o = options_of(u, u->whole, u->whole);
+            const int whole = b->kind == WHOLE ? (int)b->v[k] : 0;
+            const float real = (float)b->v[k];
+            memcpy(o + b->offset, b->kind == WHOLE ? (const void *)&whole : &real, 4);
+            snprintf(want, sizeof(want), "options: %s: ", b->name);
+            if (u->call(o, &err) != PG_EARG || strncmp(err.text, want, strlen(want)))
+                fail_msg("%s of %g: %s", b->name, b->v[k], err.text);
+            free(o);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_impossible_sizes),
         cmocka_unit_test(test_older_struct),
+        cmocka_unit_test(test_ranges),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT
+ * What each number and each enum of the option structs may be. 0 is always good: a field that is
+ * not set has its default.
+ */
+#include "base/ranges.h"
+
+#include <string.h>
+
+#define BIG 1e38 /* any float that is a number */
+
+enum kind { INT, FLOAT };
+
+struct range {
+    const char *name;
+    size_t offset;
+    enum kind kind;
+    double lo, hi;
+};
+
+struct options {
+    const char *init; /* the macro that sets the size */
+    size_t bytes;
+    struct range range[24]; /* ends with a name of NULL */
+};
+
+// clang-format off
+#define AT(field) #field, offsetof(struct STRUCT, field)
+static const struct options all[] = {
+#define STRUCT pg_options
+[PG_OPTIONS_ENGINE] = {"PG_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(mode), INT, 0, PG_MODE_COUNT - 1},
+    {AT(evict), INT, 0, PG_EVICT_COUNT - 1},
+    {AT(hints), INT, 0, PG_HINTS_OFF},
+    {AT(lookahead), INT, 0, 1023},
+    {AT(n_threads), INT, 0, 256},
+    {AT(n_ctx), INT, 0, 1 << 24},
+    {AT(n_sessions), INT, 0, 4096},
+    {AT(n_batch), INT, 0, 1 << 16},
+    {AT(kv_type), INT, 0, PG_KV_F32},
+    {AT(io_path), INT, 0, PG_IO_PREAD},
+    {AT(cpu), INT, 0, PG_CPU_NEON},
+    {AT(trace_events), INT, 0, 1 << 28},
+    {AT(cache_bias), FLOAT, 0, 1}}},
+#undef STRUCT
+#define STRUCT pg_session_options
+[PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(n_ctx), INT, 0, 1 << 24}}},
+#undef STRUCT
+#define STRUCT pg_sampling
+[PG_OPTIONS_SAMPLING] = {"PG_SAMPLING_INIT", sizeof(struct STRUCT), {
+    {AT(temp), FLOAT, 0, 1e4},
+    {AT(top_k), INT, 0, INT32_MAX},
+    {AT(top_p), FLOAT, 0, 1},
+    {AT(min_p), FLOAT, 0, 1},
+    {AT(repeat_penalty), FLOAT, 0, 1e4},
+    {AT(presence_penalty), FLOAT, -1e4, 1e4},
+    {AT(frequency_penalty), FLOAT, -1e4, 1e4},
+    {AT(penalty_last_n), INT, 0, INT32_MAX}}},
+#undef STRUCT
+#define STRUCT pg_synth_options
+[PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {{0}}},
+#undef STRUCT
+#define STRUCT pg_train_options
+[PG_OPTIONS_TRAIN] = {"PG_TRAIN_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(n_data), INT, 0, INT32_MAX},
+    {AT(gate), INT, 0, PG_GATE_PREGATE},
+    {AT(level), INT, 0, 1023},
+    {AT(n_steps), INT, 0, INT32_MAX},
+    {AT(n_seq), INT, 0, 1 << 16},
+    {AT(seq_len), INT, 0, 1 << 20},
+    {AT(n_accumulate), INT, 0, 1 << 16},
+    {AT(lr), FLOAT, 0, BIG},
+    {AT(schedule), INT, 0, PG_LR_LINEAR},
+    {AT(lr_end), FLOAT, -BIG, 1},
+    {AT(n_warmup), INT, 0, INT32_MAX},
+    {AT(beta1), FLOAT, 0, 0.9999999},
+    {AT(beta2), FLOAT, 0, 0.9999999},
+    {AT(eps), FLOAT, 0, 1},
+    {AT(weight_decay), FLOAT, -BIG, 1e6},
+    {AT(clip), FLOAT, -BIG, BIG},
+    {AT(balance), FLOAT, -BIG, 1e6},
+    {AT(sticky), FLOAT, 0, 1e6},
+    {AT(sticky_cache), INT, 0, 1 << 16},
+    {AT(checkpoint_every), INT, 0, INT32_MAX},
+    {AT(n_threads), INT, 0, 1024}}},
+#undef STRUCT
+#define STRUCT pg_tune_options
+[PG_OPTIONS_TUNE] = {"PG_TUNE_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(n_data), INT, 0, INT32_MAX},
+    {AT(level), INT, 0, 1023},
+    {AT(n_hidden), INT, INT32_MIN, 4096},
+    {AT(holdout), FLOAT, 0, 0.999},
+    {AT(n_threads), INT, 0, 256},
+    {AT(n_ctx), INT, 0, 1 << 24}}},
+#undef STRUCT
+#define STRUCT pg_eval_options
+[PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(task), INT, 0, PG_EVAL_COUNT - 1},
+    {AT(n_max), INT, 0, INT32_MAX},
+    {AT(n_predict), INT, 0, INT32_MAX}}},
+};
+// clang-format on
+
+static double value_of(const struct range *r, const void *options)
+{
+    const char *at = (const char *)options + r->offset;
+    int32_t i;
+    float f;
+
+    memcpy(&i, at, sizeof(i));
+    memcpy(&f, at, sizeof(f));
+    return r->kind == INT ? (double)i : (double)f;
+}
+
+int pg_options_take(enum pg_options_kind kind, void *whole, const void *given, struct pg_err *err)
+{
+    const struct options *o = &all[kind];
+    size_t size;
+
+    memcpy(&size, given, sizeof(size));
+    if (size < sizeof(size) || size > o->bytes)
+        return pg_fail(err, PG_EARG, "options: size %zu found, %zu to %zu wanted (use %s)", size,
+                       sizeof(size), o->bytes, o->init);
+    memset(whole, 0, o->bytes);
+    memcpy(whole, given, size);
+    memcpy(whole, &o->bytes, sizeof(o->bytes));
+    for (const struct range *r = o->range; r->name; r++) {
+        double v = value_of(r, whole);
+        if (!(v >= r->lo && v <= r->hi))
+            return pg_fail(err, PG_EARG, "options: %s: %.10g found, %.10g to %.10g wanted", r->name,
+                           v, r->lo, r->hi);
+    }
+    return 0;
+}
