@@ -112,13 +112,13 @@ PG_INLINE __m256 finish(enum pg_type t, const struct heads *h, __m256 acc, float
 
 /* ------------------------------------------------------------------ one token --------------- */
 
-PG_INLINE void dots(enum pg_type t, const struct heads *h, const struct pg_rows8 *r, int b,
+PG_INLINE void dots(enum pg_type t, struct heads *h, const struct pg_rows8 *r, int b,
                     const int8_t *x, __m256i v[8])
 {
     size_t bytes = bytes_of(t), at = (size_t)b * bytes;
     __m256i q = load(x);
-    (void)h;
     prefetch(r, (size_t)b, 8 * bytes);
+    heads(t, h, r, at);
 #define ROW(i) v[i] = add_pairs(products(t, values(t, r->w[i] + at), q));
     PG_EACH_8(ROW)
 #undef ROW

@@ -8,7 +8,8 @@
  *   struct panel    a block of eight rows taken apart, its heads h among it, which unpack() fills
  *   finish()        adds a block to the rows' results: `sum` is that of the products, `sums` the
  *                   activations' sums
- *   dots()          products of block b of each row with one token, not yet summed across lanes
+ *   dots()          heads of block b of each row, and its products with one token, not yet summed
+ *                   across lanes
  *   TILE, tile()    tokens that meet a panel together, and their sums with it
  */
 #ifndef PG_CPU_X86_AVX2_BODY_H
@@ -23,7 +24,6 @@ PG_INLINE void decode(enum pg_type t, const struct pg_rows8 *r, const struct pg_
     __m256 acc = _mm256_setzero_ps();
     for (int b = 0; b < n_blocks; b++) {
         __m256i v[8];
-        heads(t, &h, r, (size_t)b * bytes_of(t));
         dots(t, &h, r, b, x->q[0] + b * BLOCK, v);
         acc = finish(t, &h, acc, x->d[0][b], sum_each(v), x->sums[0] + b * (BLOCK / 16));
     }

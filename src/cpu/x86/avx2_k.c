@@ -291,10 +291,11 @@ PG_INLINE __m256i row_dot(enum pg_type t, const struct heads *h, const uint8_t *
     return sum;
 }
 
-PG_INLINE void dots(enum pg_type t, const struct heads *h, const struct pg_rows8 *r, int b,
+PG_INLINE void dots(enum pg_type t, struct heads *h, const struct pg_rows8 *r, int b,
                     const int8_t *x, __m256i v[8])
 {
     size_t bytes = bytes_of(t), at = (size_t)b * bytes;
+    heads(t, h, r, at);
     for (int i = 0; i < 8; i++) {
         prefetch(r, (size_t)(8 * b + i), bytes);
         v[i] = row_dot(t, h, r->w[i] + at, x, i);
