@@ -141,7 +141,7 @@ int cli_logits(const struct cli_args *args)
     if (!opt.n_ctx)
         opt.n_ctx = (int)job.n_ids;
     opt.n_logit_rows = INT_MAX; /* of a batch */
-    opt.caller_bytes = 2 * job.n_ids * sizeof *ids;
+    opt.caller_bytes = 2 * job.n_ids * sizeof(*ids);
     job.ids = ids;
     int rc = evaluate(&opt, &job, args, &err);
     free(ids);

@@ -97,7 +97,7 @@ static void print_parts(const struct plan_report *r)
     snprintf(note, sizeof(note), "%d of %d experts, %s each", p->n_slots, p->n_expert_total,
              cli_size_text(p->slot_bytes, size));
     line("expert slots", p->slots, note);
-    snprintf(note, sizeof note,
+    snprintf(note, sizeof(note),
              "%" PRIu64 " bytes: the smallest budget that opens with these options", p->minimum);
     line("minimum", p->minimum, note);
     puts("\nOne token");

@@ -287,7 +287,7 @@ static uint64_t own_bytes(const struct run *r)
 {
     const int n_ctx = r->args->n_ctx ? r->args->n_ctx : 4096, n = r->args->n_predict;
     const uint64_t n_tokens = (uint64_t)(n < 0 || n > n_ctx ? n_ctx : n);
-    return 4 * r->n_prompt_text + n_tokens * (r->args->json ? 128 : sizeof *r->ids);
+    return 4 * r->n_prompt_text + n_tokens * (r->args->json ? 128 : sizeof(*r->ids));
 }
 
 static int run_open(struct run *r, struct pg_err *err)
