@@ -8,6 +8,8 @@ test: all
 	ctest --test-dir build --output-on-failure
 debug asan tsan clang:
 	cmake --preset $@ && cmake --build --preset $@ && ctest --preset $@
+arm: # the tests that run under qemu-user
+	tools/arm.sh
 fuzz: # SECONDS_EACH=N of libFuzzer a target, corpus in build/corpus
 	tools/fuzz.sh $(SECONDS_EACH)
 format:
@@ -18,4 +20,4 @@ install: all
 	cmake --install build
 clean:
 	rm -rf build
-.PHONY: all test debug asan tsan clang fuzz format report install clean
+.PHONY: all test debug asan tsan clang arm fuzz format report install clean

@@ -15,6 +15,7 @@ package_is_there()
     liburing-dev) pkg-config --exists liburing 2>/dev/null ;;
     libopenblas0-serial) /sbin/ldconfig -p | grep -q libopenblas.so.0 ;; # whichever of its kinds is there
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
+    gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
     qemu-user) command -v qemu-x86_64 >/dev/null ;;
     libcmocka-dev) pkg-config --exists cmocka 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
