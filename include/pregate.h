@@ -343,6 +343,7 @@ PG_API int pg_file_open(pg_file **out, const char *path, struct pg_err *err);
 PG_API void pg_file_close(pg_file *f);
 PG_API int pg_file_n_keys(const pg_file *f);
 PG_API int pg_file_n_tensors(const pg_file *f);
+/* The i-th; all zero, with a name of NULL, when there is none. */
 PG_API void pg_file_key_at(const pg_file *f, int i, struct pg_file_key *out);
 PG_API void pg_file_tensor_at(const pg_file *f, int i, struct pg_file_tensor *out);
 PG_API uint64_t pg_file_bytes(const pg_file *f);
@@ -432,7 +433,7 @@ PG_API int pg_trainer_step(pg_trainer *t, struct pg_train_report *out, struct pg
 PG_API bool pg_trainer_done(const pg_trainer *t);
 /* The report of step `step`, 1 to the last one done; resumed parts included. PG_EARG for others. */
 PG_API int pg_trainer_report_at(const pg_trainer *t, int step, struct pg_train_report *out);
-/* OUT.gguf.checkpoint, whole or not at all. */
+/* OUT.gguf.checkpoint, whole or not at all. PG_EARG after pg_trainer_finish. */
 PG_API int pg_trainer_checkpoint(pg_trainer *t, struct pg_err *err);
 /* Writes OUT.gguf and its sidecar and removes the checkpoint. */
 PG_API int pg_trainer_finish(pg_trainer *t, struct pg_err *err);
@@ -476,6 +477,7 @@ struct pg_tune_report {
 };
 PG_API int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out,
                    struct pg_err *err);
+/* NULL is fine, here and in pg_eval_report_free. */
 PG_API void pg_tune_report_free(struct pg_tune_report *r);
 
 /* ------------------------------------------------------------------ evaluation -------------- */

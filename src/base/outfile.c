@@ -85,6 +85,8 @@ int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err)
     int rc;
 
     *f = (struct pg_outfile){.fd = -1};
+    if (!path)
+        return pg_fail(err, PG_EARG, "no file to write given");
     /* A device or a pipe would be replaced by the rename. */
     if (!stat(path, &st) && !S_ISREG(st.st_mode))
         return pg_fail(err, PG_EARG, "%s: exists and is not a regular file", path);

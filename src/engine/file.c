@@ -163,8 +163,10 @@ static void array_text(const pg_file *f, const struct pg_gguf_key *k, char *out,
 
 void pg_file_key_at(const pg_file *f, int i, struct pg_file_key *out)
 {
+    *out = (struct pg_file_key){0};
+    if (i < 0 || i >= pg_file_n_keys(f))
+        return;
     const struct pg_gguf_key *k = pg_gguf_key_at(f->gguf, i);
-
     *out = (struct pg_file_key){.name = k->name, .type = kind_text(k), .n = k->n};
     if (k->kind == PG_GGUF_ARRAY)
         array_text(f, k, out->value, sizeof(out->value));
@@ -174,8 +176,10 @@ void pg_file_key_at(const pg_file *f, int i, struct pg_file_key *out)
 
 void pg_file_tensor_at(const pg_file *f, int i, struct pg_file_tensor *out)
 {
+    *out = (struct pg_file_tensor){0};
+    if (i < 0 || i >= pg_file_n_tensors(f))
+        return;
     const struct pg_gguf_tensor *t = pg_gguf_tensor_at(f->gguf, i);
-
     *out = (struct pg_file_tensor){.name = t->name,
                                    .type = pg_type_traits(t->type)->name,
                                    .n_dims = t->n_dims,

@@ -192,6 +192,9 @@ int pg_gguf_open(struct pg_gguf **out, const char *path, struct pg_err *err)
     struct split s;
     int rc;
 
+    *out = NULL;
+    if (!path)
+        return pg_fail(err, PG_EARG, "no file given");
     PG_TRY(pg_gguf_open_one(out, path, err));
     rc = get_split(*out, &s, err);
     if (!rc && s.count > 1)

@@ -457,6 +457,8 @@ static int report(const struct tune *t, struct pg_tune_report *out, struct pg_er
 
 void pg_tune_report_free(struct pg_tune_report *r)
 {
+    if (!r)
+        return;
     free((void *)r->before);
     *r = (struct pg_tune_report){0};
 }

@@ -61,6 +61,8 @@ int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_eval_repo
 
 void pg_eval_report_free(struct pg_eval_report *r)
 {
+    if (!r)
+        return;
     free((void *)r->blocks);
     *r = (struct pg_eval_report){0};
 }

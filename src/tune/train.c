@@ -533,6 +533,8 @@ int pg_trainer_checkpoint(pg_trainer *t, struct pg_err *err)
 {
     if (t->broken)
         return pg_fail(err, PG_EARG, "a step has failed, and what it left is no checkpoint");
+    if (t->finished)
+        return pg_fail(err, PG_EARG, "the training is finished; a checkpoint would begin it again");
     return pg_checkpoint_save(t, err);
 }
 
@@ -540,5 +542,7 @@ int pg_trainer_finish(pg_trainer *t, struct pg_err *err)
 {
     if (t->broken)
         return pg_fail(err, PG_EARG, "a step has failed, and what it left is no model");
-    return pg_train_export(t, err);
+    PG_TRY(pg_train_export(t, err));
+    t->finished = true;
+    return 0;
 }

@@ -54,7 +54,8 @@ struct pg_trainer {
     float *metrics;      /* [n_steps, PG_METRIC_COUNT] */
     struct pg_lock lock; /* on OUT */
     int step;            /* steps done */
-    bool broken;         /* a step has failed half-way */
+    bool finished;
+    bool broken; /* a step has failed half-way */
     char start_hash[17], data_hash[17];
 };
 

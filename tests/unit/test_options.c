@@ -12,6 +12,7 @@
 
 #include "pregate.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -285,12 +286,41 @@ static void test_ranges(void **state)
     }
 }
 
+/* What is not there is refused or does nothing. */
+static void test_nothing(void **state)
+{
+    struct pg_err err;
+    struct pg_file_key key;
+    struct pg_file_tensor tensor;
+    pg_file *f;
+    pg_vocab *v;
+    (void)state;
+    pg_tune_report_free(NULL);
+    pg_eval_report_free(NULL);
+    assert_int_equal(pg_vocab_open(&v, NULL, &err), PG_EARG);
+    assert_null(v);
+    assert_int_equal(pg_file_open(&f, NULL, &err), PG_EARG);
+    assert_null(f);
+    assert_int_equal(pg_file_open(&f, MODEL, &err), 0);
+    const int at[] = {-1, INT_MIN, pg_file_n_keys(f), INT_MAX};
+    for (size_t i = 0; i < COUNT(at); i++) {
+        pg_file_key_at(f, at[i], &key);
+        assert_true(!key.name && !key.n);
+    }
+    pg_file_tensor_at(f, pg_file_n_tensors(f), &tensor);
+    assert_true(!tensor.name && !tensor.bytes);
+    pg_file_tensor_at(f, -1, &tensor);
+    assert_null(tensor.name);
+    pg_file_close(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_impossible_sizes),
         cmocka_unit_test(test_older_struct),
         cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
