@@ -114,7 +114,8 @@ typedef struct pg_routes pg_routes;
 struct pg_options {
     size_t size;           /* sizeof(struct pg_options); PG_OPTIONS_INIT sets it */
     const char *model;     /* GGUF file; of a split set, its first file */
-    const char *sidecar;   /* pre-gates, for hint and pregate; NULL looks beside the model */
+    const char *sidecar;   /* pre-gates, for hint and pregate; NULL looks beside the model. One that
+                            * is named must be there and be this model's in all modes */
     uint64_t memory_bytes; /* bound of the whole process; 0 = what cgroup and machine leave */
     enum pg_mode mode;
     enum pg_evict evict;

@@ -41,24 +41,23 @@ static bool find_beside(struct pg_engine *e)
             try_path(e, path, (int)(base - path), rest));
 }
 
-static int read_head(struct pg_engine *e, struct pg_err *err)
+static int use_head(struct pg_engine *e, const struct pg_sidecar_head *head, struct pg_err *err)
 {
-    struct pg_sidecar_head head;
-    PG_TRY(pg_sidecar_peek(&e->model, e->sidecar_path, &head, err));
-    if (e->opt.lookahead && e->opt.lookahead != head.level) {
+    if (e->opt.lookahead && e->opt.lookahead != head->level) {
         return pg_fail(err, PG_EARG, "%s: pregate.level: %d found, --lookahead %d wanted",
-                       e->sidecar_path, head.level, e->opt.lookahead);
+                       e->sidecar_path, head->level, e->opt.lookahead);
     }
-    e->level = head.level;
-    e->trained_to_decide = head.decides;
-    e->form = head.form;
+    e->level = head->level;
+    e->trained_to_decide = head->decides;
+    e->form = head->form;
     return 0;
 }
 
+/* One that is named must be a sidecar for this model, even where the mode does not use it. */
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err)
 {
-    if (!needs_sidecar(e->opt.mode))
-        return 0;
+    struct pg_sidecar_head head;
+    bool used = needs_sidecar(e->opt.mode);
     if (e->opt.sidecar) {
         size_t n = strlen(e->opt.sidecar);
         if (n >= sizeof(e->sidecar_path)) {
@@ -66,13 +65,16 @@ int pg_sidecar_find(struct pg_engine *e, struct pg_err *err)
                            n, sizeof(e->sidecar_path) - 1);
         }
         memcpy(e->sidecar_path, e->opt.sidecar, n + 1);
+    } else if (!used) {
+        return 0;
     } else if (!find_beside(e)) {
         return pg_fail(err, PG_EARG,
                        "mode %s needs pre-gates, and there is no sidecar beside %s; name one, or "
                        "make one with `pregate sidecar MODEL -o FILE`",
                        pg_mode_name(e->opt.mode), e->opt.model);
     }
-    return read_head(e, err);
+    PG_TRY(pg_sidecar_peek(&e->model, e->sidecar_path, &head, err));
+    return used ? use_head(e, &head, err) : 0;
 }
 
 /* ------------------------------------------------------------------ tables ------------------ */
@@ -99,11 +101,13 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
             pg_pregate_fold(&e->model, moe, e->level, at);
         at += pg_pregate_place(&e->model, &e->form, at, &e->pregates[moe]);
     }
-    if (!needs_sidecar(e->opt.mode))
+    if (!e->sidecar_path[0])
         return 0;
     pg_model_hash(&e->model, e->routers, hash);
-    const struct pg_sidecar s = {
-        .model = &e->model, .hash = hash, .level = e->level, .gates = e->pregates};
+    const struct pg_sidecar s = {.model = &e->model,
+                                 .hash = hash,
+                                 .level = e->level,
+                                 .gates = needs_sidecar(e->opt.mode) ? e->pregates : NULL};
     return pg_sidecar_load(&s, e->sidecar_path, err);
 }
 

@@ -178,6 +178,8 @@ static int load(const struct pg_gguf *g, const struct pg_sidecar *s, struct pg_e
                        "another model",
                        pg_quote(hash.s, hash.n).s, s->hash);
     }
+    if (!s->gates)
+        return 0;
     if (head.level != s->level)
         return pg_fail(err, PG_EARG, "pregate.level: %d found, %d wanted", head.level, s->level);
     for (int moe = 0; moe < s->model->n_moe - s->level; moe++)

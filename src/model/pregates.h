@@ -53,7 +53,8 @@ struct pg_sidecar {
     const struct pg_pregate *gates;
 };
 /* Fills the memory that the parts of s->gates point to. Refused when the file is for another hash
- * or level, or has other parts; `decides` is not looked at. */
+ * or level, or has other parts; `decides` is not looked at. s->gates NULL: only that the file is
+ * for this hash. */
 int pg_sidecar_load(const struct pg_sidecar *s, const char *path, struct pg_err *err);
 /* The file appears whole or not at all. */
 int pg_sidecar_save(const struct pg_sidecar *s, const char *path, struct pg_err *err);

@@ -495,6 +495,22 @@ class Cli(Case):
         self.assertGreater(b["decode_stats"]["hinted_in_time"] + b["decode_stats"]["hinted_late"], 0)
         self.bad(1, ["sidecar"], "run", self.model, "-p", "x", "--mode", "hint")
 
+    def test_named_sidecar(self):
+        """A sidecar that is named is looked at in every mode and command, used or not."""
+        nowhere, npy, text = self.path("nowhere.gguf"), self.path("x.npy"), self.path("x.txt")
+        with open(text, "w", encoding="ascii") as f:
+            f.write("one day there was a day\n")
+        commands = [("run", self.model, "-p", "x", "-n", "1"), ("plan", self.model), ("bench", self.model, "-n", "1"),
+                    ("logits", self.model, "--tokens", "1,2", "-o", npy), ("eval", self.model, "--data", text),
+                    ("eval", self.model, "--task", "agree", "--data", text)]
+        for command in commands:
+            self.bad(1, ["nowhere.gguf", "No such file"], *command, "--pregate", nowhere)
+            self.bad(1, [os.path.basename(self.model), "general.type"], *command, "--pregate", self.model)
+        for mode in ("resident", "ondemand", "lookahead"):
+            self.bad(1, ["nowhere.gguf"], *commands[0], "--mode", mode, "--pregate", nowhere)
+            self.good(*commands[0], "--mode", mode, "--pregate", self.sidecar)
+        self.assertFalse(os.path.exists(npy))
+
     def trace(self):
         """Sixty tokens over four blocks that want two of eight experts, in a repeating pattern."""
         path = self.path("routes.jsonl")

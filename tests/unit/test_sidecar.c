@@ -350,9 +350,6 @@ static void test_found_beside(void **state)
         opt.sidecar = bad;
         unlink(bad);
         assert_int_equal(try_open(&opt, &err), PG_EIO);
-        opt.mode = PG_MODE_LOOKAHEAD;
-        assert_int_equal(try_open(&opt, &err), 0);
-        opt.mode = PG_MODE_HINT;
         opt.sidecar = NULL;
         unlink(sidecar);
         assert_int_equal(try_open(&opt, &err), PG_EARG);
@@ -565,6 +562,37 @@ static void test_parts_refused(void **state)
     pg_engine_close(base);
 }
 
+/* A sidecar that is named is never ignored, whatever the mode. */
+static void test_named_in_all_modes(void **state)
+{
+    char missing[128];
+    struct pg_plan plan;
+    struct pg_err err;
+    (void)state;
+    in_dir(missing, "missing.gguf");
+    for (int mode = PG_MODE_AUTO; mode < PG_MODE_COUNT; mode++) {
+        struct pg_options opt = options((enum pg_mode)mode, missing);
+        refused(&opt, PG_EIO, (const char *[]){"missing.gguf"}, 1);
+        assert_int_equal(pg_plan_make(&plan, &opt, &err), PG_EIO);
+        says(err.text, missing);
+        opt.sidecar = model_path;
+        refused(&opt, PG_EFORMAT, (const char *[]){"general.type"}, 1);
+        assert_int_equal(pg_plan_make(&plan, &opt, &err), PG_EFORMAT);
+        opt.sidecar = bad;
+        make(&(struct recipe){.transposed = 5});
+        refused(&opt, PG_EFORMAT, (const char *[]){"blk.4.ffn_pregate_inp.weight", "16"}, 2);
+        make(&(struct recipe){.hash = "0123456789abcdef"});
+        refused(&opt, PG_EFORMAT, (const char *[]){"pregate.base.hash"}, 1);
+        opt.sidecar = good;
+        assert_int_equal(try_open(&opt, &err), 0);
+        opt.model = DENSE;
+        assert_int_equal(try_open(&opt, &err), PG_EARG);
+    }
+    struct pg_options opt = options(PG_MODE_LOOKAHEAD, good);
+    opt.lookahead = 3; /* that of the sidecar matters where it is used */
+    assert_int_equal(try_open(&opt, &err), 0);
+}
+
 /* Types that F32 holds exactly are the same pre-gates. */
 static void test_types(void **state)
 {
@@ -696,13 +724,21 @@ static void test_not_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_tables),  cmocka_unit_test(test_saved),
-        cmocka_unit_test(test_map),          cmocka_unit_test(test_same_hints),
-        cmocka_unit_test(test_found_beside), cmocka_unit_test(test_not_found),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_parts_refused),
-        cmocka_unit_test(test_types),        cmocka_unit_test(test_level_contradicted),
-        cmocka_unit_test(test_other_model),  cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_split_set),    cmocka_unit_test(test_not_written),
+        cmocka_unit_test(test_same_tables),
+        cmocka_unit_test(test_saved),
+        cmocka_unit_test(test_map),
+        cmocka_unit_test(test_same_hints),
+        cmocka_unit_test(test_found_beside),
+        cmocka_unit_test(test_not_found),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_parts_refused),
+        cmocka_unit_test(test_types),
+        cmocka_unit_test(test_named_in_all_modes),
+        cmocka_unit_test(test_level_contradicted),
+        cmocka_unit_test(test_other_model),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_split_set),
+        cmocka_unit_test(test_not_written),
     };
     return cmocka_run_group_tests(tests, make_files, remove_dir);
 }
