@@ -103,7 +103,5 @@ void pg_store_drain(struct pg_store *s);
  * counted in them. */
 void pg_store_step(struct pg_store *s, int n_decode);
 void pg_store_stats(const struct pg_store *s, struct pg_store_stats *out);
-/* Re-derives every invariant (slots, index, counts, lists) and asserts it. For tests. */
-void pg_store_check(const struct pg_store *s);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Inside of the store: what store.c (slots and waves), store_hint.c (what is read ahead, and
- * whether that pays) and store_check.c share.
+ * Inside of the store: what store.c (slots and waves) and store_hint.c (what is read ahead, and
+ * whether that pays) share.
  */
 #ifndef PG_STORE_STORE_IMPL_H
 #define PG_STORE_STORE_IMPL_H

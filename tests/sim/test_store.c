@@ -6,6 +6,7 @@
 
 #include "base/os.h"
 #include "sim/sim_world.h"
+#include "sim/store_check.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -6,6 +6,7 @@
 #include "helpers.h"
 
 #include "engine/engine.h"
+#include "sim/store_check.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT
- * Every invariant of the store, derived anew from the slots. For tests.
+ * Every invariant of the store, derived anew from the slots.
  */
+#ifndef PG_TESTS_STORE_CHECK_H
+#define PG_TESTS_STORE_CHECK_H
+
 #include "store/store_impl.h"
 
-static void check_slot(const struct pg_store *s, int slot)
+static inline void check_slot(const struct pg_store *s, int slot)
 {
     const struct pg_slot *it = &s->slots[slot];
     if (it->state == SLOT_FREE) {
@@ -30,13 +33,13 @@ static void check_slot(const struct pg_store *s, int slot)
     PG_ASSERT(!it->waits || (it->wave < 0 && it->by_hint && it->hinted));
 }
 
-static void add(struct pg_under_way *sum, struct pg_under_way u)
+static inline void add(struct pg_under_way *sum, struct pg_under_way u)
 {
     sum->n += u.n;
     sum->bytes += u.bytes;
 }
 
-static void check_slots(const struct pg_store *s)
+static inline void check_slots(const struct pg_store *s)
 {
     struct pg_under_way demand = {0}, hint = {0};
     int n_free = 0, n_queued = 0, n_keys = 0, n_pinned = 0;
@@ -63,7 +66,7 @@ static void check_slots(const struct pg_store *s)
     PG_ASSERT(n_keys == s->opt.n_slots - n_free);
 }
 
-static void check_wave(const struct pg_store *s)
+static inline void check_wave(const struct pg_store *s)
 {
     const struct pg_store_wave *w = &s->wave;
     int n_of[WANT_DELIVERED + 1] = {0}, n_with_wave = 0;
@@ -93,7 +96,7 @@ static void check_wave(const struct pg_store *s)
         PG_ASSERT(s->want[s->ready[i]] == WANT_READY);
 }
 
-static void check_hints(const struct pg_store *s)
+static inline void check_hints(const struct pg_store *s)
 {
     int n_queued = 0, n_marked = 0, n_ids = 0;
     for (int key = 0; key < s->opt.n_block * s->opt.n_expert; key++)
@@ -112,7 +115,8 @@ static void check_hints(const struct pg_store *s)
     PG_ASSERT(s->hint_slot < 0 || (s->slots[s->hint_slot].waits && s->slots[s->hint_slot].todo));
 }
 
-void pg_store_check(const struct pg_store *s)
+/* Re-derives every invariant (slots, index, counts, lists) and asserts it. */
+static inline void pg_store_check(const struct pg_store *s)
 {
     const struct pg_store_stats *st = &s->stats;
     check_slots(s);
@@ -121,3 +125,5 @@ void pg_store_check(const struct pg_store *s)
     PG_ASSERT(st->requests == st->hits + st->hinted_in_time + st->hinted_late + st->missed);
     PG_ASSERT(st->hint_bytes_read <= st->bytes_read);
 }
+
+#endif
