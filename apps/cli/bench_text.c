@@ -110,16 +110,6 @@ void bench_print_csv(const struct bench *b)
 
 /* ---------------------------------------------------------------- JSON ---------------------- */
 
-static void put_size(json_t *o, const char *key, uint64_t v)
-{
-    json_object_set_new(o, key, json_integer((json_int_t)v));
-}
-
-static void put_real(json_t *o, const char *key, double v)
-{
-    json_object_set_new(o, key, cli_json_real(v));
-}
-
 static json_t *json_machine(const struct bench *b)
 {
     const struct pg_machine *m = &b->machine;
@@ -128,13 +118,13 @@ static json_t *json_machine(const struct bench *b)
     json_t *o = json_object();
     json_object_set_new(o, "cpu_model", cli_json_text(m->cpu_model, strlen(m->cpu_model)));
     json_object_set_new(o, "cpu_level", cli_json_text(m->cpu_level, strlen(m->cpu_level)));
-    put_size(o, "n_cpu", (uint64_t)m->n_cpu);
-    put_size(o, "memory_total", m->memory_total);
-    put_size(o, "memory_limit", m->memory_limit);
-    put_real(o, "roof_dram_bytes_per_s", dram.max);
-    put_real(o, "roof_dram_bytes_per_s_min", dram.min);
-    put_real(o, "roof_disk_bytes_per_s", disk.max);
-    put_real(o, "roof_disk_bytes_per_s_min", disk.min);
+    cli_put_size(o, "n_cpu", (uint64_t)m->n_cpu);
+    cli_put_size(o, "memory_total", m->memory_total);
+    cli_put_size(o, "memory_limit", m->memory_limit);
+    cli_put_real(o, "roof_dram_bytes_per_s", dram.max);
+    cli_put_real(o, "roof_dram_bytes_per_s_min", dram.min);
+    cli_put_real(o, "roof_disk_bytes_per_s", disk.max);
+    cli_put_real(o, "roof_disk_bytes_per_s_min", disk.min);
     return o;
 }
 
@@ -143,10 +133,10 @@ static json_t *json_settings(const struct bench *b)
     const struct cli_args *a = b->args;
     json_t *o = json_object();
     json_object_set_new(o, "model", cli_json_text(a->subject, strlen(a->subject)));
-    put_size(o, "n_prompt", (uint64_t)a->n_prompt);
-    put_size(o, "n_decode", (uint64_t)a->n_predict);
-    put_size(o, "reps", (uint64_t)a->reps);
-    put_size(o, "seed", a->seed);
+    cli_put_size(o, "n_prompt", (uint64_t)a->n_prompt);
+    cli_put_size(o, "n_decode", (uint64_t)a->n_predict);
+    cli_put_size(o, "reps", (uint64_t)a->reps);
+    cli_put_size(o, "seed", a->seed);
     json_object_set_new(o, "routes",
                         a->routes ? cli_json_text(a->routes, strlen(a->routes)) : json_null());
     return o;
@@ -156,29 +146,29 @@ static json_t *json_row(const struct bench_row *row)
 {
     json_t *o = json_object();
     json_object_set_new(o, "mode", json_string(pg_mode_name(row->mode)));
-    put_size(o, "memory_bytes", row->memory_bytes);
+    cli_put_size(o, "memory_bytes", row->memory_bytes);
     json_object_set_new(o, "evict", json_string(pg_evict_name(row->evict)));
     if (row->error[0]) {
         json_object_set_new(o, "error", cli_json_text(row->error, strlen(row->error)));
         return o;
     }
     const struct pg_stats *d = &row->typical->decode;
-    put_real(o, "prefill_tps", row->prefill_tps);
-    put_real(o, "decode_tps", row->decode_tps);
-    put_real(o, "decode_tps_sd", row->decode_tps_sd);
-    put_size(o, "peak_rss_bytes", row->peak_rss_bytes);
-    put_size(o, "expert_bytes_read", d->expert_bytes_read);
-    put_size(o, "expert_requests", d->expert_requests);
-    put_size(o, "hits", d->hits);
-    cli_json_put_hinted(o, d);
-    put_size(o, "missed", d->missed);
-    put_real(o, "stall_seconds", d->stall_seconds);
-    put_real(o, "compute_seconds", d->compute_seconds);
-    put_real(o, "floor_seconds", row->floor_seconds);
-    put_real(o, "overlap_efficiency", row->overlap_efficiency);
-    put_real(o, "decode_seconds", row->typical->decode_seconds);
-    put_size(o, "n_slots", (uint64_t)row->n_slots);
-    put_size(o, "reps", (uint64_t)row->n_reps);
+    cli_put_real(o, "prefill_tps", row->prefill_tps);
+    cli_put_real(o, "decode_tps", row->decode_tps);
+    cli_put_real(o, "decode_tps_sd", row->decode_tps_sd);
+    cli_put_size(o, "peak_rss_bytes", row->peak_rss_bytes);
+    cli_put_size(o, "expert_bytes_read", d->expert_bytes_read);
+    cli_put_size(o, "expert_requests", d->expert_requests);
+    cli_put_size(o, "hits", d->hits);
+    cli_put_hinted(o, d);
+    cli_put_size(o, "missed", d->missed);
+    cli_put_real(o, "stall_seconds", d->stall_seconds);
+    cli_put_real(o, "compute_seconds", d->compute_seconds);
+    cli_put_real(o, "floor_seconds", row->floor_seconds);
+    cli_put_real(o, "overlap_efficiency", row->overlap_efficiency);
+    cli_put_real(o, "decode_seconds", row->typical->decode_seconds);
+    cli_put_size(o, "n_slots", (uint64_t)row->n_slots);
+    cli_put_size(o, "reps", (uint64_t)row->n_reps);
     json_object_set_new(o, "hints_active", json_boolean(d->hints_active));
     json_object_set_new(o, "io_path", json_string(row->io_path));
     return o;

@@ -172,11 +172,13 @@ double cli_ratio(double a, double b); /* a / b, 0 when b is not positive */
 
 json_t *cli_json_real(double v);                   /* null when not finite */
 json_t *cli_json_text(const char *text, size_t n); /* invalid UTF-8 replaced by U+FFFD */
+void cli_put_size(json_t *o, const char *key, uint64_t v);
+void cli_put_real(json_t *o, const char *key, double v); /* null when not finite */
 json_t *cli_json_plan(const struct pg_plan *p);
 json_t *cli_json_model(const struct pg_model_info *m);
 /* hinted_in_time, hinted_late and hinted_unused, and for one more release the old names warned_*.
  */
-void cli_json_put_hinted(json_t *o, const struct pg_stats *s);
+void cli_put_hinted(json_t *o, const struct pg_stats *s);
 json_t *cli_json_stats(const struct pg_stats *s); /* counters, as the header names them */
 int cli_json_print(json_t *j);                    /* to stdout, takes j; returns the exit code */
 

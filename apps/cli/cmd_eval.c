@@ -172,21 +172,11 @@ static void print_table(const struct evaluation *v)
            cli_size_text(v->budget, budget));
 }
 
-static void put_real(json_t *o, const char *key, double x)
-{
-    json_object_set_new(o, key, cli_json_real(x));
-}
-
-static void put_count(json_t *o, const char *key, uint64_t n)
-{
-    json_object_set_new(o, key, json_integer((json_int_t)n));
-}
-
 static json_t *json_of_block(const struct pg_agree_block *b, int n_used)
 {
     json_t *o = json_object(), *precision = json_array();
-    put_real(o, "recall", b->recall);
-    put_real(o, "mass", b->mass);
+    cli_put_real(o, "recall", b->recall);
+    cli_put_real(o, "mass", b->mass);
     for (int k = 0; k < n_used && k < 16; k++)
         json_array_append_new(precision, cli_json_real(b->precision[k]));
     json_object_set_new(o, "precision", precision);
@@ -199,11 +189,11 @@ static void put_agree(json_t *o, const struct pg_eval_report *r)
     json_t *list = json_array();
     for (int i = 0; i < r->n_blocks; i++) {
         json_t *b = json_of_block(&r->blocks[i], r->n_used);
-        put_count(b, "block", (uint64_t)r->blocks[i].block);
-        put_count(b, "tokens", r->blocks[i].n_tokens);
+        cli_put_size(b, "block", (uint64_t)r->blocks[i].block);
+        cli_put_size(b, "tokens", r->blocks[i].n_tokens);
         json_array_append_new(list, b);
     }
-    put_count(o, "n_used", (uint64_t)r->n_used);
+    cli_put_size(o, "n_used", (uint64_t)r->n_used);
     json_object_set_new(o, "mean", json_of_block(&mean, r->n_used));
     json_object_set_new(o, "blocks", list);
 }
@@ -212,21 +202,21 @@ static void put_result(json_t *o, const struct pg_eval_report *r)
 {
     switch (r->task) {
     case PG_EVAL_PPL:
-        put_real(o, "ppl", r->ppl);
-        put_real(o, "nll_per_token", r->nll_per_token);
+        cli_put_real(o, "ppl", r->ppl);
+        cli_put_real(o, "nll_per_token", r->nll_per_token);
         return;
     case PG_EVAL_AGREE:
         put_agree(o, r);
         return;
     case PG_EVAL_QA:
-        put_real(o, "exact_match", r->exact_match);
-        put_real(o, "f1", r->f1);
-        put_count(o, "skipped", r->n_skipped);
+        cli_put_real(o, "exact_match", r->exact_match);
+        cli_put_real(o, "f1", r->f1);
+        cli_put_size(o, "skipped", r->n_skipped);
         return;
     default:
-        put_real(o, "rouge1", r->rouge1);
-        put_real(o, "rouge2", r->rouge2);
-        put_real(o, "rougeL", r->rougeL);
+        cli_put_real(o, "rouge1", r->rouge1);
+        cli_put_real(o, "rouge2", r->rouge2);
+        cli_put_real(o, "rougeL", r->rougeL);
     }
 }
 
@@ -239,20 +229,20 @@ static int print_json(const struct evaluation *v)
     pg_engine_info(v->engine, &info);
     json_object_set_new(o, "task", json_string(pg_eval_task_name(r->task)));
     put_result(o, r);
-    put_count(o, "tokens", r->n_tokens);
-    put_count(o, "docs", r->n_docs);
-    put_count(o, "cut", r->n_cut);
+    cli_put_size(o, "tokens", r->n_tokens);
+    cli_put_size(o, "docs", r->n_docs);
+    cli_put_size(o, "cut", r->n_cut);
     json_object_set_new(data, "file", cli_json_text(path, strlen(path)));
     json_object_set_new(data, "sha256", json_string(r->data_sha256));
     json_object_set_new(o, "data", data);
     json_object_set_new(o, "mode", json_string(pg_mode_name(v->plan.mode)));
-    put_real(o, "seconds", v->seconds);
-    put_real(o, "tps", cli_ratio(n_evaluated(v), v->seconds));
-    put_real(o, "bytes_read_per_token", read_per_token(v));
-    put_real(o, "hit_rate", hit_rate(v));
-    put_real(o, "stall_seconds", v->stats.stall_seconds);
-    put_count(o, "memory_bytes", v->budget);
-    put_count(o, "peak_rss_bytes", pg_peak_rss());
+    cli_put_real(o, "seconds", v->seconds);
+    cli_put_real(o, "tps", cli_ratio(n_evaluated(v), v->seconds));
+    cli_put_real(o, "bytes_read_per_token", read_per_token(v));
+    cli_put_real(o, "hit_rate", hit_rate(v));
+    cli_put_real(o, "stall_seconds", v->stats.stall_seconds);
+    cli_put_size(o, "memory_bytes", v->budget);
+    cli_put_size(o, "peak_rss_bytes", pg_peak_rss());
     json_object_set_new(o, "stats", cli_json_stats(&v->stats));
     json_object_set_new(o, "plan", cli_json_plan(&v->plan));
     json_object_set_new(o, "model", cli_json_model(&info));

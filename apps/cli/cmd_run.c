@@ -215,11 +215,6 @@ static void print_summary(const struct run *r, const struct pg_stats *p, const s
     fprintf(stderr, "%s\n", colour ? "\033[0m" : "");
 }
 
-static void put_real(json_t *o, const char *key, double v)
-{
-    json_object_set_new(o, key, cli_json_real(v));
-}
-
 static int print_json(const struct run *r, const struct pg_stats *p, const struct pg_stats *d)
 {
     struct pg_model_info info;
@@ -231,20 +226,20 @@ static int print_json(const struct run *r, const struct pg_stats *p, const struc
     json_object_set_new(o, "tokens", tokens);
     json_object_set_new(o, "stop", json_string(r->stop));
     json_object_set_new(o, "mode", json_string(pg_mode_name(r->plan.mode)));
-    json_object_set_new(o, "seed", json_integer((json_int_t)r->sampling.seed));
-    json_object_set_new(o, "n_prompt", json_integer((json_int_t)r->n_prompt));
-    json_object_set_new(o, "n_decode", json_integer((json_int_t)(r->n_ids - r->n_prompt)));
-    put_real(o, "prompt_tps", cli_ratio(evaluated(p), cli_stats_seconds(p)));
-    put_real(o, "decode_tps", cli_ratio(evaluated(d), cli_stats_seconds(d)));
-    put_real(o, "hit_rate", found_rate(d));
-    put_real(o, "bytes_read_per_token", cli_ratio((double)d->expert_bytes_read, evaluated(d)));
-    put_real(o, "stall_seconds", d->stall_seconds);
-    json_object_set_new(o, "peak_rss_bytes", json_integer((json_int_t)pg_peak_rss()));
-    json_object_set_new(o, "memory_bytes", json_integer((json_int_t)r->plan.budget));
+    cli_put_size(o, "seed", r->sampling.seed);
+    cli_put_size(o, "n_prompt", r->n_prompt);
+    cli_put_size(o, "n_decode", (r->n_ids - r->n_prompt));
+    cli_put_real(o, "prompt_tps", cli_ratio(evaluated(p), cli_stats_seconds(p)));
+    cli_put_real(o, "decode_tps", cli_ratio(evaluated(d), cli_stats_seconds(d)));
+    cli_put_real(o, "hit_rate", found_rate(d));
+    cli_put_real(o, "bytes_read_per_token", cli_ratio((double)d->expert_bytes_read, evaluated(d)));
+    cli_put_real(o, "stall_seconds", d->stall_seconds);
+    cli_put_size(o, "peak_rss_bytes", pg_peak_rss());
+    cli_put_size(o, "memory_bytes", r->plan.budget);
     json_object_set_new(o, "io_path", json_string(d->io_path ? d->io_path : ""));
     json_object_set_new(o, "cpu_level", json_string(d->cpu_level ? d->cpu_level : ""));
-    put_real(o, "load_seconds", r->load_seconds);
-    put_real(o, "first_token_seconds", r->first_token_seconds);
+    cli_put_real(o, "load_seconds", r->load_seconds);
+    cli_put_real(o, "first_token_seconds", r->first_token_seconds);
     json_object_set_new(o, "prompt_stats", cli_json_stats(p));
     json_object_set_new(o, "decode_stats", cli_json_stats(d));
     json_object_set_new(o, "plan", cli_json_plan(&r->plan));

@@ -33,30 +33,22 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                                .user = progress};
 }
 
+// clang-format off
+/* The counters, S whole numbers and R seconds. */
+#define COUNTERS(S, R)                                                                             \
+    S(n_prompt) S(n_decode) R(prompt_seconds) R(decode_seconds) R(compute_seconds)                 \
+    R(stall_seconds) S(expert_requests) S(hits) S(hinted_in_time) S(hinted_late) S(hinted_unused)  \
+    S(missed) S(expert_bytes_read) S(expert_bytes_read_decode) S(hint_bytes_read)                  \
+    S(hint_bytes_used) R(io_busy_seconds) R(io_busy_decode_seconds) S(read_errors)
+
 struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats *b)
 {
     struct pg_stats d = *b;
-    d.n_prompt -= a->n_prompt;
-    d.n_decode -= a->n_decode;
-    d.prompt_seconds -= a->prompt_seconds;
-    d.decode_seconds -= a->decode_seconds;
-    d.compute_seconds -= a->compute_seconds;
-    d.stall_seconds -= a->stall_seconds;
-    d.expert_requests -= a->expert_requests;
-    d.hits -= a->hits;
-    d.hinted_in_time -= a->hinted_in_time;
-    d.hinted_late -= a->hinted_late;
-    d.missed -= a->missed;
-    d.hinted_unused -= a->hinted_unused;
-    d.expert_bytes_read -= a->expert_bytes_read;
-    d.hint_bytes_read -= a->hint_bytes_read;
-    d.hint_bytes_used -= a->hint_bytes_used;
-    d.io_busy_seconds -= a->io_busy_seconds;
-    d.io_busy_decode_seconds -= a->io_busy_decode_seconds;
-    d.expert_bytes_read_decode -= a->expert_bytes_read_decode;
-    d.read_errors -= a->read_errors;
+#define SINCE(field) d.field -= a->field;
+    COUNTERS(SINCE, SINCE)
     return d;
 }
+// clang-format on
 
 bool cli_hints_stopped(enum pg_mode mode, const struct pg_stats *s, const struct cli_args *args)
 {
@@ -117,94 +109,62 @@ json_t *cli_json_text(const char *text, size_t n)
     return j;
 }
 
-static void put_size(json_t *o, const char *key, uint64_t v)
+void cli_put_size(json_t *o, const char *key, uint64_t v)
 {
     json_object_set_new(o, key, json_integer((json_int_t)v));
 }
 
-static void put_real(json_t *o, const char *key, double v)
+void cli_put_real(json_t *o, const char *key, double v)
 {
     json_object_set_new(o, key, cli_json_real(v));
 }
 
-json_t *cli_json_plan(const struct pg_plan *p)
+// clang-format off
+#define SIZE(field) cli_put_size(o, #field, (uint64_t)from->field);
+#define REAL(field) cli_put_real(o, #field, from->field);
+
+json_t *cli_json_plan(const struct pg_plan *from)
 {
     json_t *o = json_object();
-    json_object_set_new(o, "mode", json_string(pg_mode_name(p->mode)));
-    put_size(o, "budget", p->budget);
-    put_size(o, "minimum", p->minimum);
-    put_size(o, "dense", p->dense);
-    put_size(o, "kv", p->kv);
-    put_size(o, "scratch", p->scratch);
-    put_size(o, "overhead", p->overhead);
-    put_size(o, "caller", p->caller);
-    put_size(o, "slots", p->slots);
-    put_size(o, "slot_bytes", p->slot_bytes);
-    put_size(o, "n_slots", (uint64_t)p->n_slots);
-    put_size(o, "n_expert_total", (uint64_t)p->n_expert_total);
-    put_size(o, "expert_bytes", p->expert_bytes);
-    put_size(o, "token_expert_bytes", p->token_expert_bytes);
-    put_size(o, "token_dense_bytes", p->token_dense_bytes);
-    put_size(o, "n_batch", (uint64_t)p->n_batch);
+    json_object_set_new(o, "mode", json_string(pg_mode_name(from->mode)));
+    SIZE(budget) SIZE(minimum) SIZE(dense) SIZE(kv) SIZE(scratch) SIZE(overhead)
+    SIZE(caller) SIZE(slots) SIZE(slot_bytes) SIZE(n_slots) SIZE(n_expert_total) SIZE(expert_bytes)
+    SIZE(token_expert_bytes) SIZE(token_dense_bytes) SIZE(n_batch)
     return o;
 }
 
-json_t *cli_json_model(const struct pg_model_info *m)
+json_t *cli_json_model(const struct pg_model_info *from)
 {
     json_t *o = json_object();
-    json_object_set_new(o, "arch", cli_json_text(m->arch, strlen(m->arch)));
-    json_object_set_new(o, "name", cli_json_text(m->name, strlen(m->name)));
-    json_object_set_new(o, "file_type", cli_json_text(m->file_type, strlen(m->file_type)));
-    put_size(o, "file_bytes", m->file_bytes);
-    put_size(o, "n_params", m->n_params);
-    put_size(o, "n_params_active", m->n_params_active);
-    put_size(o, "n_layer", (uint64_t)m->n_layer);
-    put_size(o, "n_moe_layer", (uint64_t)m->n_moe_layer);
-    put_size(o, "n_embd", (uint64_t)m->n_embd);
-    put_size(o, "n_head", (uint64_t)m->n_head);
-    put_size(o, "n_head_kv", (uint64_t)m->n_head_kv);
-    put_size(o, "n_ff", (uint64_t)m->n_ff);
-    put_size(o, "n_expert", (uint64_t)m->n_expert);
-    put_size(o, "n_expert_used", (uint64_t)m->n_expert_used);
-    put_size(o, "n_vocab", (uint64_t)m->n_vocab);
-    put_size(o, "n_ctx_train", (uint64_t)m->n_ctx_train);
+    json_object_set_new(o, "arch", cli_json_text(from->arch, strlen(from->arch)));
+    json_object_set_new(o, "name", cli_json_text(from->name, strlen(from->name)));
+    json_object_set_new(o, "file_type", cli_json_text(from->file_type, strlen(from->file_type)));
+    SIZE(file_bytes) SIZE(n_params) SIZE(n_params_active) SIZE(n_layer) SIZE(n_moe_layer)
+    SIZE(n_embd) SIZE(n_head) SIZE(n_head_kv) SIZE(n_ff) SIZE(n_expert) SIZE(n_expert_used)
+    SIZE(n_vocab) SIZE(n_ctx_train)
     return o;
 }
 
-void cli_json_put_hinted(json_t *o, const struct pg_stats *s)
+void cli_put_hinted(json_t *o, const struct pg_stats *from)
 {
-    put_size(o, "hinted_in_time", s->hinted_in_time);
-    put_size(o, "hinted_late", s->hinted_late);
-    put_size(o, "hinted_unused", s->hinted_unused);
-    put_size(o, "warned_in_time", s->hinted_in_time);
-    put_size(o, "warned_late", s->hinted_late);
-    put_size(o, "warned_unused", s->hinted_unused);
+    SIZE(hinted_in_time) SIZE(hinted_late) SIZE(hinted_unused)
+    cli_put_size(o, "warned_in_time", from->hinted_in_time);
+    cli_put_size(o, "warned_late", from->hinted_late);
+    cli_put_size(o, "warned_unused", from->hinted_unused);
 }
 
-json_t *cli_json_stats(const struct pg_stats *s)
+json_t *cli_json_stats(const struct pg_stats *from)
 {
     json_t *o = json_object();
-    put_size(o, "n_prompt", s->n_prompt);
-    put_size(o, "n_decode", s->n_decode);
-    put_real(o, "prompt_seconds", s->prompt_seconds);
-    put_real(o, "decode_seconds", s->decode_seconds);
-    put_real(o, "compute_seconds", s->compute_seconds);
-    put_real(o, "stall_seconds", s->stall_seconds);
-    put_size(o, "expert_requests", s->expert_requests);
-    put_size(o, "hits", s->hits);
-    cli_json_put_hinted(o, s);
-    put_size(o, "missed", s->missed);
-    put_size(o, "expert_bytes_read", s->expert_bytes_read);
-    put_size(o, "hint_bytes_read", s->hint_bytes_read);
-    put_size(o, "hint_bytes_used", s->hint_bytes_used);
-    put_real(o, "io_busy_seconds", s->io_busy_seconds);
-    put_size(o, "read_errors", s->read_errors);
-    put_size(o, "peak_rss_bytes", s->peak_rss_bytes);
-    json_object_set_new(o, "hints_active", json_boolean(s->hints_active));
-    json_object_set_new(o, "io_path", json_string(s->io_path ? s->io_path : ""));
-    json_object_set_new(o, "cpu_level", json_string(s->cpu_level ? s->cpu_level : ""));
+    COUNTERS(SIZE, REAL)
+    cli_put_hinted(o, from);
+    SIZE(peak_rss_bytes)
+    json_object_set_new(o, "hints_active", json_boolean(from->hints_active));
+    json_object_set_new(o, "io_path", json_string(from->io_path ? from->io_path : ""));
+    json_object_set_new(o, "cpu_level", json_string(from->cpu_level ? from->cpu_level : ""));
     return o;
 }
+// clang-format on
 
 int cli_json_print(json_t *j)
 {
