@@ -36,7 +36,8 @@ static bool plan_for(struct pg_engine *e, enum pg_mode mode, int n_sessions, int
     e->opt.n_sessions = n_sessions;
     e->opt.n_batch = n_batch ? n_batch : PG_MIN(n_sessions * e->opt.n_ctx, 1 << 16);
     e->opt.memory_bytes = bytes;
-    return pg_engine_plan_memory(e, &unused) == 0;
+    /* What fits barely may not when it is opened; the minimum has that to spare. */
+    return pg_engine_plan_memory(e, &unused) == 0 && e->plan.minimum <= e->plan.budget;
 }
 
 static void take_plan(struct pg_distil_memory *m, const struct pg_engine *e)

@@ -557,7 +557,7 @@ static void test_divide(void **state)
     struct pg_distil_split how = {100000, N_CTX, 0.1f, 1};
     assert_int_equal(pg_distil_cut(&text, &how, &err), 0);
     for (uint64_t more = 0; more < 200 << 20; more = more ? 2 * more : 1 << 20) {
-        uint64_t bytes = pg_os_rss() + more; /* what this program takes itself is no part of it */
+        uint64_t bytes = pg_os_held() + more; /* what this program takes itself is no part of it */
         struct pg_engine *e = calloc(1, sizeof(*e));
         begin_engine(e, bytes, N_CTX);
         struct pg_states shape = {6, 5, 128, 16, 0, 0, NULL, NULL};
