@@ -206,7 +206,7 @@ struct bad {
     const char *name;
     size_t offset;
     int kind;
-    double v[5];
+    float v[5];
 };
 #define AT(type, field) #field, offsetof(struct type, field)
 
@@ -276,11 +276,11 @@ static void test_ranges(void **state)
             struct pg_err err = {0};
             char *o = options_of(u, u->whole, u->whole);
             const int whole = b->kind == WHOLE ? (int)b->v[k] : 0;
-            const float real = (float)b->v[k];
+            const float real = b->v[k];
             memcpy(o + b->offset, b->kind == WHOLE ? (const void *)&whole : &real, 4);
             snprintf(want, sizeof(want), "options: %s: ", b->name);
             if (u->call(o, &err) != PG_EARG || strncmp(err.text, want, strlen(want)))
-                fail_msg("%s of %g: %s", b->name, b->v[k], err.text);
+                fail_msg("%s of %g: %s", b->name, (double)b->v[k], err.text);
             free(o);
         }
     }
