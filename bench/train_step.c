@@ -13,8 +13,8 @@
 #include "base/os.h"
 #include "base/random.h"
 #include "format/gguf.h"
-#include "tune/blas.h"
-#include "tune/net.h"
+#include "net/net.h"
+#include "net/rows/blas.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
     dump_gradients.py [--out tests/data/gradients]
 
 Needs torch and numpy. A file for each tiny model and gate: the batch (several documents in a row, targets left out),
-the losses of src/tune/net.h, and of each parameter's gradient the sum, the norm, and values at up to 16 places: 8
+the losses of src/net/net.h, and of each parameter's gradient the sum, the norm, and values at up to 16 places: 8
 spread evenly, 8 where it is largest.
 """
 import argparse

@@ -1,4 +1,4 @@
-"""The engine's families in plain PyTorch, with the losses of src/tune/net.h: what the trainer is checked against.
+"""The engine's families in plain PyTorch, with the losses of src/net/net.h: what the trainer is checked against.
 
     torch_model.py [--root DIR]     compares logits with the stored references of every tiny model
 

@@ -6,7 +6,7 @@
 
 #include "alloc_faults.h"
 #include "tiny_train.h"
-#include "tune/train.h"
+#include "train/train.h"
 
 #include <sys/stat.h>
 

@@ -2,7 +2,7 @@
  * Any bytes as a file of questions or of summaries; every text of what was accepted is read to its
  * end, and marked against the others. The first byte says which kind, and how many are wanted.
  */
-#include "tune/eval_items.h"
+#include "eval/eval_items.h"
 
 #include <stdint.h>
 #include <string.h>

@@ -9,7 +9,7 @@
 #include "helpers.h"
 
 #include "base/random.h"
-#include "tune/net.h"
+#include "net/net.h"
 
 #include <fcntl.h>
 #include <math.h>

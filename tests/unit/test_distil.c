@@ -5,7 +5,7 @@
  */
 #include "helpers.h"
 
-#include "tune/distil.h"
+#include "distil/distil.h"
 
 #include <math.h>
 #include <stdio.h>

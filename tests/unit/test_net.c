@@ -8,7 +8,7 @@
 
 #include "base/os.h"
 #include "cpu/kernels.h"
-#include "tune/rows.h"
+#include "net/rows/rows.h"
 
 #include <float.h>
 

@@ -13,10 +13,10 @@
 #include <unistd.h>
 
 #include "base/pool.h"
-#include "tune/net.h"
+#include "net/net.h"
 
 /* Of a loss; of a gradient, as a part of the largest value of its tensor. */
-#ifdef PG_TUNE_DOUBLE
+#ifdef PG_NET_DOUBLE
 static const double loss_tolerance = 1e-9, tolerance = 1e-6;
 #else
 static const double loss_tolerance = 1e-5, tolerance = 1e-3;

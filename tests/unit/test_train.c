@@ -5,7 +5,7 @@
 #include "helpers.h"
 
 #include "tiny_train.h"
-#include "tune/train.h"
+#include "train/train.h"
 
 #include <fcntl.h>
 #include <math.h>

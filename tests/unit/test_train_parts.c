@@ -6,9 +6,9 @@
 
 #include "base/os.h"
 #include "base/random.h"
-#include "tune/adam.h"
-#include "tune/freeze.h"
-#include "tune/train_data.h"
+#include "train/adam.h"
+#include "train/freeze.h"
+#include "train/train_data.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+#include "eval/agree.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int32_t *said_of(const struct pg_agree *a, int block, int row)
+{
+    size_t n_used = (size_t)a->rule.n_used;
+    size_t slot = (size_t)(block % (a->level + 1));
+    return a->said + (slot * (size_t)a->max_tok + (size_t)row) * n_used;
+}
+
+static void seen(void *user, int block, int to, const struct pg_input *h, const float *logits)
+{
+    struct pg_agree *a = user;
+    const struct pg_kernels *k = &a->engine->compute.k;
+    size_t n_expert = (size_t)a->rule.n_expert, n_used = (size_t)a->rule.n_used;
+    if (to == block && block < a->level)
+        return; /* no pre-gate before it */
+    for (int t = 0; t < h->n_tok; t++) {
+        memcpy(a->logits, logits + (size_t)t * n_expert, n_expert * sizeof(float));
+        pg_agreement_name(&a->rule, k, a->logits, a->id, a->weight);
+        if (to != block)
+            memcpy(said_of(a, to, t), a->id, n_used * sizeof(int32_t));
+        else
+            pg_agreement_add(&a->sums[block], &a->rule, a->logits, a->id, said_of(a, block, t));
+    }
+}
+
+static int check(const struct pg_engine *e, struct pg_err *err)
+{
+    enum pg_mode mode = e->opt.mode;
+    if (e->model.n_moe == 0)
+        return pg_fail(err, PG_EARG, "the model has no experts, so no gate to compare");
+    if (mode != PG_MODE_LOOKAHEAD && mode != PG_MODE_HINT) {
+        return pg_fail(err, PG_EARG,
+                       "agreement compares pre-gates with the routers that decide: mode lookahead "
+                       "(the untrained ones) or hint (a sidecar's) wanted, %s found",
+                       pg_mode_name(mode));
+    }
+    if (e->level >= e->model.n_moe) {
+        return pg_fail(err, PG_EARG,
+                       "pre-gates %d blocks early are before none of the model's %d MoE blocks",
+                       e->level, e->model.n_moe);
+    }
+    return 0;
+}
+
+int pg_agree_open(struct pg_agree *a, struct pg_engine *e, struct pg_err *err)
+{
+    *a = (struct pg_agree){.engine = e};
+    PG_TRY(check(e, err));
+    a->rule = e->model.h.rule;
+    a->n_block = e->model.n_moe;
+    a->level = e->level;
+    a->max_tok = e->opt.n_batch;
+    size_t n_expert = (size_t)a->rule.n_expert, n_used = (size_t)a->rule.n_used;
+    size_t rows = (size_t)(a->level + 1) * (size_t)a->max_tok;
+    a->said = pg_calloc(rows, n_used * sizeof(int32_t));
+    a->logits = pg_calloc(n_expert, sizeof(float));
+    a->weight = pg_calloc(n_used, sizeof(float));
+    a->id = pg_calloc(n_used, sizeof(int32_t));
+    a->sums = pg_calloc((size_t)a->n_block, sizeof(*a->sums));
+    if (!a->said || !a->logits || !a->weight || !a->id || !a->sums) {
+        pg_agree_close(a, e);
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    }
+    e->gate.tap = (struct pg_gate_tap){seen, a};
+    return 0;
+}
+
+void pg_agree_close(struct pg_agree *a, struct pg_engine *e)
+{
+    if (e->gate.tap.user == a)
+        e->gate.tap = (struct pg_gate_tap){0};
+    free(a->said);
+    free(a->logits);
+    free(a->weight);
+    free(a->id);
+    free(a->sums);
+    *a = (struct pg_agree){0};
+}
+
+int pg_agree_blocks(const struct pg_agree *a, struct pg_agree_block **out, int *n,
+                    struct pg_err *err)
+{
+    *n = a->n_block - a->level;
+    *out = pg_calloc((size_t)*n, sizeof(**out));
+    if (!*out)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    for (int i = 0; i < *n; i++)
+        (*out)[i] = pg_agreement_of(&a->sums[a->level + i], a->level + i, a->rule.n_used);
+    return 0;
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT
+ * Greedy answers to many prompts at a time, and their marks.
+ *
+ * Marks are kept by item and summed in their order, so that what runs side by side changes no bit
+ * of the result.
+ *
+ * A prompt that is longer than the context, less what may be written, loses tokens: of a question
+ * the beginning of the passage, of a document its end.
+ */
+#include "engine/lanes.h"
+#include "eval/eval.h"
+#include "eval/eval_items.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ASK_BEFORE "\n\nQuestion: "
+#define ASK_AFTER  "\nAnswer:"
+#define SUM_UP     "\n\nSummary:"
+
+enum { N_MARKS = 3, ANSWER_TOKENS = 32, SUMMARY_TOKENS = 128 };
+
+struct marks {
+    double of[N_MARKS]; /* exact match and F1; or ROUGE-1, -2 and -L */
+};
+
+/* What a lane has written. */
+struct answer {
+    struct pg_detok detok;
+    char *text;
+    size_t n_text, cap;
+    int n_tokens;
+};
+
+struct writing {
+    struct pg_evaluation *v;
+    struct pg_items items;
+    struct marks *marks;   /* [items.n] */
+    struct answer *answer; /* [n_lanes] */
+    struct pg_lanes lanes;
+    int next;   /* item that no lane has taken */
+    int room;   /* tokens of a prompt at most */
+    int n_tail; /* tokens of SUM_UP */
+    uint64_t n_cut, n_tokens;
+};
+
+/* ------------------------------------------------------------------ prompts ----------------- */
+
+/* For free(). */
+static char *prompt_text(const struct pg_item *item)
+{
+    const char *part[] = {item->passage, item->question ? ASK_BEFORE : SUM_UP,
+                          item->question ? item->question : "", item->question ? ASK_AFTER : ""};
+    size_t n = 1, at = 0;
+    for (size_t i = 0; i < PG_COUNT(part); i++)
+        n += strlen(part[i]);
+    char *s = malloc(n);
+    for (size_t i = 0; s && i < PG_COUNT(part); i++) {
+        size_t length = strlen(part[i]);
+        memcpy(s + at, part[i], length);
+        at += length;
+    }
+    if (s)
+        s[at] = '\0';
+    return s;
+}
+
+/* Ids of a text in an array for free(). */
+static int make_tokens(const pg_vocab *vocab, const char *text, int32_t **ids, size_t *n,
+                       struct pg_err *err)
+{
+    size_t n_text = strlen(text), cap = n_text / 2 + 16;
+    for (;;) {
+        int rc = PG_EARG;
+        *ids = pg_calloc(cap, sizeof(**ids));
+        if (!*ids)
+            return pg_fail(err, PG_ENOMEM, "out of memory: a prompt of %zu bytes", n_text);
+        struct pg_ids out = {*ids, cap, 0};
+        rc = pg_tokenize(vocab, text, n_text, PG_TOKENIZE_BOS, &out, err);
+        *n = out.n;
+        if (!rc)
+            return 0;
+        free(*ids);
+        if (rc != PG_EARG || *n <= cap)
+            return rc;
+        cap = *n;
+    }
+}
+
+/* The tokens into the sequence, without those in the middle that are too many. */
+static void fit_prompt(struct writing *w, struct pg_sequence *s, const int32_t *ids, size_t n)
+{
+    int32_t bos = pg_vocab_bos(w->v->engine->vocab);
+    size_t room = (size_t)w->room, opened = n > 0 && bos >= 0 && ids[0] == bos;
+    size_t extra = n > room ? n - room : 0, head = n;
+    if (extra) {
+        bool question = w->items.item[s->tag].question != NULL;
+        head = question || w->n_tail >= w->room ? opened : room - (size_t)w->n_tail;
+        w->n_cut++;
+    }
+    memcpy(s->token, ids, PG_MIN(head, n) * sizeof(*ids));
+    if (extra)
+        memcpy(s->token + head, ids + head + extra, (room - head) * sizeof(*ids));
+    s->n = (int)(n - extra);
+}
+
+/* Tagged with the number of the item. */
+static int take_item(void *user, struct pg_sequence *s, struct pg_err *err)
+{
+    static const struct pg_sampling greedy = {PG_SAMPLING_INIT, .temp = 0};
+    struct writing *w = user;
+    struct answer *a = &w->answer[s->lane];
+    int32_t *ids = NULL;
+    size_t n = 0;
+    if (w->next == w->items.n)
+        return 0;
+    a->detok = (struct pg_detok){.vocab = w->v->engine->vocab, .not_first = true};
+    a->n_text = 0;
+    a->n_tokens = 0;
+    s->how = &greedy;
+    s->tag = (uint64_t)w->next++;
+    char *text = prompt_text(&w->items.item[s->tag]);
+    if (!text)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    int rc = make_tokens(w->v->engine->vocab, text, &ids, &n, err);
+    free(text);
+    PG_TRY(rc);
+    fit_prompt(w, s, ids, n);
+    free(ids);
+    return 1;
+}
+
+/* How many tokens the end of a summary's prompt has. */
+static int measure_tail(struct writing *w, struct pg_err *err)
+{
+    const char *text[] = {"a" SUM_UP, "a"};
+    size_t n[2];
+    for (int i = 0; i < 2; i++) {
+        int32_t *ids;
+        PG_TRY(make_tokens(w->v->engine->vocab, text[i], &ids, &n[i], err));
+        free(ids);
+    }
+    w->n_tail = n[0] > n[1] ? (int)(n[0] - n[1]) : 0;
+    return 0;
+}
+
+/* ------------------------------------------------------------------ answers ----------------- */
+
+/* The first line that has more than white space; whether its end has come. */
+static bool find_line(const struct answer *l, size_t *from, size_t *end)
+{
+    for (*from = 0; *from < l->n_text && memchr(" \t\r\n", l->text[*from], 4); (*from)++) {
+    }
+    const char *stop = memchr(l->text + *from, '\n', l->n_text - *from);
+    *end = stop ? (size_t)(stop - l->text) : l->n_text;
+    return stop != NULL;
+}
+
+/* The best of the right answers counts, for each mark by itself. */
+static int mark_answer(struct marks *m, const struct pg_item *item, const char *text,
+                       struct pg_err *err)
+{
+    for (int i = 0; i < item->n_answers; i++) {
+        const char *right = item->answer[i];
+        struct marks one = {{0}};
+        if (item->question) {
+            one.of[0] = pg_exact_match(text, right);
+            one.of[1] = pg_answer_f1(text, right);
+        } else {
+            one.of[0] = pg_rouge_n(text, right, 1).f1;
+            one.of[1] = pg_rouge_n(text, right, 2).f1;
+            one.of[2] = pg_rouge_l(text, right).f1;
+        }
+        for (int k = 0; k < N_MARKS; k++) {
+            if (isnan(one.of[k]))
+                return pg_fail(err, PG_ENOMEM, "out of memory: marks of a long text");
+            m->of[k] = PG_MAX(m->of[k], one.of[k]);
+        }
+    }
+    return 0;
+}
+
+/* Appends the text of a token, or with -1 what is held of one. */
+static int append(struct answer *l, int32_t token, struct pg_err *err)
+{
+    if (pg_reserve(&l->text, &l->cap, l->n_text + PG_PIECE_MAX + 1, 1))
+        return pg_fail(err, PG_ENOMEM, "out of memory: an answer of %zu bytes", l->n_text);
+    l->n_text += pg_detokenize(&l->detok, token, l->text + l->n_text);
+    return 0;
+}
+
+static int end_item(void *user, const struct pg_sequence *s, struct pg_err *err)
+{
+    struct writing *w = user;
+    struct answer *a = &w->answer[s->lane];
+    size_t from, end;
+    PG_TRY(append(a, -1, err));
+    find_line(a, &from, &end);
+    a->text[end] = '\0';
+    w->n_tokens += (uint64_t)a->n_tokens;
+    return mark_answer(&w->marks[s->tag], &w->items.item[s->tag], a->text + from, err);
+}
+
+/* The answer ends with the first line that says something. */
+static int write_token(void *user, const struct pg_sequence *s, int32_t token, struct pg_err *err)
+{
+    struct writing *w = user;
+    struct answer *a = &w->answer[s->lane];
+    size_t from, end;
+    if (pg_vocab_is_end(w->v->engine->vocab, token))
+        return 0;
+    if (token < pg_vocab_n(w->v->engine->vocab)) /* a model may have more rows than pieces */
+        PG_TRY(append(a, token, err));
+    a->n_tokens++;
+    bool ended = a->n_text > 0 && find_line(a, &from, &end);
+    return !ended && a->n_tokens < w->v->opt.n_predict;
+}
+
+/* ------------------------------------------------------------------ the task ---------------- */
+
+static int open_lanes(struct writing *w, struct pg_err *err)
+{
+    struct pg_lanes_options o = {
+        .engine = w->v->engine,
+        .n_most = w->items.n,
+        .take = take_item,
+        .token = write_token,
+        .end = end_item,
+        .user = w,
+        .progress = w->v->opt.progress,
+        .progress_user = w->v->opt.user,
+        .what = "answers",
+        .total = (uint64_t)w->items.n,
+        .count_sequences = true,
+    };
+    PG_TRY(pg_lanes_open(&w->lanes, &o, err));
+    w->answer = pg_calloc((size_t)w->lanes.n_lanes, sizeof(*w->answer));
+    w->marks = pg_calloc((size_t)w->items.n, sizeof(*w->marks));
+    return w->answer && w->marks ? 0 : pg_fail(err, PG_ENOMEM, "out of memory");
+}
+
+static int open_writing(struct writing *w, struct pg_err *err)
+{
+    struct pg_eval_options *o = &w->v->opt;
+    bool questions = o->task == PG_EVAL_QA;
+    int n_ctx = w->v->engine->opt.n_ctx;
+    o->n_predict = o->n_predict ? o->n_predict : questions ? ANSWER_TOKENS : SUMMARY_TOKENS;
+    w->room = n_ctx - o->n_predict;
+    if (w->room < 2) {
+        return pg_fail(err, PG_ECONTEXT,
+                       "a context of %d tokens has no room for a prompt beside %d tokens of an "
+                       "answer",
+                       n_ctx, o->n_predict);
+    }
+    PG_TRY(pg_items_open(&w->items, o->data, questions, o->n_max, err));
+    PG_TRY(measure_tail(w, err));
+    return open_lanes(w, err);
+}
+
+static void report(const struct writing *w)
+{
+    struct pg_eval_report *r = w->v->report;
+    struct marks sum = {{0}};
+    for (int i = 0; i < w->items.n; i++)
+        for (int k = 0; k < N_MARKS; k++)
+            sum.of[k] += w->marks[i].of[k];
+    double part = 100.0 / w->items.n;
+    r->n_docs = (uint64_t)w->items.n;
+    r->n_cut = w->n_cut;
+    r->n_skipped = w->items.n_skipped;
+    r->n_tokens = w->n_tokens;
+    if (w->v->opt.task == PG_EVAL_QA) {
+        r->exact_match = sum.of[0] * part;
+        r->f1 = sum.of[1] * part;
+    } else {
+        r->rouge1 = sum.of[0] * part;
+        r->rouge2 = sum.of[1] * part;
+        r->rougeL = sum.of[2] * part;
+    }
+}
+
+static void close_writing(struct writing *w)
+{
+    for (int i = 0; w->answer && i < w->lanes.n_lanes; i++)
+        free(w->answer[i].text);
+    free(w->answer);
+    free(w->marks);
+    pg_lanes_close(&w->lanes);
+    pg_items_close(&w->items);
+}
+
+int pg_eval_write(struct pg_evaluation *v, struct pg_err *err)
+{
+    struct writing w = {.v = v};
+    int rc = open_writing(&w, err);
+    rc = rc ? rc : pg_lanes_run(&w.lanes, err);
+    if (!rc)
+        report(&w);
+    close_writing(&w);
+    return rc;
+}

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+#include "net/net_impl.h"
+
+#include "base/os.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------ memory ------------------ */
+
+/* n * m things of `size` bytes. */
+static void *take(struct pg_net *n, struct pg_arena *a, size_t count, size_t each, size_t size)
+{
+    size_t bytes;
+    n->too_large |= __builtin_mul_overflow(count, each, &bytes) ||
+                    __builtin_mul_overflow(bytes, size, &bytes) || bytes > SIZE_MAX / 2 - a->used;
+    return n->too_large ? NULL : pg_arena_take(a, bytes);
+}
+
+static pg_real *reals(struct pg_net *n, struct pg_arena *a, size_t count, int each)
+{
+    return take(n, a, count, (size_t)each, sizeof(pg_real));
+}
+
+static int32_t *ints(struct pg_net *n, struct pg_arena *a, size_t count, int each)
+{
+    return take(n, a, count, (size_t)each, sizeof(int32_t));
+}
+
+static void carve_layer(struct pg_net *n, struct pg_arena *a, int il)
+{
+    const struct pg_hparams *h = n->h;
+    struct pg_net_layer l = {0};
+    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
+    bool moe = n->model->layer[il].moe >= 0, shared = moe && h->n_ff_shexp;
+    l.x0 = reals(n, a, t, h->n_embd);
+    l.s0 = reals(n, a, t, 1);
+    l.h1 = reals(n, a, t, h->n_embd);
+    if (n->q_norm_len) {
+        l.q_raw = reals(n, a, t, n->n_q);
+        l.k_raw = reals(n, a, t, n->n_kv);
+        l.q_s = reals(n, a, t, n->n_q / n->q_norm_len);
+        l.k_s = reals(n, a, t, n->n_kv / n->k_norm_len);
+    }
+    l.q = reals(n, a, t, n->n_q);
+    l.k = reals(n, a, t, n->n_kv);
+    l.v = reals(n, a, t, n->n_kv);
+    l.att = reals(n, a, t, n->n_q);
+    l.lse = reals(n, a, t, h->n_head);
+    l.x1 = reals(n, a, t, h->n_embd);
+    l.s1 = reals(n, a, t, 1);
+    l.h2 = reals(n, a, t, h->n_embd);
+    l.gate = reals(n, a, moe ? pairs : t, moe ? h->n_ff_exp : h->n_ff);
+    l.up = reals(n, a, moe ? pairs : t, moe ? h->n_ff_exp : h->n_ff);
+    if (shared) {
+        l.sh_gate = reals(n, a, t, h->n_ff_shexp);
+        l.sh_up = reals(n, a, t, h->n_ff_shexp);
+        l.s = reals(n, a, t, 1);
+    }
+    if (n->opt.pregate_hidden && pg_net_has_pregate(n, il)) {
+        l.early = reals(n, a, t, n->opt.pregate_hidden);
+        l.early_act = reals(n, a, t, n->opt.pregate_hidden);
+    }
+    if (a->base)
+        n->layer[il] = l;
+}
+
+static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
+{
+    const struct pg_hparams *h = n->h;
+    struct pg_net_route r = {0};
+    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
+    r.p = reals(n, a, t, h->n_expert);
+    r.dlogits = reals(n, a, t, h->n_expert);
+    r.id = ints(n, a, pairs, 1);
+    r.weight = reals(n, a, pairs, 1);
+    if (n->opt.sticky_cache)
+        r.missed = take(n, a, t, (size_t)h->n_expert, 1);
+    r.first = ints(n, a, (size_t)h->n_expert + 1, 1);
+    r.token_of = ints(n, a, pairs, 1);
+    r.pair_of = ints(n, a, pairs, 1);
+    r.row_of = ints(n, a, pairs, 1);
+    r.d_balance = reals(n, a, (size_t)h->n_expert, 1);
+    if (a->base)
+        n->route[moe] = r;
+}
+
+/* What the passes need for themselves. */
+static void carve_passes(struct pg_net *n, struct pg_arena *a)
+{
+    const struct pg_hparams *h = n->h;
+    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
+    size_t n_threads = (size_t)pg_pool_n_threads(n->opt.pool);
+    n->y = reals(n, a, pairs, h->n_embd);
+    n->dweight = reals(n, a, pairs, 1);
+    for (int i = 0; i < 3; i++)
+        n->ff[i] = reals(n, a, t, n->max_ff);
+    n->dearly = reals(n, a, t, n->opt.pregate_hidden);
+    n->ones = reals(n, a, (size_t)n->opt.pregate_hidden, 1);
+    n->dx = reals(n, a, t, h->n_embd);
+    n->dh = reals(n, a, t, h->n_embd);
+    n->dq = reals(n, a, t, n->n_q);
+    n->datt = reals(n, a, t, n->n_q);
+    n->dk = reals(n, a, t, n->n_kv);
+    n->dv = reals(n, a, t, n->n_kv);
+    n->logits = reals(n, a, (size_t)n->out_rows, h->n_vocab);
+    n->nll = take(n, a, t, 1, sizeof(double));
+    n->miss = take(n, a, (size_t)n->opt.n_seq, 1, sizeof(double));
+    n->part = reals(n, a, n->sums.n, n->n_spans);
+    n->room = reals(n, a, n->room_len, (int)n_threads);
+    n->recent = ints(n, a, n_threads, h->n_expert);
+    n->chunk = take(n, a, pairs / PG_NET_ROWS + (size_t)h->n_expert, 1, sizeof(n->chunk[0]));
+    n->order = ints(n, a, (size_t)h->n_expert, 1);
+}
+
+static void carve(struct pg_net *n, struct pg_arena *a)
+{
+    const struct pg_hparams *h = n->h;
+    size_t t = (size_t)n->n_tok;
+    n->layer = take(n, a, (size_t)h->n_layer, 1, sizeof(n->layer[0]));
+    n->route = take(n, a, (size_t)n->model->n_moe, 1, sizeof(n->route[0]));
+    n->x_end = reals(n, a, t, h->n_embd);
+    n->s_end = reals(n, a, t, 1);
+    n->h_end = reals(n, a, t, h->n_embd);
+    n->rope_cos = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
+    n->rope_sin = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
+    for (int il = 0; il < h->n_layer; il++)
+        carve_layer(n, a, il);
+    for (int moe = 0; moe < n->model->n_moe; moe++)
+        carve_route(n, a, moe);
+    carve_passes(n, a);
+}
+
+/* ------------------------------------------------------------------ open -------------------- */
+
+static int check_options(const struct pg_net_options *o, struct pg_err *err)
+{
+    const struct pg_hparams *h = &o->model->h;
+    int64_t n_tok = (int64_t)o->n_seq * o->seq_len;
+    if (o->n_seq < 1 || o->seq_len < 1 || n_tok > 1 << 24 ||
+        n_tok * PG_MAX(1, h->n_expert_used) > INT32_MAX) {
+        return pg_fail(err, PG_EARG, "a batch of %d rows of %d tokens: 1 to %d tokens are possible",
+                       o->n_seq, o->seq_len,
+                       PG_MIN(1 << 24, INT32_MAX / PG_MAX(1, h->n_expert_used)));
+    }
+    if (o->gate == PG_GATE_PREGATE && (o->level < 1 || o->level >= o->model->n_moe)) {
+        return pg_fail(err, PG_EARG,
+                       "pre-gates %d MoE blocks early asked for, and the model has %d such blocks: "
+                       "1 to %d are possible",
+                       o->level, o->model->n_moe, o->model->n_moe - 1);
+    }
+    if (o->pregate_hidden < 0 || o->pregate_hidden > 1 << 16) {
+        return pg_fail(err, PG_EARG, "a pre-gate's hidden layer of %d: 0 to %d is possible",
+                       o->pregate_hidden, 1 << 16);
+    }
+    if (o->sticky_cache < 0) {
+        return pg_fail(err, PG_EARG, "a cache of %d experts asked for, 0 at least is wanted",
+                       o->sticky_cache);
+    }
+    return 0;
+}
+
+static void lay_out_sums(struct pg_net *n)
+{
+    struct pg_net_sums *s = &n->sums;
+    size_t n_embd = (size_t)n->h->n_embd, n_q = (size_t)n->n_q, n_kv = (size_t)n->n_kv;
+    s->norm = 0;
+    s->sh_inp = n_embd;
+    s->q_bias = s->sh_inp + n_embd;
+    s->k_bias = s->q_bias + n_q;
+    s->v_bias = s->k_bias + n_kv;
+    s->q_norm = s->v_bias + n_kv;
+    s->k_norm = s->q_norm + n_q;
+    s->early_bias = s->k_norm + n_kv;
+    s->early_down_bias = s->early_bias + (size_t)n->h->n_expert;
+    s->n = s->early_down_bias + (size_t)n->opt.pregate_hidden;
+}
+
+/* Sizes that follow from the options. */
+static void prepare(struct pg_net *n, const struct pg_net_options *o)
+{
+    enum { LOGITS = 1 << 22 };
+    const struct pg_hparams *h = &o->model->h;
+    const struct pg_layer *first = &o->model->layer[0];
+    int out_rows = LOGITS / h->n_vocab / PG_NET_OUT_ROWS * PG_NET_OUT_ROWS;
+    *n = (struct pg_net){.opt = *o, .model = o->model, .h = h, .ops = pg_row_ops(0)};
+    n->rope_pairs = h->rope == PG_ROPE_PAIRS;
+    n->eps = (pg_real)h->rms_eps;
+    n->n_tok = o->n_seq * o->seq_len;
+    n->n_spans = (n->n_tok + PG_NET_ROWS - 1) / PG_NET_ROWS;
+    n->n_q = h->n_head * h->head_dim;
+    n->n_kv = h->n_head_kv * h->head_dim;
+    n->q_norm_len = first->attn_q_norm.n_in;
+    n->k_norm_len = first->attn_k_norm.n_in;
+    n->max_ff = PG_MAX(h->n_ff, h->n_ff_shexp);
+    n->out_rows = PG_MIN(PG_MAX(out_rows, PG_NET_OUT_ROWS), n->n_tok);
+    lay_out_sums(n);
+    size_t attention = 2 * (size_t)PG_NET_QUERIES * ((size_t)o->seq_len + PG_ROW_STEP);
+    size_t experts = PG_NET_ROWS * (2 * (size_t)h->n_embd + 3 * (size_t)h->n_ff_exp);
+    n->room_len = PG_MAX(attention, experts);
+}
+
+uint64_t pg_net_bytes(const struct pg_net_options *opt)
+{
+    struct pg_net n;
+    struct pg_arena measure = {0};
+    prepare(&n, opt);
+    carve(&n, &measure);
+    return n.too_large ? UINT64_MAX : measure.used;
+}
+
+static int open_net(struct pg_net *n, struct pg_err *err)
+{
+    struct pg_arena a = {0};
+    carve(n, &a);
+    if (!n->too_large) {
+        n->bytes = a.size = a.used;
+        n->memory = a.base = pg_pages_map(a.size);
+    }
+    if (!n->memory) {
+        return pg_fail(err, PG_ENOMEM, "out of memory: %zu bytes for a batch of %d tokens",
+                       n->bytes, n->n_tok);
+    }
+    a.used = 0;
+    carve(n, &a);
+    for (int i = 0; i < n->opt.pregate_hidden; i++)
+        n->ones[i] = 1;
+    return pg_net_list(n, err);
+}
+
+int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg_err *err)
+{
+    *out = NULL;
+    PG_TRY(check_options(opt, err));
+    struct pg_net *n = pg_calloc(1, sizeof(*n));
+    if (!n)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    prepare(n, opt);
+    int rc = pg_net_check(n, err);
+    rc = rc ? rc : open_net(n, err);
+    rc = rc ? rc : pg_blas_open(&n->blas, err);
+    if (rc) {
+        pg_net_close(n);
+        return rc;
+    }
+    *out = n;
+    return 0;
+}
+
+void pg_net_close(struct pg_net *n)
+{
+    if (!n)
+        return;
+    if (n->memory)
+        pg_pages_unmap(n->memory, n->bytes);
+    free(n->at);
+    free(n->params.p);
+    free(n);
+}
+
+const struct pg_params *pg_net_params(const struct pg_net *n)
+{
+    return &n->params;
+}
+
+const int32_t *pg_net_route(const struct pg_net *n, int moe)
+{
+    return n->route[moe].id;
+}
+
+/* ------------------------------------------------------------------ run --------------------- */
+
+static int check_batch(struct pg_net *n, const struct pg_net_batch *b, struct pg_err *err)
+{
+    n->n_targets = 0;
+    for (int t = 0; t < n->n_tok; t++) {
+        int i = t % n->opt.seq_len;
+        if (b->token[t] < 0 || b->token[t] >= n->h->n_vocab || b->target[t] < -1 ||
+            b->target[t] >= n->h->n_vocab) {
+            return pg_fail(err, PG_EARG, "token %d with target %d: ids below %d are wanted",
+                           (int)b->token[t], (int)b->target[t], n->h->n_vocab);
+        }
+        if (b->start[t] != i && (i == 0 || b->start[t] != b->start[t - 1])) {
+            return pg_fail(err, PG_EARG,
+                           "token %d of a row: its document begins at %d, at %d or "
+                           "where that of the token before it does is wanted",
+                           i, (int)b->start[t], i);
+        }
+        n->n_targets += b->target[t] >= 0;
+    }
+    if (n->n_targets == 0)
+        return pg_fail(err, PG_EARG, "a batch without any target");
+    return 0;
+}
+
+static int sum_up(const struct pg_net *n, struct pg_net_loss *out, struct pg_err *err)
+{
+    *out = (struct pg_net_loss){.n_targets = n->n_targets};
+    for (int t = 0; t < n->n_tok; t++)
+        out->nll += n->nll[t];
+    out->nll /= (double)n->n_targets;
+    for (int moe = 0; moe < n->model->n_moe; moe++) {
+        out->balance += n->route[moe].balance / n->model->n_moe;
+        out->sticky += n->route[moe].sticky / n->model->n_moe;
+    }
+    out->total = out->nll + (double)n->opt.balance_weight * out->balance +
+                 (double)n->opt.sticky_weight * out->sticky;
+    if (!isfinite(out->total)) {
+        return pg_fail(err, PG_ENUMERIC,
+                       "numerical error: the loss is %g (too large a learning rate, or damaged "
+                       "weights)",
+                       out->total);
+    }
+    return 0;
+}
+
+int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_batch *batch,
+               struct pg_net_loss *out, struct pg_err *err)
+{
+    PG_TRY(check_batch(n, batch, err));
+    n->w = at.w;
+    n->g = at.g;
+    n->scale = at.scale;
+    n->batch = batch;
+    pg_net_rope(n);
+    pg_net_embed(n);
+    for (int il = 0; il < n->h->n_layer; il++) {
+        pg_net_attention(n, il);
+        pg_net_ffn(n, il);
+    }
+    pg_net_output(n);
+    for (int il = n->h->n_layer - 1; at.g && il >= 0; il--) {
+        pg_net_ffn_back(n, il);
+        pg_net_attention_back(n, il);
+    }
+    if (at.g)
+        pg_net_embed_back(n);
+    return sum_up(n, out, err);
+}

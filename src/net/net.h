@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT
+ * A model that can be trained: forward and backward over a batch, for every family of the engine.
+ *
+ * All weights are one flat vector w, all gradients one vector g of the same layout; struct
+ * pg_params says where each tensor lies. Names and shapes are those of the GGUF file, so that
+ * loading, freezing, saving and the optimiser are loops over one list. Matrices are
+ * [n_out, n_in], merged experts [n_expert, n_out, n_in].
+ *
+ * The loss of one batch of T = n_seq * seq_len tokens, of which M have a target:
+ *
+ *   nll      mean over the M of -log softmax(logits)[target]
+ *   balance  mean over MoE blocks of  E * sum_e f_e P_e        (Switch Transformer, eq. 4-6)
+ *            f_e = (token, rank) pairs given to e / (T * n_expert_used), held constant
+ *            P_e = mean over the T tokens of the gate's probability of e
+ *   sticky   mean over MoE blocks, mean over the T tokens, of the expected miss
+ *            sum_{e not in C_t} p_t(e), C_t the sticky_cache experts of this block that the tokens
+ *            before t in its document used last (LRU; of one token's, the first rank counts as the
+ *            last used); 0 while C_t is not full. C_t is held constant: the gradient goes through
+ *            p_t only. Measured with sticky_cache > 0, whatever its weight.
+ *   total  = nll + balance_weight * balance + sticky_weight * sticky
+ *
+ * "The gate" of a block is what decides it: its router, or with PG_GATE_PREGATE and block >= level
+ * (counted over MoE blocks) the pre-gate of block - level on the normalised input of that block's
+ * experts. Top-k is held constant; the gradient goes through the weights of the chosen, by the
+ * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled). A router
+ * whose block a pre-gate decides is a parameter without a gradient, and so are the factors of the
+ * rotation (rope_freqs.weight), which are read at each run.
+ *
+ * Work is cut into tasks that do not depend on the number of threads, and each sum has one fixed
+ * order, so the thread count changes no bit. (Another processor may: OpenBLAS's kernels differ.)
+ */
+#ifndef PG_NET_NET_H
+#define PG_NET_NET_H
+
+#include "base/pool.h"
+#include "model/model.h"
+#include "net/rows/real.h"
+
+struct pg_param {
+    char name[64];          /* GGUF's: "blk.0.ffn_gate_exps.weight" */
+    int n_mat, n_out, n_in; /* n_mat: n_expert for experts, else 1; norms and biases: n_out 1 */
+    size_t at, n;           /* values [at, at + n) of the flat vectors */
+    bool is_matrix;         /* weight decay applies; drawn at random when trained from nothing. One
+                             * of n_out 1, as any vector, is F32 in a file all the same */
+};
+
+struct pg_params {
+    struct pg_param *p;
+    int n;
+    size_t n_values;
+};
+/* NULL when there is none of this name. */
+const struct pg_param *pg_params_find(const struct pg_params *p, const char *name);
+
+struct pg_net_options {
+    /* Shapes, family and which optional tensors there are (biases, tied output, dense blocks).
+     * The directory is enough, no data is read; borrowed until close. */
+    const struct pg_model *model;
+    enum pg_gate_kind gate;
+    int level; /* with PG_GATE_PREGATE: 1 … n_moe - 1 */
+    /* What pre-gates have beside their matrix (struct pg_pregate): a bias; a hidden layer of this
+     * width, 0: none. */
+    bool pregate_bias;
+    int pregate_hidden;
+    int n_seq, seq_len;
+    float balance_weight, sticky_weight;
+    int sticky_cache; /* experts a block */
+    struct pg_pool *pool;
+};
+
+/* Row s of n_seq has tokens [s * seq_len, (s + 1) * seq_len). A row may hold several documents:
+ * start[t] is the index in the row of the first token of t's document; attention looks no further
+ * back, and positions count from there. target -1: no loss (end of a document, padding). */
+struct pg_net_batch {
+    const int32_t *token, *target, *start; /* [n_seq * seq_len] */
+};
+
+struct pg_net_loss {
+    double total, nll, balance, sticky;
+    int64_t n_targets;
+};
+
+struct pg_net;
+
+/* Memory is taken here, all of it; pg_net_bytes says how much that would be. Loads OpenBLAS;
+ * see pg_blas_check (net/rows/blas.h). */
+int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg_err *err);
+void pg_net_close(struct pg_net *n);
+uint64_t pg_net_bytes(const struct pg_net_options *opt);
+const struct pg_params *pg_net_params(const struct pg_net *n);
+
+/* Weights, and where scale times the loss's gradient at them is added (g NULL: forward only). */
+struct pg_net_point {
+    const pg_real *w;
+    pg_real *g;
+    pg_real scale;
+};
+
+/* The loss and the gradient. PG_EARG for a batch that is none (no target at all, ids out of range),
+ * PG_ENUMERIC for a loss that is not finite; g is then of no use. */
+int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_batch *batch,
+               struct pg_net_loss *out, struct pg_err *err);
+/* Of the last run: ids the gate of MoE block `moe` chose, [n_seq * seq_len, n_expert_used]. */
+const int32_t *pg_net_route(const struct pg_net *n, int moe);
+
+#endif

@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: MIT
+ * x = x1 + feed-forward(norm(x1)): experts, a shared expert, or a dense block; and back.
+ *
+ * An expert's rows lie together. Its output's derivative with respect to a token's weight is
+ * dx · (act downᵀ) = (dx down) · act, so the outputs themselves need not be kept.
+ */
+#include "net/net_impl.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------ dense and shared -------- */
+
+/* The three matrices of a feed-forward layer that every token passes. */
+struct ffn {
+    enum pg_block_part gate, up, down;
+    pg_real *gate_ff, *up_ff, *s; /* kept; s NULL: not weighted */
+    int n_ff;
+};
+
+static bool ffn_of(const struct pg_net *n, int il, struct ffn *f)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    if (n->model->layer[il].moe < 0) {
+        *f = (struct ffn){PG_PART_GATE, PG_PART_UP, PG_PART_DOWN, l->gate, l->up, NULL, n->h->n_ff};
+        return true;
+    }
+    *f = (struct ffn){PG_PART_SH_GATE, PG_PART_SH_UP, PG_PART_SH_DOWN, l->sh_gate,
+                      l->sh_up,        l->s,          n->h->n_ff_shexp};
+    return pg_net_has(n, il, PG_PART_SH_DOWN);
+}
+
+/* y = x w^T, or with beta 1 added to y. */
+static void times_rows(const struct pg_gemm *like, const pg_real *x, const pg_real *w, pg_real *y)
+{
+    struct pg_gemm g = *like;
+    g.a = x;
+    g.b = w;
+    g.c = y;
+    g.lda = g.ldb = g.k;
+    g.ldc = g.n;
+    pg_gemm_nt(&g);
+}
+
+/* dx = dy w, likewise. */
+static void times_rows_back(const struct pg_gemm *like, const pg_real *dy, const pg_real *w,
+                            pg_real *dx)
+{
+    struct pg_gemm g = *like;
+    g.a = dy;
+    g.b = w;
+    g.c = dx;
+    g.lda = g.k;
+    g.ldb = g.ldc = g.n;
+    pg_gemm_nn(&g);
+}
+
+/* x_out += s down(silu(gate h2) up h2) */
+static void ffn_rows(struct pg_net *n, const struct pg_net_span *s, int il)
+{
+    struct ffn f;
+    const struct pg_net_layer *l = &n->layer[il];
+    int n_embd = n->h->n_embd;
+    if (!ffn_of(n, il, &f))
+        return;
+    pg_real *h = pg_net_row(l->h2, s->t0, n_embd), *act = pg_net_row(n->ff[0], s->t0, f.n_ff);
+    struct pg_gemm in = {.by = &n->blas, .m = s->n, .n = f.n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
+    times_rows(&in, h, pg_net_w(n, il, f.gate), pg_net_row(f.gate_ff, s->t0, f.n_ff));
+    times_rows(&in, h, pg_net_w(n, il, f.up), pg_net_row(f.up_ff, s->t0, f.n_ff));
+    for (int i = 0; i < s->n; i++) {
+        int t = s->t0 + i;
+        pg_real *row = pg_net_row(act, i, f.n_ff);
+        n->ops->silu(pg_net_row(f.gate_ff, t, f.n_ff), pg_net_row(f.up_ff, t, f.n_ff), row, f.n_ff);
+        if (f.s) {
+            pg_real z =
+                n->ops->dot(pg_net_w(n, il, PG_PART_SH_INP), pg_net_row(h, i, n_embd), n_embd);
+            f.s[t] = (pg_real)(1 / (1 + exp(-(double)z)));
+            n->ops->scale(f.s[t], row, row, f.n_ff);
+        }
+    }
+    times_rows(&out, act, pg_net_w(n, il, f.down), pg_net_row(pg_net_x_out(n, il), s->t0, n_embd));
+}
+
+/* Derivatives inside the layer to n->ff, act times s in ff[0]; dh += that of h2. */
+static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
+{
+    struct ffn f;
+    int n_embd = n->h->n_embd;
+    if (!ffn_of(n, il, &f))
+        return;
+    struct pg_gemm in = {.by = &n->blas, .m = s->n, .n = f.n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
+    pg_real *dh = pg_net_row(n->dh, s->t0, n_embd), *dgate = pg_net_row(n->ff[1], s->t0, f.n_ff),
+            *dup = pg_net_row(n->ff[2], s->t0, f.n_ff);
+    times_rows_back(&in, pg_net_row(n->dx, s->t0, n_embd), pg_net_w(n, il, f.down), dup);
+    for (int t = s->t0; t < s->t0 + s->n; t++) {
+        pg_real *act = pg_net_row(n->ff[0], t, f.n_ff), *d = pg_net_row(n->ff[2], t, f.n_ff);
+        struct pg_silu_back b = {.gate = pg_net_row(f.gate_ff, t, f.n_ff),
+                                 .up = pg_net_row(f.up_ff, t, f.n_ff),
+                                 .dact = d,
+                                 .times = f.s ? f.s[t] : 1,
+                                 .act = act,
+                                 .dgate = pg_net_row(n->ff[1], t, f.n_ff),
+                                 .dup = d};
+        pg_real ds = n->ops->silu_back(&b, f.n_ff);
+        if (f.s) {
+            pg_real dz = ds * f.s[t] * (1 - f.s[t]);
+            n->ops->scale(f.s[t], act, act, f.n_ff);
+            n->ops->axpy(dz, pg_net_w(n, il, PG_PART_SH_INP), pg_net_row(n->dh, t, n_embd), n_embd);
+            n->ops->axpy(dz, pg_net_row(n->layer[il].h2, t, n_embd), s->part + n->sums.sh_inp,
+                         n_embd);
+        }
+    }
+    times_rows_back(&out, dgate, pg_net_w(n, il, f.gate), dh);
+    times_rows_back(&out, dup, pg_net_w(n, il, f.up), dh);
+}
+
+/* ------------------------------------------------------------------ experts ----------------- */
+
+/* Of expert e: where its matrix begins. All three have the same number of values. */
+static size_t expert_at(const struct pg_net *n, int e)
+{
+    return (size_t)e * (size_t)n->h->n_ff_exp * (size_t)n->h->n_embd;
+}
+
+static void gather(const pg_real *x, const int32_t *token, int n, int len, pg_real *to)
+{
+    for (int i = 0; i < n; i++) {
+        memcpy(to + (size_t)i * (size_t)len, x + (size_t)token[i] * (size_t)len,
+               (size_t)len * sizeof(x[0]));
+    }
+}
+
+/* Task: one chunk of an expert's rows, to y. */
+static void expert(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    const struct pg_net_chunk *c = &n->chunk[task];
+    const struct pg_net_layer *l = &n->layer[p->il];
+    const struct pg_net_route *r = &n->route[n->model->layer[p->il].moe];
+    int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
+    size_t at = expert_at(n, c->expert);
+    pg_real *h = n->room + (size_t)thread * n->room_len, *act = h + (size_t)c->n * (size_t)n_embd;
+    pg_real *gate = pg_net_row(l->gate, c->row, n_ff), *up = pg_net_row(l->up, c->row, n_ff);
+    struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
+    gather(l->h2, r->token_of + c->row, c->n, n_embd, h);
+    times_rows(&in, h, pg_net_w(n, p->il, PG_PART_EXP_GATE) + at, gate);
+    times_rows(&in, h, pg_net_w(n, p->il, PG_PART_EXP_UP) + at, up);
+    for (int i = 0; i < c->n; i++) {
+        n->ops->silu(pg_net_row(gate, i, n_ff), pg_net_row(up, i, n_ff), pg_net_row(act, i, n_ff),
+                     n_ff);
+    }
+    times_rows(&out, act, pg_net_w(n, p->il, PG_PART_EXP_DOWN) + at,
+               pg_net_row(n->y, c->row, n_embd));
+}
+
+/* g [n_out, n_in] += dy^T x of the chunk. */
+static void outer(const struct pg_net *n, const struct pg_net_outer *o)
+{
+    pg_gemm_tn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = o->n_out,
+                                 .n = o->n_in,
+                                 .k = o->n_rows,
+                                 .a = o->dy,
+                                 .lda = o->n_out,
+                                 .b = o->x,
+                                 .ldb = o->n_in,
+                                 .beta = 1,
+                                 .c = o->g,
+                                 .ldc = o->n_in});
+}
+
+static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c, pg_real *room)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_route *r = &n->route[n->model->layer[il].moe];
+    int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
+    size_t at = expert_at(n, c->expert), n_in = (size_t)c->n * (size_t)n_embd;
+    size_t n_mid = (size_t)c->n * (size_t)n_ff;
+    pg_real *h = room, *dy = h + n_in, *act = dy + n_in, *dgate = act + n_mid, *dup = dgate + n_mid;
+    pg_real *dh = pg_net_row(n->y, c->row, n_embd);
+    struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n_ff, .k = n_embd};
+    struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
+    gather(l->h2, r->token_of + c->row, c->n, n_embd, h);
+    gather(n->dx, r->token_of + c->row, c->n, n_embd, dy);
+    times_rows_back(&in, dy, pg_net_w(n, il, PG_PART_EXP_DOWN) + at, dup);
+    for (int i = 0; i < c->n; i++) {
+        int row = c->row + i;
+        pg_real weight = r->weight[r->pair_of[row]];
+        struct pg_silu_back b = {.gate = pg_net_row(l->gate, row, n_ff),
+                                 .up = pg_net_row(l->up, row, n_ff),
+                                 .dact = pg_net_row(dup, i, n_ff),
+                                 .times = weight,
+                                 .act = pg_net_row(act, i, n_ff),
+                                 .dgate = pg_net_row(dgate, i, n_ff),
+                                 .dup = pg_net_row(dup, i, n_ff)};
+        n->dweight[row] = n->ops->silu_back(&b, n_ff);
+        n->ops->scale(weight, pg_net_row(dy, i, n_embd), pg_net_row(dy, i, n_embd), n_embd);
+    }
+    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_DOWN) + at, dy, act, n_embd, n_ff,
+                                    c->n});
+    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_GATE) + at, dgate, h, n_ff, n_embd,
+                                    c->n});
+    outer(n,
+          &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_UP) + at, dup, h, n_ff, n_embd, c->n});
+    times_rows_back(&out, dgate, pg_net_w(n, il, PG_PART_EXP_GATE) + at, dh);
+    out.beta = 1;
+    times_rows_back(&out, dup, pg_net_w(n, il, PG_PART_EXP_UP) + at, dh);
+}
+
+/* Task: all chunks of an expert, one after another, since they add to the same gradients. */
+static void expert_back(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    const struct pg_net_route *r = &n->route[n->model->layer[p->il].moe];
+    int e = n->order[task];
+    for (int row = r->first[e]; row < r->first[e + 1]; row += PG_NET_ROWS) {
+        struct pg_net_chunk c = {e, row, PG_MIN(PG_NET_ROWS, r->first[e + 1] - row)};
+        chunk_back(n, p->il, &c, n->room + (size_t)thread * n->room_len);
+    }
+}
+
+/* Experts by falling number of rows, so that no thread is left with a long one at the end. */
+static void order_experts(struct pg_net *n, const struct pg_net_route *r)
+{
+    for (int e = 0; e < n->h->n_expert; e++) {
+        int n_rows = r->first[e + 1] - r->first[e], at = e;
+        for (; at > 0 && r->first[n->order[at - 1] + 1] - r->first[n->order[at - 1]] < n_rows; at--)
+            n->order[at] = n->order[at - 1];
+        n->order[at] = e;
+    }
+}
+
+/* x_out += the weighted outputs, in the order of the route. */
+static void combine(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    const struct pg_net_route *r = &n->route[n->model->layer[p->il].moe];
+    struct pg_net_span s = pg_net_span(n, task);
+    int n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
+    (void)thread;
+    for (int i = s.t0 * n_used; i < (s.t0 + s.n) * n_used; i++) {
+        n->ops->axpy(r->weight[i], pg_net_row(n->y, r->row_of[i], n_embd),
+                     pg_net_row(pg_net_x_out(n, p->il), i / n_used, n_embd), n_embd);
+    }
+}
+
+/* ------------------------------------------------------------------ a block ----------------- */
+
+/* Norm, decisions, and what every token passes. */
+static void begin(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    const struct pg_net_layer *l = &n->layer[p->il];
+    struct pg_net_span s = pg_net_span(n, task);
+    int n_embd = n->h->n_embd;
+    (void)thread;
+    for (int t = s.t0; t < s.t0 + s.n; t++) {
+        l->s1[t] = n->ops->norm(pg_net_row(l->x1, t, n_embd), pg_net_w(n, p->il, PG_PART_FFN_NORM),
+                                n->eps, pg_net_row(l->h2, t, n_embd), n_embd);
+    }
+    memcpy(pg_net_row(pg_net_x_out(n, p->il), s.t0, n_embd), pg_net_row(l->x1, s.t0, n_embd),
+           (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
+    if (n->model->layer[p->il].moe >= 0)
+        pg_net_decide(n, &s, p->il);
+    ffn_rows(n, &s, p->il);
+}
+
+void pg_net_ffn(struct pg_net *n, int il)
+{
+    struct pg_net_pass p = {n, il};
+    int moe = n->model->layer[il].moe;
+    pg_net_over_spans(n, begin, il);
+    if (moe >= 0) {
+        pg_net_routed(n, moe);
+        pg_pool_run(n->opt.pool, expert, &p, n->n_chunks);
+        pg_net_over_spans(n, combine, il);
+    }
+}
+
+/* dh: the derivative of h2. */
+static void begin_back(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    struct pg_net_span s = pg_net_span(n, task);
+    int moe = n->model->layer[p->il].moe, n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
+    (void)thread;
+    memset(s.part, 0, n->sums.n * sizeof(pg_real));
+    memset(pg_net_row(n->dh, s.t0, n_embd), 0, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
+    if (moe >= 0) {
+        for (int i = s.t0 * n_used; i < (s.t0 + s.n) * n_used; i++) {
+            n->ops->add(pg_net_row(n->y, n->route[moe].row_of[i], n_embd),
+                        pg_net_row(n->dh, i / n_used, n_embd), n_embd);
+        }
+        pg_net_decide_back(n, &s, p->il);
+    }
+    ffn_rows_back(n, &s, p->il);
+}
+
+static void norm_rows_back(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    const struct pg_net_layer *l = &n->layer[p->il];
+    struct pg_net_span s = pg_net_span(n, task);
+    int n_embd = n->h->n_embd;
+    (void)thread;
+    for (int t = s.t0; t < s.t0 + s.n; t++) {
+        pg_real *dx = pg_net_row(n->dx, t, n_embd);
+        struct pg_norm_back b = {.x = pg_net_row(l->x1, t, n_embd),
+                                 .gain = pg_net_w(n, p->il, PG_PART_FFN_NORM),
+                                 .dy = pg_net_row(n->dh, t, n_embd),
+                                 .add = dx,
+                                 .s = l->s1[t],
+                                 .dx = dx,
+                                 .dgain = s.part + n->sums.norm};
+        n->ops->norm_back(&b, n_embd);
+    }
+}
+
+/* Gradients of a pre-gate's hidden layer. Returns how many. */
+static int outers_early(struct pg_net *n, int il, int to, struct pg_net_outer *o)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    int n_hidden = n->opt.pregate_hidden;
+    if (n_hidden == 0)
+        return 0;
+    o[0] = (struct pg_net_outer){pg_net_g(n, il, PG_PART_PREGATE_UP),
+                                 n->route[to].dlogits,
+                                 l->early_act,
+                                 n->h->n_expert,
+                                 n_hidden,
+                                 n->n_tok};
+    o[1] = (struct pg_net_outer){
+        pg_net_g(n, il, PG_PART_PREGATE_DOWN), n->dearly, l->h2, n_hidden, n->h->n_embd, n->n_tok};
+    return 2;
+}
+
+/* Gradients of the gates' maps, and of the layer that every token passes. */
+static void outers(struct pg_net *n, int il)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    struct pg_net_gate gate[2] = {{-1, PG_PART_ROUTER}, {-1, PG_PART_PREGATE}};
+    struct pg_net_outer o[7];
+    struct ffn f;
+    int n_o = 0, n_embd = n->h->n_embd, moe = n->model->layer[il].moe;
+    if (moe >= 0)
+        pg_net_gates(n, moe, gate);
+    for (int i = 0; i < 2; i++) {
+        if (gate[i].to >= 0) {
+            o[n_o++] = (struct pg_net_outer){pg_net_g(n, il, gate[i].part),
+                                             n->route[gate[i].to].dlogits,
+                                             l->h2,
+                                             n->h->n_expert,
+                                             n_embd,
+                                             n->n_tok};
+        }
+    }
+    if (gate[1].to >= 0)
+        n_o += outers_early(n, il, gate[1].to, o + n_o);
+    if (ffn_of(n, il, &f)) {
+        o[n_o++] = (struct pg_net_outer){
+            pg_net_g(n, il, f.gate), n->ff[1], l->h2, f.n_ff, n_embd, n->n_tok};
+        o[n_o++] =
+            (struct pg_net_outer){pg_net_g(n, il, f.up), n->ff[2], l->h2, f.n_ff, n_embd, n->n_tok};
+        o[n_o++] = (struct pg_net_outer){
+            pg_net_g(n, il, f.down), n->dx, n->ff[0], n_embd, f.n_ff, n->n_tok};
+    }
+    pg_net_outers(n, o, n_o);
+}
+
+/* dx: from the derivative of the block's output to that of x1. */
+void pg_net_ffn_back(struct pg_net *n, int il)
+{
+    struct pg_net_pass p = {n, il};
+    int moe = n->model->layer[il].moe;
+    if (moe >= 0) {
+        order_experts(n, &n->route[moe]);
+        pg_pool_run(n->opt.pool, expert_back, &p, n->h->n_expert);
+    }
+    pg_net_over_spans(n, begin_back, il);
+    outers(n, il);
+    pg_net_over_spans(n, norm_rows_back, il);
+    pg_net_sum_parts(n, n->sums.norm, n->h->n_embd, pg_net_g(n, il, PG_PART_FFN_NORM));
+    if (pg_net_has(n, il, PG_PART_PREGATE_BIAS)) {
+        pg_net_sum_parts(n, n->sums.early_bias, n->h->n_expert,
+                         pg_net_g(n, il, PG_PART_PREGATE_BIAS));
+    }
+    if (pg_net_has(n, il, PG_PART_PREGATE_DOWN_BIAS)) {
+        pg_net_sum_parts(n, n->sums.early_down_bias, n->opt.pregate_hidden,
+                         pg_net_g(n, il, PG_PART_PREGATE_DOWN_BIAS));
+    }
+    if (pg_net_has(n, il, PG_PART_SH_INP))
+        pg_net_sum_parts(n, n->sums.sh_inp, n->h->n_embd, pg_net_g(n, il, PG_PART_SH_INP));
+}

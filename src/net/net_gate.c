@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT
+ * Who decides: logits to probabilities, chosen experts and their weights, by the rule of
+ * gate/rule_body.h; the balance and sticky losses; and back.
+ */
+#include "net/net_impl.h"
+
+#define REAL pg_real
+#include "gate/rule_body.h"
+
+#include <math.h>
+#include <string.h>
+
+void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2])
+{
+    bool early = n->opt.gate == PG_GATE_PREGATE;
+    bool own = !early || moe < n->opt.level;
+    bool later = early && moe + n->opt.level < n->model->n_moe;
+    out[0] = (struct pg_net_gate){own ? moe : -1, PG_PART_ROUTER};
+    out[1] = (struct pg_net_gate){later ? moe + n->opt.level : -1, PG_PART_PREGATE};
+}
+
+/* ------------------------------------------------------------------ forward ----------------- */
+
+static void to_probabilities(const struct pg_net *n, pg_real *x)
+{
+    int n_expert = n->h->n_expert;
+    if (!n->h->rule.sigmoid) {
+        n->ops->softmax(x, 1, 1, n_expert);
+        return;
+    }
+    for (int e = 0; e < n_expert; e++)
+        x[e] = (pg_real)(1 / (1 + exp(-(double)x[e])));
+}
+
+static void decide_row(const struct pg_net *n, struct pg_net_route *r, int t)
+{
+    const struct pg_gate_rule *rule = &n->h->rule;
+    pg_real *p = pg_net_row(r->p, t, rule->n_expert);
+    pg_real *weight = pg_net_row(r->weight, t, rule->n_used);
+    int32_t *id = r->id + (size_t)t * (size_t)rule->n_used;
+    rule_rank(rule, p, id);
+    to_probabilities(n, p);
+    rule_weights(rule, p, id, weight);
+}
+
+/* logits += bias + up silu(down h + down_bias), what the block's pre-gate has of it. */
+static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_real *logits)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
+    for (int t = 0; n->opt.pregate_bias && t < s->n; t++) {
+        n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_BIAS), pg_net_row(logits, t, n_expert),
+                    n_expert);
+    }
+    if (n_hidden == 0)
+        return;
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
+                                 .n = n_hidden,
+                                 .k = n_embd,
+                                 .a = pg_net_row(l->h2, s->t0, n_embd),
+                                 .lda = n_embd,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_DOWN),
+                                 .ldb = n_embd,
+                                 .c = pg_net_row(l->early, s->t0, n_hidden),
+                                 .ldc = n_hidden});
+    for (int t = s->t0; t < s->t0 + s->n; t++) {
+        pg_real *z = pg_net_row(l->early, t, n_hidden);
+        n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_DOWN_BIAS), z, n_hidden);
+        n->ops->silu(z, n->ones, pg_net_row(l->early_act, t, n_hidden), n_hidden);
+    }
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
+                                 .n = n_expert,
+                                 .k = n_hidden,
+                                 .a = pg_net_row(l->early_act, s->t0, n_hidden),
+                                 .lda = n_hidden,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_UP),
+                                 .ldb = n_hidden,
+                                 .beta = 1,
+                                 .c = logits,
+                                 .ldc = n_expert});
+}
+
+void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
+{
+    struct pg_net_gate gate[2];
+    int n_expert = n->h->n_expert, n_embd = n->h->n_embd;
+    pg_net_gates(n, n->model->layer[il].moe, gate);
+    for (int i = 0; i < 2; i++) {
+        if (gate[i].to < 0)
+            continue;
+        struct pg_net_route *r = &n->route[gate[i].to];
+        pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                     .m = s->n,
+                                     .n = n_expert,
+                                     .k = n_embd,
+                                     .a = pg_net_row(n->layer[il].h2, s->t0, n_embd),
+                                     .lda = n_embd,
+                                     .b = pg_net_w(n, il, gate[i].part),
+                                     .ldb = n_embd,
+                                     .c = pg_net_row(r->p, s->t0, n_expert),
+                                     .ldc = n_expert});
+        if (gate[i].part == PG_PART_PREGATE)
+            add_early(n, s, il, pg_net_row(r->p, s->t0, n_expert));
+        for (int t = s->t0; t < s->t0 + s->n; t++)
+            decide_row(n, r, t);
+    }
+}
+
+/* ------------------------------------------------------------------ rows by expert ---------- */
+
+static void sort_by_expert(const struct pg_net *n, struct pg_net_route *r)
+{
+    int n_expert = n->h->n_expert, n_pairs = n->n_tok * n->h->n_expert_used;
+    memset(r->first, 0, (size_t)(n_expert + 1) * sizeof(r->first[0]));
+    for (int i = 0; i < n_pairs; i++)
+        r->first[r->id[i] + 1]++;
+    for (int e = 0; e < n_expert; e++)
+        r->first[e + 1] += r->first[e];
+    for (int i = 0; i < n_pairs; i++) { /* first[e] moves to the end of e's rows */
+        int row = r->first[r->id[i]]++;
+        r->token_of[row] = i / n->h->n_expert_used;
+        r->pair_of[row] = i;
+        r->row_of[i] = row;
+    }
+    memmove(r->first + 1, r->first, (size_t)n_expert * sizeof(r->first[0]));
+    r->first[0] = 0;
+}
+
+static void make_chunks(struct pg_net *n, const struct pg_net_route *r)
+{
+    n->n_chunks = 0;
+    for (int e = 0; e < n->h->n_expert; e++) {
+        for (int row = r->first[e]; row < r->first[e + 1]; row += PG_NET_ROWS) {
+            int end = PG_MIN(row + PG_NET_ROWS, r->first[e + 1]);
+            n->chunk[n->n_chunks++] = (struct pg_net_chunk){e, row, end - row};
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ losses ------------------ */
+
+/* n_expert * sum of f_e P_e, f_e held constant. */
+static void balance(const struct pg_net *n, struct pg_net_route *r)
+{
+    int n_expert = n->h->n_expert;
+    double n_pairs = (double)n->n_tok * n->h->n_expert_used, sum = 0;
+    double by = (double)n->opt.balance_weight * (double)n->scale / n->model->n_moe / n->n_tok;
+    for (int e = 0; e < n_expert; e++) {
+        double f = (r->first[e + 1] - r->first[e]) / n_pairs, p = 0;
+        for (int t = 0; t < n->n_tok; t++)
+            p += (double)pg_net_row(r->p, t, n_expert)[e];
+        sum += f * p / n->n_tok;
+        r->d_balance[e] = (pg_real)(by * n_expert * f);
+    }
+    r->balance = n_expert * sum;
+}
+
+/* Puts id at the front of a list of *n_list, which keeps at most `most`. */
+static void touch(int32_t *list, int *n_list, int most, int32_t id)
+{
+    int at = 0;
+    while (at < *n_list && list[at] != id)
+        at++;
+    if (at == *n_list && *n_list < most)
+        ++*n_list;
+    at = PG_MIN(at, most - 1);
+    memmove(list + 1, list, (size_t)at * sizeof(list[0]));
+    list[0] = id;
+}
+
+/* The token's expected miss, with a full cache of the experts in `list`. */
+static double miss_of(const struct pg_net *n, struct pg_net_route *r, int t, const int32_t *list)
+{
+    int n_expert = n->h->n_expert;
+    const pg_real *p = pg_net_row(r->p, t, n_expert);
+    uint8_t *missed = r->missed + (size_t)t * (size_t)n_expert;
+    double sum = 0;
+    memset(missed, 1, (size_t)n_expert);
+    for (int i = 0; i < n->opt.sticky_cache; i++)
+        missed[list[i]] = 0;
+    for (int e = 0; e < n_expert; e++)
+        sum += missed[e] ? (double)p[e] : 0;
+    return sum;
+}
+
+/* Task: one sequence. Of the experts that one token used, the first rank counts as the last used.
+ */
+static void sticky(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg; /* il: the MoE block */
+    struct pg_net *n = p->n;
+    struct pg_net_route *r = &n->route[p->il];
+    int n_expert = n->h->n_expert, n_used = n->h->n_expert_used, seq_len = n->opt.seq_len, have = 0;
+    int32_t *list = n->recent + (size_t)thread * (size_t)n_expert;
+    double sum = 0;
+    for (int i = 0; i < seq_len; i++) {
+        int t = task * seq_len + i;
+        have = n->batch->start[t] == i ? 0 : have;
+        memset(r->missed + (size_t)t * (size_t)n_expert, 0, (size_t)n_expert);
+        if (have == n->opt.sticky_cache)
+            sum += miss_of(n, r, t, list);
+        for (int rank = n_used - 1; rank >= 0; rank--) {
+            touch(list, &have, PG_MIN(n->opt.sticky_cache, n_expert),
+                  r->id[(size_t)t * (size_t)n_used + (size_t)rank]);
+        }
+    }
+    n->miss[task] = sum;
+}
+
+void pg_net_routed(struct pg_net *n, int moe)
+{
+    struct pg_net_pass p = {n, moe};
+    struct pg_net_route *r = &n->route[moe];
+    sort_by_expert(n, r);
+    make_chunks(n, r);
+    balance(n, r);
+    r->sticky = 0;
+    if (r->missed) {
+        pg_pool_run(n->opt.pool, sticky, &p, n->opt.n_seq);
+        for (int s = 0; s < n->opt.n_seq; s++)
+            r->sticky += n->miss[s] / n->n_tok;
+    }
+}
+
+/* ------------------------------------------------------------------ back -------------------- */
+
+/* dp += what the weights of the chosen bring. */
+static void weights_back(const struct pg_net *n, const struct pg_net_route *r, int t, pg_real *dp)
+{
+    const struct pg_gate_rule *rule = &n->h->rule;
+    const pg_real *p = pg_net_row(r->p, t, rule->n_expert);
+    size_t at = (size_t)t * (size_t)rule->n_used;
+    pg_real scale = rule_scale(rule, p, r->id + at), along = 0;
+    if (rule->renormalise) {
+        pg_real sum = rule_sum(rule, p, r->id + at);
+        for (int i = 0; i < rule->n_used && sum > LEAST_SUM; i++)
+            along += n->dweight[r->row_of[at + (size_t)i]] * p[r->id[at + (size_t)i]] / sum;
+    }
+    for (int i = 0; i < rule->n_used; i++)
+        dp[r->id[at + (size_t)i]] += scale * (n->dweight[r->row_of[at + (size_t)i]] - along);
+}
+
+static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
+{
+    int n_expert = n->h->n_expert;
+    const pg_real *p = pg_net_row(r->p, t, n_expert);
+    pg_real *d = pg_net_row(r->dlogits, t, n_expert), miss;
+    miss = (pg_real)((double)n->opt.sticky_weight * (double)n->scale / n->model->n_moe / n->n_tok);
+    memcpy(d, r->d_balance, (size_t)n_expert * sizeof(d[0]));
+    for (int e = 0; r->missed && e < n_expert; e++)
+        d[e] += r->missed[(size_t)t * (size_t)n_expert + (size_t)e] ? miss : 0;
+    weights_back(n, r, t, d);
+    if (n->h->rule.sigmoid) {
+        for (int e = 0; e < n_expert; e++)
+            d[e] *= p[e] * (1 - p[e]);
+        return;
+    }
+    n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
+}
+
+/* What add_early adds, back: dh, dearly, and the biases' sums. */
+static void add_early_back(struct pg_net *n, const struct pg_net_span *s, int il,
+                           const pg_real *dlogits)
+{
+    const struct pg_net_layer *l = &n->layer[il];
+    int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
+    for (int t = 0; t < s->n; t++)
+        n->ops->add(dlogits + (size_t)t * (size_t)n_expert, s->part + n->sums.early_bias, n_expert);
+    if (n_hidden == 0)
+        return;
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
+                                 .n = n_hidden,
+                                 .k = n_expert,
+                                 .a = dlogits,
+                                 .lda = n_expert,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_UP),
+                                 .ldb = n_hidden,
+                                 .c = pg_net_row(n->dearly, s->t0, n_hidden),
+                                 .ldc = n_hidden});
+    for (int t = s->t0; t < s->t0 + s->n; t++) {
+        const pg_real *z = pg_net_row(l->early, t, n_hidden);
+        const pg_real *act = pg_net_row(l->early_act, t, n_hidden);
+        pg_real *d = pg_net_row(n->dearly, t, n_hidden);
+        for (int i = 0; i < n_hidden; i++) { /* silu' = sigmoid (1 + z - silu) */
+            pg_real sigmoid = z[i] == 0 ? (pg_real)0.5 : act[i] / z[i];
+            d[i] *= sigmoid * (1 + z[i] - act[i]);
+        }
+        n->ops->add(d, s->part + n->sums.early_down_bias, n_hidden);
+    }
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
+                                 .n = n_embd,
+                                 .k = n_hidden,
+                                 .a = pg_net_row(n->dearly, s->t0, n_hidden),
+                                 .lda = n_hidden,
+                                 .b = pg_net_w(n, il, PG_PART_PREGATE_DOWN),
+                                 .ldb = n_embd,
+                                 .beta = 1,
+                                 .c = pg_net_row(n->dh, s->t0, n_embd),
+                                 .ldc = n_embd});
+}
+
+void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
+{
+    struct pg_net_gate gate[2];
+    int moe = n->model->layer[il].moe, n_expert = n->h->n_expert, n_embd = n->h->n_embd;
+    for (int t = s->t0; t < s->t0 + s->n; t++)
+        decide_row_back(n, &n->route[moe], t);
+    pg_net_gates(n, moe, gate);
+    for (int i = 0; i < 2; i++) {
+        if (gate[i].to < 0)
+            continue;
+        pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                     .m = s->n,
+                                     .n = n_embd,
+                                     .k = n_expert,
+                                     .a = pg_net_row(n->route[gate[i].to].dlogits, s->t0, n_expert),
+                                     .lda = n_expert,
+                                     .b = pg_net_w(n, il, gate[i].part),
+                                     .ldb = n_embd,
+                                     .beta = 1,
+                                     .c = pg_net_row(n->dh, s->t0, n_embd),
+                                     .ldc = n_embd});
+        if (gate[i].part == PG_PART_PREGATE)
+            add_early_back(n, s, il, pg_net_row(n->route[gate[i].to].dlogits, s->t0, n_expert));
+    }
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT
+ * From documents to batches.
+ *
+ * A document longer than a row is cut into pieces of a row's length; a later piece stands alone,
+ * without beginning-of-text. Each epoch shuffles the pieces anew (pg_shuffle, stream = epoch). Rows
+ * are filled with pieces one after another, and a row always begins with the beginning of a piece:
+ * the last piece of a row is cut to fit, and its rest is dropped for this epoch. The last row of an
+ * epoch goes on with the first pieces of the next, so that no row is padded and a text of any
+ * length will do.
+ *
+ * The target of a token is the next token of its document, of which there is none after the last
+ * (-1). What row n holds depends on the seed and n alone, so that to resume is to seek.
+ */
+#ifndef PG_TRAIN_TRAIN_DATA_H
+#define PG_TRAIN_TRAIN_DATA_H
+
+#include "data/pieces.h"
+#include "net/net.h"
+
+struct pg_batches_options {
+    const struct pg_docs *docs; /* borrowed */
+    int n_vocab;                /* ids the model has */
+    int n_seq, seq_len;
+    uint64_t seed;
+};
+
+struct pg_batches {
+    struct pg_batches_options opt;
+    struct pg_pieces pieces;
+    int32_t *order; /* of the epoch under way */
+    uint64_t epoch;
+    int at;                          /* in order, of the next row's first piece */
+    int32_t *token, *target, *start; /* [n_seq * seq_len] */
+};
+
+int pg_batches_open(struct pg_batches *b, const struct pg_batches_options *opt, struct pg_err *err);
+void pg_batches_close(struct pg_batches *b);
+/* The next batch is that of rows [row, row + n_seq). */
+void pg_batches_seek(struct pg_batches *b, uint64_t row);
+/* Valid until the next call. */
+void pg_batches_next(struct pg_batches *b, struct pg_net_batch *out);
+/* Names the documents: their tokens and borders. */
+uint64_t pg_batches_hash(const struct pg_batches *b);
+
+#endif

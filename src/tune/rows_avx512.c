@@ -1,7 +1,0 @@
-/* SPDX-License-Identifier: MIT
- * Rows of floats, compiled for AVX-512.
- */
-#include "tune/rows_exp32.h"
-
-#define ROWS_TABLE pg_row_ops_avx512
-#include "tune/rows_body.h"

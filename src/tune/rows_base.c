@@ -1,7 +1,0 @@
-/* SPDX-License-Identifier: MIT
- * Rows of floats, compiled for what every machine of the family has.
- */
-#include "tune/rows_exp32.h"
-
-#define ROWS_TABLE pg_row_ops_base
-#include "tune/rows_body.h"

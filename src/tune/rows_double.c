@@ -1,7 +1,0 @@
-/* SPDX-License-Identifier: MIT
- * Rows of doubles: one level, for the tests.
- */
-#include "tune/rows_exp64.h"
-
-#define ROWS_TABLE pg_row_ops_base
-#include "tune/rows_body.h"
