@@ -18,7 +18,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HUGE_PAGE   ((size_t)2 << 20)
 #define STACK_BYTES ((uint64_t)256 << 10) /* of the thread that calls us */
 
 uint64_t pg_now_ns(void)
@@ -46,13 +45,13 @@ void *pg_pages_map(size_t size_bytes)
     if (size_bytes > SIZE_MAX / 2)
         return NULL;
     size_t n = pages_length(size_bytes);
-    size_t slack = n > HUGE_PAGE ? HUGE_PAGE : 0;
+    size_t slack = n > PG_PAGE_HUGE ? PG_PAGE_HUGE : 0;
     char *p = mmap(NULL, n + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
     if (slack) {
         /* Begin at a huge page's border and give back what lies around. */
-        size_t before = round_up((uintptr_t)p, HUGE_PAGE) - (uintptr_t)p;
+        size_t before = round_up((uintptr_t)p, PG_PAGE_HUGE) - (uintptr_t)p;
         if (before)
             munmap(p, before);
         if (slack - before)
@@ -67,6 +66,12 @@ void pg_pages_unmap(void *p, size_t size_bytes)
 {
     if (p)
         munmap(p, pages_length(size_bytes));
+}
+
+void pg_pages_touch(void *p, size_t size_bytes)
+{
+    for (size_t at = 0; at < size_bytes; at += PG_PAGE)
+        ((volatile char *)p)[at] = 0;
 }
 
 void *pg_calloc(size_t n, size_t size_bytes)

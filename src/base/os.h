@@ -14,6 +14,10 @@ uint64_t pg_now_ns(void); /* monotonic */
  * Only touched pages count against memory. */
 void *pg_pages_map(size_t size_bytes);
 void pg_pages_unmap(void *p, size_t size_bytes);
+/* Touches them all. Threads that touch one huge page at once are each charged a whole one until all
+ * but one have lost, which a control group that is nearly full answers with a kill. */
+void pg_pages_touch(void *p, size_t size_bytes);
+#define PG_PAGE_HUGE ((size_t)2 << 20)
 
 /* Overflow-checked zeroed array; NULL when refused. Freed with free(). */
 void *pg_calloc(size_t n, size_t size_bytes);

@@ -277,6 +277,8 @@ static int take_memory(struct tune *t, struct pg_err *err)
         return pg_fail(err, PG_ENOMEM, "out of memory: %zu bytes for states and optimiser",
                        t->bytes);
     }
+    if (pg_engine_touches(t->engine))
+        pg_pages_touch(t->base, t->bytes);
     a = (struct pg_arena){t->base, t->bytes, 0};
     carve(t, &a);
     return 0;

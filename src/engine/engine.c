@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int map_block(struct pg_block_memory *b, uint64_t bytes, const char *what,
-                     struct pg_err *err)
+static int map_block(const struct pg_engine *e, struct pg_block_memory *b, uint64_t bytes,
+                     const char *what, struct pg_err *err)
 {
     if (bytes == 0)
         return 0;
@@ -16,6 +16,8 @@ static int map_block(struct pg_block_memory *b, uint64_t bytes, const char *what
                        (unsigned long long)bytes, what);
     }
     b->bytes = bytes;
+    if (pg_engine_touches(e))
+        pg_pages_touch(b->base, bytes);
     return 0;
 }
 
@@ -28,10 +30,10 @@ static void unmap_block(struct pg_block_memory *b)
 
 static int map_memory(struct pg_engine *e, struct pg_err *err)
 {
-    PG_TRY(map_block(&e->dense, e->model.dense_bytes, "dense weights", err));
-    PG_TRY(map_block(&e->slots, e->plan.slots, "expert slots", err));
-    PG_TRY(map_block(&e->tables, pg_tables_bytes(e), "pre-gates", err));
-    return map_block(&e->scratch, e->plan.scratch, "scratch", err);
+    PG_TRY(map_block(e, &e->dense, e->model.dense_bytes, "dense weights", err));
+    PG_TRY(map_block(e, &e->slots, e->plan.slots, "expert slots", err));
+    PG_TRY(map_block(e, &e->tables, pg_tables_bytes(e), "pre-gates", err));
+    return map_block(e, &e->scratch, e->plan.scratch, "scratch", err);
 }
 
 static int open_io(struct pg_engine *e, struct pg_err *err)

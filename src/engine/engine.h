@@ -84,6 +84,9 @@ struct pg_session {
 /* plan.c. `e` has its options, gguf, model and vocab; fills e->plan, resolves e->opt. On PG_EBUDGET
  * the plan is filled too. */
 int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err);
+/* Whether the margin is less than what threads are charged that touch one huge page at once: then
+ * one thread touches all memory when it is mapped. */
+bool pg_engine_touches(const struct pg_engine *e);
 /* The part that plan and open share: options, directory, model, vocabulary, sidecar. */
 int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err);
 /* How scratch is carved; with a measuring arena nothing is written outside *e. */

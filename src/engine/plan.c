@@ -118,6 +118,11 @@ static uint64_t sub(uint64_t a, uint64_t b)
     return a > b ? a - b : 0;
 }
 
+bool pg_engine_touches(const struct pg_engine *e)
+{
+    return ((uint64_t)e->opt.n_threads + 8) * PG_PAGE_HUGE > e->plan.budget / KERNEL_PART;
+}
+
 /* Fills the plan for e->opt.mode. Returns whether it fits. */
 static bool fill_plan(struct pg_engine *e)
 {

@@ -57,6 +57,8 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
         return pg_fail(err, PG_ENOMEM, "out of memory: %llu bytes for a context of %d tokens",
                        (unsigned long long)bytes, n_ctx);
     }
+    if (pg_engine_touches(e))
+        pg_pages_touch(s->memory.base, bytes);
     struct pg_arena a = {s->memory.base, bytes, 0};
     carve(s, e, n_ctx, &a);
     s->engine = e;
