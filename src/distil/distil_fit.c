@@ -54,9 +54,6 @@ static void adamw(struct pg_fit_gate *p, float *g, size_t from, size_t to, float
         .lr = lr,
         .decay = less,
         .scale = 1,
-        .rate = 1,
-        .root = 1,
-        .keep = 1,
     };
     struct pg_adam_state s = {p->w + from, g + from, p->m + from, p->v + from};
     pg_adam_row(&how, &s, to - from);

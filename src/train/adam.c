@@ -114,9 +114,6 @@ bool pg_adam_step(struct pg_adam *a, const struct pg_adam_rates *r, struct pg_ad
         .rate = (float)((double)r->lr / first),
         .root = (float)(1 / sqrt(second)),
         .eps = r->eps,
-        .first = 1,
-        .second = 1,
-        .lr = 1,
     };
     struct step_job job = {a, s, f, f};
     bool finite = true;

@@ -9,17 +9,17 @@
 
 #include <stddef.h>
 
-/* The corrections 1 - b^t and the decay are applied to each value (first, second, lr, decay) or
- * folded into what is the same for all (rate, root, keep). The last bits differ, so each of the two
- * trainers keeps to its way; what it does not use is 1, the decay 0. */
+/* The corrections 1 - b^t and the decay are applied to each value (first, second, lr, decay) or,
+ * with first 0, folded into what is the same for all (rate, root, keep). The last bits differ, so
+ * each of the two trainers keeps to its way. */
 struct pg_adam_row {
     float beta1, beta2, rest1, rest2; /* rest: 1 - beta */
     float eps;
-    float scale; /* of the gradient: clipping */
-    float first, second, lr, decay;
-    float rate; /* lr / (1 - b1^t) */
-    float root; /* 1 / sqrt(1 - b2^t) */
-    float keep; /* 1 - lr * decay */
+    float scale;                    /* of the gradient: clipping */
+    float rate;                     /* lr / (1 - b1^t) */
+    float root;                     /* 1 / sqrt(1 - b2^t) */
+    float keep;                     /* 1 - lr * decay */
+    float first, second, lr, decay; /* 1 - b^t, of m and of v */
 };
 
 /* Weights, gradient and the two moments, n of each; no two overlap. */
