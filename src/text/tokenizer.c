@@ -84,7 +84,7 @@ int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned fla
 
     out->n = 0;
     if (v->model == PG_VOCAB_NONE)
-        return pg_fail(err, PG_ENOTSUP, "the model has no vocabulary, text cannot be tokenized");
+        return pg_fail(err, PG_ENOTSUP, "%s: has no vocabulary, text cannot be tokenized", v->path);
     if (n_text > INT32_MAX / 4)
         return pg_fail(err, PG_EARG, "text has %zu bytes, wanted at most %d", n_text,
                        INT32_MAX / 4);

@@ -435,15 +435,16 @@ static int load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
 
 int pg_vocab_from_gguf(pg_vocab **out, const struct pg_gguf *g, struct pg_err *err)
 {
+    const char *path = pg_gguf_part_path(g, 0);
     struct pg_vocab *v = *out = calloc(1, sizeof(*v));
-    if (!v)
-        return pg_fail(err, PG_ENOMEM, "out of memory for a vocabulary");
-    int rc = load(v, g, err);
+    if (v)
+        v->path = strdup(path);
+    int rc = v && v->path ? load(v, g, err) : pg_fail(err, PG_ENOMEM, "out of memory");
     if (rc) {
         pg_vocab_close(v);
         *out = NULL;
     }
-    return rc;
+    return rc ? pg_fail_in(err, rc, path) : 0;
 }
 
 int pg_vocab_open(pg_vocab **out, const char *path, struct pg_err *err)
@@ -459,13 +460,14 @@ int pg_vocab_open(pg_vocab **out, const char *path, struct pg_err *err)
         *out = NULL;
         return pg_fail(err, PG_ENOTSUP, "%s: the file has no vocabulary", path);
     }
-    return rc ? pg_fail_in(err, rc, path) : 0;
+    return rc;
 }
 
 void pg_vocab_close(pg_vocab *v)
 {
     if (!v)
         return;
+    free(v->path);
     free(v->pieces.at);
     free(v->pieces.type);
     free(v->pieces.text);

@@ -49,6 +49,7 @@ struct pg_merge {
 #define PG_VOCAB_MAX_ENDS 32
 
 struct pg_vocab {
+    char *path; /* of its file */
     enum pg_vocab_model model;
     struct pg_pieces pieces;
     uint64_t seed;

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import tiny_model
 from common import MIB, PROGRAM, SANITIZED, STORIES, TRAINED, Case, main
 
 ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
@@ -179,6 +180,27 @@ class Cli(Case):
                      ("run", self.model, "-p", "x", "-n", "9", "--trace", out)]:
             self.refused(self.call(*args, preexec_fn=limit), 1, [f"{out}: ", "File too large"])
             self.assertEqual(self.beside("large"), [])
+
+    def test_bad_vocabulary(self):
+        """Each command says which file has it."""
+        tiny, text = self.path("tiny.gguf"), self.put("text", "once upon a time\n" * 99)
+        tiny_model.make(tiny, self.model)
+        whole = tiny_model.read(tiny)
+        commands = [("run", "-p", "x"), ("tokenize", "-p", "x"), ("plan", "--no-measure"), ("eval", "--data", text),
+                    ("tune", "--data", text, "-o", self.path("o")), ("sidecar", "-o", self.path("o")),
+                    ("logits", "--tokens", "1"), ("train", "--data", text, "-o", self.path("o"))]
+        spoils = ({"tokenizer.ggml.eos_token_id": tiny_model.u32(512)}, "tokenizer.ggml.eos_token_id is 512"), \
+                 ({"tokenizer.ggml.model": tiny_model.text("bert")}, "tokenizer.ggml.model is 'bert'"), \
+                 ({"tokenizer.ggml.model": tiny_model.text("none")}, "has no vocabulary")
+        for spoil, words in spoils:
+            bad = self.path("bad.gguf")
+            tiny_model.write(bad, {**whole.keys, **spoil}, whole.tensors)
+            for name, *more in commands:
+                if words == "has no vocabulary" and name in ("plan", "sidecar", "logits"):
+                    self.good(name, bad, *more)
+                else:
+                    said = self.bad(1, [bad + ": ", words], name, bad, *more).stderr.decode()
+                    self.assertEqual(said.count(bad + ": "), 1, said)
 
     # ------------------------------------------------------------ tokenize, inspect, plan
 
