@@ -288,6 +288,26 @@ class Cli(Case):
                  self.path("b.npy"))
         self.assertEqual(sorted(os.listdir(self.dir)), before)
 
+    def test_logits_that_are_not_finite(self):
+        """One bad number in the weights is an error wherever it shows, and no file is left."""
+        tiny = self.path("tiny.gguf")
+        tiny_model.make(tiny, self.model)
+        whole = tiny_model.read(tiny)
+        whole.tensors["output.weight"] = whole.tensors["token_embd.weight"]
+        for name, value in [("blk.1.ffn_down_exps.weight", "nan"), ("output.weight", "inf"), ("output.weight", "-inf"),
+                            ("output_norm.weight", "nan"), ("token_embd.weight", "inf")]:
+            old = whole.tensors[name]
+            n = len(old.data) // 4 if name == "token_embd.weight" else 1
+            n = 16 * 32 if "exps" in name else n  # one expert, which some token needs
+            data = struct.pack("<f", float(value)) * n + old.data[4 * n:]
+            tiny_model.write(tiny, whole.keys, {**whole.tensors, name: old._replace(data=data)})
+            out = self.path("x.npy")
+            for mode in "resident", "ondemand":
+                self.bad(1, ["not finite"], "logits", tiny, "--tokens", "0,1,2", "-o", out, "--mode", mode)
+                self.assertEqual(self.beside("x.npy"), [])
+                self.bad(1, ["not finite"], "run", tiny, "-p", "once", "--mode", mode)
+                self.bad(1, ["not finite"], "eval", tiny, "--data", self.put("text", "once upon"), "--mode", mode)
+
     # ------------------------------------------------------------ run
 
     def test_run(self):
