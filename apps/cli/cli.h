@@ -151,6 +151,8 @@ struct cli_outfile {
 /* After a write to the stream has failed: names it, fills *err from errno, returns PG_EIO. */
 int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err);
 int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err);
+/* Whether it could be opened, before work of which it will be the last; it stays as it is. */
+int cli_outfile_check(const char *path, bool device, struct pg_err *err);
 int cli_outfile_commit(struct cli_outfile *f, struct pg_err *err);
 void cli_outfile_abandon(struct cli_outfile *f); /* fine after commit */
 

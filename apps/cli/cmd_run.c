@@ -290,7 +290,8 @@ static int run_open(struct run *r, struct pg_err *err)
     struct pg_options opt;
     cli_engine_options(&opt, r->args, &r->progress);
     opt.trace_events = trace_events(r->args);
-    int rc = prompt_read(r, err);
+    int rc = r->args->trace ? cli_outfile_check(r->args->trace, false, err) : 0;
+    rc = rc ? rc : prompt_read(r, err);
     opt.caller_bytes = own_bytes(r);
     rc = rc ? rc : pg_engine_open(&r->engine, &opt, err);
     if (rc)

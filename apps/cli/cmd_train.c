@@ -283,7 +283,8 @@ int cli_train(const struct cli_args *args)
     r->progress.verbose = args->verbose;
     int code = paths_make(r);
     code = code ? code : options_make(r);
-    if (!code && pg_trainer_open(&r->trainer, &r->opt, &err))
+    if (!code && (pg_trainer_open(&r->trainer, &r->opt, &err) ||
+                  cli_outfile_check(r->csv, true, &err) || cli_outfile_check(r->svg, true, &err)))
         code = cli_failed(&err);
     if (!code) {
         while (!pg_trainer_report_at(r->trainer, r->first + 1, &r->last)) {

@@ -131,6 +131,20 @@ int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err
     return rc;
 }
 
+int cli_outfile_check(const char *path, bool device, struct pg_err *err)
+{
+    struct stat st;
+    struct cli_outfile f;
+    const bool strange = !stat(path, &st) && !S_ISREG(st.st_mode);
+    if (strange && (!device || S_ISDIR(st.st_mode)))
+        return cli_fail(err, PG_EARG, "%s: exists and is not a regular file", path);
+    if (strange)
+        return 0;
+    const int rc = cli_outfile_open(&f, path, err);
+    cli_outfile_abandon(&f);
+    return rc;
+}
+
 int cli_outfile_commit(struct cli_outfile *f, struct pg_err *err)
 {
     int rc = fflush(f->stream) || ferror(f->stream) ? cli_outfile_failed(f, err) : 0;

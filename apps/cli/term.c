@@ -166,6 +166,7 @@ void cli_signals_install(void)
             sigaction(ends[i], &act, NULL);
     }
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its write */
+    signal(SIGPIPE, SIG_IGN); /* so is a reader that has gone, and other files are still written */
 }
 
 int cli_interrupt_code(void)

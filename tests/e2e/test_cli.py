@@ -181,6 +181,20 @@ class Cli(Case):
             self.refused(self.call(*args, preexec_fn=limit), 1, [f"{out}: ", "File too large"])
             self.assertEqual(self.beside("large"), [])
 
+    def test_trace_that_cannot_be_written(self):
+        """Is found before the run, which says nothing then."""
+        for name, what in (("nowhere/x", "No such file"), ("", "is not a regular file")):
+            path = self.path(name)
+            said = self.bad(1, [f"{path}", what], "run", self.model, "-p", "x", "--trace", path)
+            self.assertEqual(said.stdout, b"")
+
+    def test_reader_that_has_gone(self):
+        ends = os.pipe()
+        os.close(ends[0])
+        for args in [("run", self.model, "-p", "x", "-n", "9"), ("inspect", self.model, "--tensors")]:
+            self.bad(1, ["standard output: Broken pipe"], *args, stdout=ends[1])
+        os.close(ends[1])
+
     def test_bad_vocabulary(self):
         """Each command says which file has it."""
         tiny, text = self.path("tiny.gguf"), self.put("text", "once upon a time\n" * 99)

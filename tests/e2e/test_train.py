@@ -139,6 +139,18 @@ class Train(Case):
 
     def test_resume_refuses(self):
         out = self.path("a.gguf")
+            # Found before the first of many steps.
+            self.bad(1, ["nowhere/m", "No such file"], "--steps", 10 ** 6, option, self.path("nowhere/m"))
+            self.bad(1, [f"{self.dir}: exists and is not"], "--steps", 10 ** 6, option, self.dir)
+
+    def test_nobody_reads_what_it_says(self):
+        """`train ... 2>&1 | head` trains to the end."""
+        out, gone = self.path("a.gguf"), os.pipe()
+        os.close(gone[0])
+        done = subprocess.run(self.command(out, "--steps", 20, "--json"), stdout=gone[1], stderr=gone[1], check=False)
+        os.close(gone[1])
+        self.assertEqual(done.returncode, 1)  # the JSON
+        self.assertEqual(sorted(os.listdir(self.dir)), ["a.gguf", "a.gguf.csv", "a.gguf.svg"])
         self.interrupt(out, number=signal.SIGHUP)
         saved = self.bytes_of(out + ".checkpoint")
         for change, words in ((["--lr", "1e-2"], ["pregate.train.lr", "0.005", "0.01"]),
