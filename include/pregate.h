@@ -369,8 +369,8 @@ PG_API int pg_sidecar_write(const char *model, const char *out, int level, struc
 
 /* ------------------------------------------------------------------ training ---------------- */
 
-/* Text files. Documents are separated by a line "<|endoftext|>"; a file without one is one
- * document. Blank lines at a document's ends are not part of it. */
+/* Text is a file, or a pipe of 1 GiB at most. Documents are separated by a line "<|endoftext|>"; a
+ * file without one is one document. Blank lines at a document's ends are not part of it. */
 
 /* What decides in the model that is trained: its routers, or pre-gates `level` MoE blocks early. */
 enum pg_gate_kind { PG_GATE_ROUTER, PG_GATE_PREGATE };

@@ -297,6 +297,33 @@ int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg
     return 0;
 }
 
+static const char *file_kind(mode_t mode)
+{
+    if (S_ISDIR(mode))
+        return "a folder";
+    if (S_ISFIFO(mode))
+        return "a pipe";
+    return S_ISSOCK(mode) ? "a socket" : "a device";
+}
+
+int pg_open_text(FILE **out, const char *path, bool *pipe, struct pg_err *err)
+{
+    struct stat st;
+
+    *out = NULL;
+    if (!path)
+        return pg_fail(err, PG_EARG, "no file given");
+    if (stat(path, &st)) /* before the open, which may do something to a device */
+        return pg_fail_os(err, PG_EIO, errno, "%s", path);
+    if (pipe)
+        *pipe = S_ISFIFO(st.st_mode);
+    if (!S_ISREG(st.st_mode) && !(pipe && *pipe))
+        return pg_fail(err, PG_EARG, "%s: is %s; a file%s is wanted", path, file_kind(st.st_mode),
+                       pipe ? " or a pipe" : "");
+    *out = fopen(path, "rbe");
+    return *out ? 0 : pg_fail_os(err, PG_EIO, errno, "%s", path);
+}
+
 bool pg_same_file(const char *a, const char *b)
 {
     struct stat x, y;

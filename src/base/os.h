@@ -6,6 +6,8 @@
 
 #include "base/err.h"
 
+#include <stdio.h>
+
 #define PG_PAGE 4096u /* alignment of direct I/O and of arenas */
 
 uint64_t pg_now_ns(void); /* monotonic */
@@ -74,7 +76,13 @@ int pg_stamp_take(struct pg_stamp *s, int fd); /* 0 or an errno */
 /* PG_EIO and a sentence that names `path` when the open file is not as it was then. */
 int pg_stamp_check(const struct pg_stamp *s, int fd, const char *path, struct pg_err *err);
 
-bool pg_same_file(const char *a, const char *b); /* both are there and are one */
+bool pg_same_file(const char *a, const char *b); /* both are there and are one; NULL: no file */
+
+/* Opens what can be read to its end: a regular file, or if `pipe` is not NULL a pipe, and says in
+ * *pipe which it is. PG_EARG and a sentence that names `path` and what it is for all else, such as
+ * a folder or /dev/zero. */
+int pg_open_text(FILE **out, const char *path, bool *pipe, struct pg_err *err);
+#define PG_PIPE_MAX ((uint64_t)1 << 30) /* bytes that come out of one pipe; more may be endless */
 
 /* The right to write `path` and what belongs to it, for as long as the work takes: an empty file
  * PATH.lock that is locked. Who comes second gets PG_EIO and is told. A process that is killed

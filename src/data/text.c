@@ -63,6 +63,8 @@ struct reader {
     FILE *file;
     char *text;
     size_t n, cap, from, line;
+    bool pipe; /* which may have no end */
+    uint64_t got;
 };
 
 enum { READ_BYTES = 1 << 20, MOST_BYTES_A_TOKEN = 32 };
@@ -128,6 +130,10 @@ static int read_documents(struct pg_docs *d, const struct pg_docs_options *o, st
         if (ferror(r->file))
             return pg_fail_os(err, PG_EIO, errno, "reading");
         r->n += got;
+        r->got += got;
+        if (r->pipe && r->got > PG_PIPE_MAX)
+            return pg_fail(err, PG_EARG,
+                           "more than 1 GiB came out of this pipe; write it to a file");
         PG_TRY(take_lines(d, o, r, got == 0, err));
         if (r->n - r->from > most)
             PG_TRY(end_document(d, o, r, r->n, r->n, err));
@@ -139,9 +145,8 @@ static int add_file(struct pg_docs *d, const struct pg_docs_options *o, const ch
                     struct pg_err *err)
 {
     int before = d->n;
-    struct reader r = {.file = fopen(path, "rb")};
-    if (!r.file)
-        return pg_fail_os(err, PG_EIO, errno, "%s", path);
+    struct reader r = {0};
+    PG_TRY(pg_open_text(&r.file, path, &r.pipe, err));
     int rc = read_documents(d, o, &r, err);
     if (!rc && d->n == before)
         rc = pg_fail(err, PG_EFORMAT, "no text found in it");

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "eval/eval.h"
 
+#include "base/os.h"
 #include "base/ranges.h"
 
 #include <errno.h>
 #include <sha256.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 const char *pg_eval_task_name(enum pg_eval_task t)
 {
@@ -19,8 +19,6 @@ static int check_options(struct pg_evaluation *v, const struct pg_eval_options *
 {
     struct pg_eval_options *o = &v->opt;
     PG_TRY(pg_options_take(PG_OPTIONS_EVAL, o, opt, err));
-    if (!o->data)
-        return pg_fail(err, PG_EARG, "no data file given");
     if (v->engine->n_sessions > 0) {
         return pg_fail(err, PG_EARG, "%d sessions of the engine are open, none wanted",
                        v->engine->n_sessions);
@@ -31,11 +29,9 @@ static int check_options(struct pg_evaluation *v, const struct pg_eval_options *
 /* The file is read twice, to be named by its hash and to be used, which a pipe does not stand. */
 static int hash_file(const char *path, char hex[65], struct pg_err *err)
 {
-    struct stat st;
-    if (stat(path, &st))
-        return pg_fail_os(err, PG_EIO, errno, "%s", path);
-    if (!S_ISREG(st.st_mode))
-        return pg_fail(err, PG_EARG, "%s: not a regular file, which is wanted", path);
+    FILE *f;
+    PG_TRY(pg_open_text(&f, path, NULL, err));
+    fclose(f);
     if (!SHA256File(path, hex))
         return pg_fail_os(err, PG_EIO, errno, "%s", path);
     return 0;

@@ -337,14 +337,12 @@ int pg_items_parse(struct pg_items *out, const char *text, size_t n, bool questi
 
 static char *read_whole(const char *path, size_t *n, struct pg_err *err)
 {
-    FILE *f = fopen(path, "rb");
+    FILE *f;
     char *text = NULL;
     size_t cap = 0, got = 1;
     *n = 0;
-    if (!f) {
-        pg_fail_os(err, PG_EIO, errno, "%s", path);
+    if (pg_open_text(&f, path, NULL, err))
         return NULL;
-    }
     while (got) {
         if (pg_reserve(&text, &cap, *n + (1 << 16), 1))
             break;

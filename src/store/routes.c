@@ -177,9 +177,9 @@ int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err)
     *out = NULL;
     struct reader in = {.path = path, .err = err};
     int rc = 0;
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return pg_fail_os(err, PG_EIO, errno, "%s: open failed", path);
+    FILE *f;
+    bool pipe;
+    PG_TRY(pg_open_text(&f, path, &pipe, err));
     in.r = pg_calloc(1, sizeof(*in.r));
     in.seen = pg_calloc(MAX_ID + 1, sizeof(*in.seen));
     if (!in.r || !in.seen)

@@ -155,6 +155,10 @@ class Eval(Case):
         self.bad(2, ["prl", "did you mean ppl?"], self.model, "--data", self.text, "--task", "prl")
         self.bad(1, ["none.txt"], self.model, "--data", "none.txt")
         self.bad(1, ["empty", "no text"], self.model, "--data", self.put("empty", ""))
+        os.mkfifo(self.path("pipe"))
+        for data, what in ("/dev/zero", "a device"), (self.dir, "a folder"), (self.path("pipe"), "a pipe"):
+            for task in "ppl", "qa", "summarize":
+                self.bad(1, [f"{data}: is {what}; a file is wanted"], self.model, "--task", task, "--data", data)
         self.bad(1, ["README.md", "JSON"], self.model, "--task", "qa", "--data",
                  os.path.join(SOURCE, "README.md"))
         self.bad(1, ["line[2]", "no target"], self.model, "--task", "summarize", "--data",

@@ -5,7 +5,9 @@ steps, and no moment is a bad one to end it.
 
 The model is a tiny one with random weights; the text, a few stories.
 """
+import contextlib
 import csv
+import itertools
 import json
 import math
 import os
@@ -14,6 +16,7 @@ import re
 import signal
 import struct
 import subprocess
+import threading
 import time
 import xml.etree.ElementTree
 
@@ -136,9 +139,6 @@ class Train(Case):
     def test_metrics_that_cannot_be_written(self):
         for option in "--csv", "--svg":
             self.bad(1, ["pregate: /dev/full: No space left on device"], "--steps", 2, option, "/dev/full")
-
-    def test_resume_refuses(self):
-        out = self.path("a.gguf")
             # Found before the first of many steps.
             self.bad(1, ["nowhere/m", "No such file"], "--steps", 10 ** 6, option, self.path("nowhere/m"))
             self.bad(1, [f"{self.dir}: exists and is not"], "--steps", 10 ** 6, option, self.dir)
@@ -151,6 +151,9 @@ class Train(Case):
         os.close(gone[1])
         self.assertEqual(done.returncode, 1)  # the JSON
         self.assertEqual(sorted(os.listdir(self.dir)), ["a.gguf", "a.gguf.csv", "a.gguf.svg"])
+
+    def test_resume_refuses(self):
+        out = self.path("a.gguf")
         self.interrupt(out, number=signal.SIGHUP)
         saved = self.bytes_of(out + ".checkpoint")
         for change, words in ((["--lr", "1e-2"], ["pregate.train.lr", "0.005", "0.01"]),
@@ -334,6 +337,8 @@ class Train(Case):
         empty = self.put("empty.txt", "")
         self.bad(1, ["empty.txt", "no text"], data=empty)
         self.bad(1, ["nowhere.txt", "No such file"], data=self.path("nowhere.txt"))
+        for data, what in (("/dev/zero", "a device"), (self.dir, "a folder")):
+            self.bad(1, [f"{data}: is {what}; a file or a pipe is wanted"], data=data)
         self.bad(1, ["freeze", "'blk.7.*'"], "--freeze", "token_embd*,blk.7.*")
         self.bad(1, ["freeze", "nothing is left to train"], "--freeze", "*")
         self.bad(1, ["tokens of a sequence", "128 found", "2 to 64"], "-b", "4x128")
@@ -363,6 +368,29 @@ class Train(Case):
         os.rmdir(out)
         self.train(out, "--steps", 2, "--resume")
         self.assertEqual(self.bytes_of(out), self.bytes_of(self.path("want.gguf")))
+
+    def fed(self, out, chunks, code=0):
+        """Trained on what comes out of a pipe, as far as it is read."""
+        def feed():
+            with contextlib.suppress(BrokenPipeError), open(pipe, "wb") as f:
+                for chunk in chunks:
+                    f.write(chunk)
+        pipe = self.path("pipe")
+        os.mkfifo(pipe)
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        result = self.train(out, data=pipe, code=code)
+        feeder.join()
+        os.remove(pipe)
+        return result
+
+    def test_pipes(self):
+        a, b = self.path("a.gguf"), self.path("b.gguf")
+        self.train(a)
+        self.fed(b, [self.bytes_of(self.data)])
+        self.assertEqual(self.bytes_of(a), self.bytes_of(b))
+        endless = itertools.repeat(b"<|endoftext|>\n" * 100000)
+        self.refused(self.fed(b, endless, code=1), 1, ["pipe: more than 1 GiB came out of this pipe"])
 
     def test_data_lists(self):
         """Files after --data up to the next option, and --data again, are one text."""

@@ -175,6 +175,7 @@ class Tune(Case):
         self.bad(1, ["nowhere.gguf", "No such file"], self.path("nowhere.gguf"))
         self.bad(1, ["level 4", "1 to 3"], self.tiny, "--level", 4)
         self.bad(1, ["nowhere.txt", "No such file"], self.tiny, "--data", self.path("nowhere.txt"))
+        self.bad(1, ["/dev/zero: is a device; a file or a pipe is wanted"], self.tiny, "--data", "/dev/zero")
         self.bad(2, ["--for", "hint, decide"], self.tiny, "--for", "fun")
         self.bad(2, ["--holdout"], self.tiny, "--holdout", "1")
         self.bad(1, ["too little to tune", "minimum"], self.tiny, "--memory", "2M")

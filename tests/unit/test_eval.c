@@ -500,7 +500,7 @@ static void test_refusals(void **state)
     o.data = in_dir(other, "none");
     refused(&opt, &o, PG_EIO, "none");
     o.data = test_dir;
-    refused(&opt, &o, PG_EARG, "regular");
+    refused(&opt, &o, PG_EARG, "a file is wanted");
     o.data = put_text(in_dir(other, "blank"), " \n\n");
     refused(&opt, &o, PG_EFORMAT, "no text");
     o.task = PG_EVAL_SUMMARIZE;
