@@ -26,6 +26,9 @@
  *  - Option structs begin with `size`; write {PG_..._INIT, .field = value}. A zero field means its
  *    default, so that a program built against an older header keeps working. A size of 0 is
  *    refused, as is one that is larger than the library knows.
+ *  - NULL: `close` and `free` take it. Options, paths and strings that must be given are PG_EARG
+ *    when they are NULL, and the sentence names them. What a call works on, reads and fills (an
+ *    engine, tokens, `out`) must be there, which is not looked at, unless its comment says more.
  *  - The library never exits, prints, or reads the environment. Nothing allocates after
  *    pg_session_open on the token path.
  *  - Where an expert is stored, the memory budget, the batch, the thread count and the instruction
@@ -102,7 +105,7 @@ enum pg_io_path { PG_IO_AUTO, PG_IO_URING, PG_IO_PREAD };
 enum pg_cpu_level { PG_CPU_AUTO, PG_CPU_REF, PG_CPU_AVX2, PG_CPU_AVX512, PG_CPU_NEON };
 enum pg_log_level { PG_LOG_ERROR, PG_LOG_WARN, PG_LOG_INFO, PG_LOG_DEBUG };
 
-/* Names as the command line spells them; _parse returns -1 for an unknown name. */
+/* Names as the command line spells them; _parse returns -1 for an unknown name and NULL. */
 PG_API const char *pg_mode_name(enum pg_mode m);
 PG_API int pg_mode_parse(const char *name);
 PG_API const char *pg_evict_name(enum pg_evict p);
@@ -121,7 +124,7 @@ struct pg_options {
     enum pg_evict evict;
     enum pg_hints hints;
     int lookahead;  /* blocks ahead that lookahead hints; 0 = 1 */
-    int n_threads;  /* 0 = the machine's */
+    int n_threads;  /* 0 = the machine's; at most 256, here and elsewhere */
     int n_ctx;      /* context the plan makes room for; 0 = min(model's, 4096) */
     int n_sessions; /* sessions the plan makes room for; 0 = 1 */
     int n_batch;    /* tokens a step at most; 0 = the largest of 512 … 8 that fits well */
@@ -240,6 +243,7 @@ PG_API int pg_trace_write(const pg_engine *e, const char *path, struct pg_err *e
 
 /* ------------------------------------------------------------------ sessions ---------------- */
 
+/* opt NULL: all defaults. */
 PG_API int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_options *opt,
                            struct pg_err *err);
 PG_API void pg_session_close(pg_session *s);
@@ -247,7 +251,8 @@ PG_API void pg_session_close(pg_session *s);
 /* Make the session's state that of `tokens`: keep the common prefix, evaluate the rest. */
 PG_API int pg_session_sync(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err);
 
-/* Sample the next token from the last logits, append it and evaluate it. PG_ECONTEXT when full. */
+/* Sample the next token from the last logits, append it and evaluate it; how NULL is greedy.
+ * PG_ECONTEXT when full. */
 PG_API int pg_session_next(pg_session *s, const struct pg_sampling *how, int32_t *token,
                            struct pg_err *err);
 
@@ -278,7 +283,8 @@ struct pg_row {
 };
 PG_API int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err);
 
-/* Sample from the session's last logits without evaluating; for use with pg_step. */
+/* Sample from the session's last logits without evaluating; for use with pg_step. how NULL is
+ * greedy. */
 PG_API int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
                              struct pg_err *err);
 

@@ -132,7 +132,7 @@ static const struct option options[] = {
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are hinted (1)"},
 {"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
-{"threads", 't', "N", ENGINE | TRAIN | TUNE, INTEGER, AT(n_threads), 1, 1024, NULL, "threads that compute (the machine's)"},
+{"threads", 't', "N", ENGINE | TRAIN | TUNE, INTEGER, AT(n_threads), 1, 256, NULL, "threads that compute (the machine's)"},
 {"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits and eval)"},
 {"io", 0, "PATH", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
 {"cpu", 0, "LEVEL", ENGINE, CHOICE, AT(cpu), 0, 0, choice_cpu, "highest instruction set to use (auto)"},

@@ -26,7 +26,6 @@
 
 #define SPIN_NS        100000u
 #define SPIN_LOOKS     32
-#define THREADS_MAX    1024
 #define CACHE_LINE     64
 #define LEFT_MASK      0xffffffffu
 #define ONE_GENERATION (1ull << 32)
@@ -182,9 +181,9 @@ int pg_pool_open(struct pg_pool **out, int n_threads, struct pg_err *err)
     int rc;
 
     *out = NULL;
-    if (n_threads < 1 || n_threads > THREADS_MAX)
+    if (n_threads < 1 || n_threads > PG_THREADS_MAX)
         return pg_fail(err, PG_EARG, "%d threads asked for; 1 to %d are possible", n_threads,
-                       THREADS_MAX);
+                       PG_THREADS_MAX);
     p = aligned_alloc(CACHE_LINE, sizeof(*p));
     if (!p)
         return pg_fail(err, PG_ENOMEM, "thread pool: no memory");

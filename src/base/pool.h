@@ -9,6 +9,8 @@
 
 #include "base/trace.h"
 
+#define PG_THREADS_MAX 256
+
 struct pg_pool;
 
 /* task in [0, n_tasks), thread in [0, n_threads). Tasks are handed out in order, each once. */

@@ -4,11 +4,13 @@
  */
 #include "base/ranges.h"
 
+#include "base/pool.h"
+
 #include <string.h>
 
 #define BIG 1e38 /* any float that is a number */
 
-enum kind { INT, FLOAT };
+enum kind { INT, FLOAT, GIVEN }; /* GIVEN: a pointer that is not NULL */
 
 struct range {
     const char *name;
@@ -20,7 +22,7 @@ struct range {
 struct options {
     const char *init; /* the macro that sets the size */
     size_t bytes;
-    struct range range[24]; /* ends with a name of NULL */
+    struct range range[25]; /* ends with a name of NULL */
 };
 
 // clang-format off
@@ -28,11 +30,12 @@ struct options {
 static const struct options all[] = {
 #define STRUCT pg_options
 [PG_OPTIONS_ENGINE] = {"PG_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(model), GIVEN},
     {AT(mode), INT, 0, PG_MODE_COUNT - 1},
     {AT(evict), INT, 0, PG_EVICT_COUNT - 1},
     {AT(hints), INT, 0, PG_HINTS_OFF},
     {AT(lookahead), INT, 0, 1023},
-    {AT(n_threads), INT, 0, 256},
+    {AT(n_threads), INT, 0, PG_THREADS_MAX},
     {AT(n_ctx), INT, 0, 1 << 24},
     {AT(n_sessions), INT, 0, 4096},
     {AT(n_batch), INT, 0, 1 << 16},
@@ -58,11 +61,15 @@ static const struct options all[] = {
     {AT(penalty_last_n), INT, 0, INT32_MAX}}},
 #undef STRUCT
 #define STRUCT pg_synth_options
-[PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {{0}}},
+[PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(out), GIVEN}}},
 #undef STRUCT
 #define STRUCT pg_train_options
 [PG_OPTIONS_TRAIN] = {"PG_TRAIN_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(n_data), INT, 0, INT32_MAX},
+    {AT(model), GIVEN},
+    {AT(data), GIVEN},
+    {AT(n_data), INT, 1, INT32_MAX},
+    {AT(out), GIVEN},
     {AT(gate), INT, 0, PG_GATE_PREGATE},
     {AT(level), INT, 0, 1023},
     {AT(n_steps), INT, 0, INT32_MAX},
@@ -82,24 +89,36 @@ static const struct options all[] = {
     {AT(sticky), FLOAT, 0, 1e6},
     {AT(sticky_cache), INT, 0, 1 << 16},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
-    {AT(n_threads), INT, 0, 1024}}},
+    {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT
 #define STRUCT pg_tune_options
 [PG_OPTIONS_TUNE] = {"PG_TUNE_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(n_data), INT, 0, INT32_MAX},
+    {AT(model), GIVEN},
+    {AT(data), GIVEN},
+    {AT(n_data), INT, 1, INT32_MAX},
+    {AT(out), GIVEN},
     {AT(level), INT, 0, 1023},
     {AT(n_hidden), INT, INT32_MIN, 4096},
     {AT(holdout), FLOAT, 0, 0.999},
-    {AT(n_threads), INT, 0, 256},
+    {AT(n_threads), INT, 0, PG_THREADS_MAX},
     {AT(n_ctx), INT, 0, 1 << 24}}},
 #undef STRUCT
 #define STRUCT pg_eval_options
 [PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(data), GIVEN},
     {AT(task), INT, 0, PG_EVAL_COUNT - 1},
     {AT(n_max), INT, 0, INT32_MAX},
     {AT(n_predict), INT, 0, INT32_MAX}}},
 };
 // clang-format on
+
+static bool is_given(const struct range *r, const void *options)
+{
+    const void *p;
+
+    memcpy(&p, (const char *)options + r->offset, sizeof(p));
+    return p != NULL;
+}
 
 static double value_of(const struct range *r, const void *options)
 {
@@ -117,6 +136,8 @@ int pg_options_take(enum pg_options_kind kind, void *whole, const void *given, s
     const struct options *o = &all[kind];
     size_t size;
 
+    if (!given)
+        return pg_fail(err, PG_EARG, "options: none given");
     memcpy(&size, given, sizeof(size));
     if (size < sizeof(size) || size > o->bytes)
         return pg_fail(err, PG_EARG, "options: size %zu found, %zu to %zu wanted (use %s)", size,
@@ -125,6 +146,10 @@ int pg_options_take(enum pg_options_kind kind, void *whole, const void *given, s
     memcpy(whole, given, size);
     memcpy(whole, &o->bytes, sizeof(o->bytes));
     for (const struct range *r = o->range; r->name; r++) {
+        if (r->kind == GIVEN && !is_given(r, whole))
+            return pg_fail(err, PG_EARG, "options: %s: none given", r->name);
+        if (r->kind == GIVEN)
+            continue;
         double v = value_of(r, whole);
         if (!(v >= r->lo && v <= r->hi))
             return pg_fail(err, PG_EARG, "options: %s: %.10g found, %.10g to %.10g wanted", r->name,

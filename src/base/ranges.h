@@ -18,8 +18,9 @@ enum pg_options_kind {
 };
 
 /* Copies a caller's option struct, which begins with its `size`, into ours; what an older, shorter
- * one lacks becomes zero. PG_EARG when the size cannot be that of such a struct, and when a number
- * or an enum is outside what it may be; the sentence names the field. */
+ * one lacks becomes zero. PG_EARG when the size cannot be that of such a struct, when what must be
+ * given is NULL, and when a number or an enum is outside what it may be; the sentence names the
+ * field. */
 int pg_options_take(enum pg_options_kind kind, void *whole, const void *given, struct pg_err *err);
 
 #endif

@@ -59,8 +59,6 @@ static int check_options(struct tune *t, const struct pg_tune_options *opt, stru
 {
     struct pg_tune_options *o = &t->opt;
     PG_TRY(pg_options_take(PG_OPTIONS_TUNE, o, opt, err));
-    if (!o->model || !o->out || o->n_data < 1)
-        return pg_fail(err, PG_EARG, "a model, a file of text and a file to write are wanted");
     o->level = o->level ? o->level : 1;
     o->n_tokens = o->n_tokens ? o->n_tokens : DEFAULT_TOKENS;
     o->n_hidden = o->n_hidden ? PG_MAX(o->n_hidden, 0) : DEFAULT_HIDDEN;

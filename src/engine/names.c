@@ -14,7 +14,7 @@ const char *pg_mode_name(enum pg_mode m)
 int pg_mode_parse(const char *name)
 {
     for (int i = 0; i < PG_MODE_COUNT; i++)
-        if (strcmp(name, mode_names[i]) == 0)
+        if (name && strcmp(name, mode_names[i]) == 0)
             return i;
     return -1;
 }

@@ -235,7 +235,7 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
     int train = e->model.h.n_ctx_train;
     o->n_ctx = o->n_ctx ? o->n_ctx : PG_MIN(train, DEFAULT_CTX);
     o->n_sessions = o->n_sessions ? o->n_sessions : 1;
-    o->n_threads = o->n_threads ? o->n_threads : PG_MIN(pg_os_n_cpu(), 256);
+    o->n_threads = o->n_threads ? o->n_threads : PG_MIN(pg_os_n_cpu(), PG_THREADS_MAX);
     if (o->lookahead > PG_MAX(1, e->model.n_moe - 1))
         return pg_fail(err, PG_EARG, "lookahead: %d found, 0 to %d wanted", o->lookahead,
                        PG_MAX(1, e->model.n_moe - 1));
@@ -254,8 +254,6 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
 int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg_err *err)
 {
     PG_TRY(pg_options_take(PG_OPTIONS_ENGINE, &e->opt, opt, err));
-    if (!e->opt.model)
-        return pg_fail(err, PG_EARG, "no model file given");
     PG_TRY(pg_gguf_open(&e->gguf, e->opt.model, err));
     int rc = pg_model_open(&e->model, e->gguf, err);
     if (!rc)

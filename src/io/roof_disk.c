@@ -59,6 +59,8 @@ static int roof_measure(struct roof *r, double seconds, double *bytes_per_s, str
 static int roof_open(struct roof *r, const char *path, struct pg_err *err)
 {
     struct stat st;
+    if (!path)
+        return pg_fail(err, PG_EARG, "no file given");
     if (stat(path, &st))
         return pg_fail_os(err, PG_EIO, errno, "%s", path);
     if (st.st_size < (off_t)READ_BYTES)

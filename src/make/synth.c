@@ -504,8 +504,6 @@ int pg_synth(const struct pg_synth_options *opt, struct pg_err *err)
     if (type < 0)
         return pg_fail(err, PG_EARG, "type \"%s\": a format such as Q4_K, Q8_0 or F16 is wanted",
                        pg_quote(type_name, strlen(type_name)).s);
-    if (!o.out)
-        return pg_fail(err, PG_EARG, "synth: an output file is wanted");
     PG_TRY(pg_gguf_writer_open(&w, o.out, err));
     int rc = write_model(w, &o, s, (enum pg_type)type, err);
     if (rc) {

@@ -23,7 +23,7 @@ const char *pg_evict_name(enum pg_evict p)
 int pg_evict_parse(const char *name)
 {
     for (int i = 0; i < PG_EVICT_COUNT; i++)
-        if (!strcmp(name, evict_names[i]))
+        if (name && !strcmp(name, evict_names[i]))
             return i;
     return -1;
 }

@@ -55,7 +55,7 @@ static void fill_in(struct pg_train_options *o, const struct pg_hparams *h)
     o->n_accumulate = or_int(o->n_accumulate, 1);
     o->checkpoint_every = or_int(o->checkpoint_every, 100);
     o->sticky_cache = or_int(o->sticky_cache, PG_MIN(2 * h->n_expert_used, h->n_expert));
-    o->n_threads = or_int(o->n_threads, PG_MIN(pg_os_n_cpu(), 1024));
+    o->n_threads = or_int(o->n_threads, PG_MIN(pg_os_n_cpu(), PG_THREADS_MAX));
     or_default(&o->lr, 3e-4f);
     or_default(&o->lr_end, 0.1f);
     or_default(&o->beta1, 0.9f);
@@ -127,10 +127,6 @@ static void drop_strings(struct pg_train_options *o)
 
 static int check_options(const struct pg_train_options *opt, struct pg_err *err)
 {
-    if (!opt->model || !opt->out)
-        return pg_fail(err, PG_EARG, "no %s given", opt->model ? "file for the result" : "model");
-    if (opt->n_data < 1)
-        return pg_fail(err, PG_EARG, "no text to train on is given");
     if (opt->from_scratch && opt->from_model) {
         return pg_fail(err, PG_EARG, "to start from scratch and from %s is one too many",
                        opt->from_model);

@@ -15,25 +15,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PIECE = 1 << 14 }; /* values that are converted at once */
 
 /* ------------------------------------------------------------------ names ------------------- */
 
-static bool same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 /* Whether one of the files that will be written is `input`. */
 static int check_input(const struct pg_train_paths *p, const char *input, struct pg_err *err)
 {
     const char *const written[] = {p->out, p->sidecar, p->checkpoint};
-    for (size_t i = 0; input && i < PG_COUNT(written); i++) {
-        if (same_file(written[i], input)) {
+    for (size_t i = 0; i < PG_COUNT(written); i++) {
+        if (pg_same_file(written[i], input)) {
             return pg_fail(err, PG_EARG, "%s would be written, but it is an input: %s", written[i],
                            input);
         }

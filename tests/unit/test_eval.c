@@ -496,7 +496,7 @@ static void test_refusals(void **state)
     refused(&opt, &o, PG_EARG, "n_max");
     o = text_task(PG_EVAL_PPL, path);
     o.data = NULL;
-    refused(&opt, &o, PG_EARG, "no data");
+    refused(&opt, &o, PG_EARG, "data: none given");
     o.data = in_dir(other, "none");
     refused(&opt, &o, PG_EIO, "none");
     o.data = test_dir;

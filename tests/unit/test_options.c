@@ -253,7 +253,7 @@ static const struct bad bad[] = {
     {TRAIN, AT(pg_train_options, sticky), REAL, {-1, NAN, INFINITY}},
     {TRAIN, AT(pg_train_options, sticky_cache), WHOLE, {-1, 1e6}},
     {TRAIN, AT(pg_train_options, checkpoint_every), WHOLE, {-1}},
-    {TRAIN, AT(pg_train_options, n_threads), WHOLE, {-1, 1e6}},
+    {TRAIN, AT(pg_train_options, n_threads), WHOLE, {-1, 257}},
     {TUNE, AT(pg_tune_options, n_data), WHOLE, {-1}},
     {TUNE, AT(pg_tune_options, level), WHOLE, {-1, 5000}},
     {TUNE, AT(pg_tune_options, n_hidden), WHOLE, {5000}},
@@ -286,10 +286,53 @@ static void test_ranges(void **state)
     }
 }
 
+/* What must be given, one after the other left out. */
+static const struct {
+    int user;
+    const char *name;
+    size_t offset;
+} given[] = {
+    {PLAN, AT(pg_options, model)},       {ENGINE, AT(pg_options, model)},
+    {SYNTH, AT(pg_synth_options, out)},  {TRAIN, AT(pg_train_options, model)},
+    {TRAIN, AT(pg_train_options, data)}, {TRAIN, AT(pg_train_options, out)},
+    {TUNE, AT(pg_tune_options, model)},  {TUNE, AT(pg_tune_options, data)},
+    {TUNE, AT(pg_tune_options, out)},    {EVAL, AT(pg_eval_options, data)},
+};
+
+static void test_not_given(void **state)
+{
+    static const char *const no_texts[1];
+    (void)state;
+    for (size_t i = 0; i < COUNT(given); i++) {
+        const struct user *u = &users[given[i].user];
+        char want[80];
+        struct pg_err err = {0};
+        char *o = options_of(u, u->whole, u->whole);
+        memset(o + given[i].offset, 0, sizeof(void *));
+        snprintf(want, sizeof(want), "options: %s: none given", given[i].name);
+        assert_int_equal(u->call(o, &err), PG_EARG);
+        assert_string_equal(err.text, want);
+        free(o);
+    }
+    for (int i = PLAN; i <= EVAL; i++) {
+        struct pg_err err = {0};
+        bool needed = i != SESSION && i != SAMPLE;
+        assert_int_equal(users[i].call(NULL, &err), needed ? PG_EARG : 0);
+        assert_string_equal(err.text, needed ? "options: none given" : "");
+    }
+    struct pg_err err = {0};
+    struct pg_train_options train = train_options;
+    train.data = no_texts;
+    assert_int_equal(open_trainer(&train, &err), PG_EARG);
+    assert_string_equal(err.text, "no file given");
+}
+
 /* What is not there is refused or does nothing. */
 static void test_nothing(void **state)
 {
     struct pg_err err;
+    pg_routes *routes = (void *)&err;
+    double speed;
     struct pg_file_key key;
     struct pg_file_tensor tensor;
     pg_file *f;
@@ -299,6 +342,20 @@ static void test_nothing(void **state)
     pg_eval_report_free(NULL);
     assert_int_equal(pg_vocab_open(&v, NULL, &err), PG_EARG);
     assert_null(v);
+    pg_engine_close(NULL);
+    pg_session_close(NULL);
+    pg_vocab_close(NULL);
+    pg_file_close(NULL);
+    pg_trainer_close(NULL);
+    pg_routes_close(NULL);
+    assert_int_equal(pg_mode_parse(NULL), -1);
+    assert_int_equal(pg_evict_parse(NULL), -1);
+    assert_int_equal(pg_routes_open(&routes, NULL, &err), PG_EARG);
+    assert_null(routes);
+    assert_int_equal(pg_roof_disk(NULL, 0.1, &speed, &err), PG_EARG);
+    assert_int_equal(pg_sidecar_write(NULL, out, 1, &err), PG_EARG);
+    assert_int_equal(pg_sidecar_write(MODEL, NULL, 1, &err), PG_EARG);
+    assert_int_equal(pg_trace_write(engine, NULL, &err), PG_EARG);
     assert_int_equal(pg_file_open(&f, NULL, &err), PG_EARG);
     assert_null(f);
     assert_int_equal(pg_file_open(&f, MODEL, &err), 0);
@@ -317,9 +374,8 @@ static void test_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_impossible_sizes),
-        cmocka_unit_test(test_older_struct),
-        cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_impossible_sizes), cmocka_unit_test(test_older_struct),
+        cmocka_unit_test(test_ranges),           cmocka_unit_test(test_not_given),
         cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
