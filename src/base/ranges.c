@@ -30,7 +30,7 @@ struct options {
 static const struct options all[] = {
 #define STRUCT pg_options
 [PG_OPTIONS_ENGINE] = {"PG_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(model), GIVEN},
+    {AT(model), GIVEN, 0, 0},
     {AT(mode), INT, 0, PG_MODE_COUNT - 1},
     {AT(evict), INT, 0, PG_EVICT_COUNT - 1},
     {AT(hints), INT, 0, PG_HINTS_OFF},
@@ -62,14 +62,14 @@ static const struct options all[] = {
 #undef STRUCT
 #define STRUCT pg_synth_options
 [PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(out), GIVEN}}},
+    {AT(out), GIVEN, 0, 0}}},
 #undef STRUCT
 #define STRUCT pg_train_options
 [PG_OPTIONS_TRAIN] = {"PG_TRAIN_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(model), GIVEN},
-    {AT(data), GIVEN},
+    {AT(model), GIVEN, 0, 0},
+    {AT(data), GIVEN, 0, 0},
     {AT(n_data), INT, 1, INT32_MAX},
-    {AT(out), GIVEN},
+    {AT(out), GIVEN, 0, 0},
     {AT(gate), INT, 0, PG_GATE_PREGATE},
     {AT(level), INT, 0, 1023},
     {AT(n_steps), INT, 0, INT32_MAX},
@@ -93,10 +93,10 @@ static const struct options all[] = {
 #undef STRUCT
 #define STRUCT pg_tune_options
 [PG_OPTIONS_TUNE] = {"PG_TUNE_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(model), GIVEN},
-    {AT(data), GIVEN},
+    {AT(model), GIVEN, 0, 0},
+    {AT(data), GIVEN, 0, 0},
     {AT(n_data), INT, 1, INT32_MAX},
-    {AT(out), GIVEN},
+    {AT(out), GIVEN, 0, 0},
     {AT(level), INT, 0, 1023},
     {AT(n_hidden), INT, INT32_MIN, 4096},
     {AT(holdout), FLOAT, 0, 0.999},
@@ -105,7 +105,7 @@ static const struct options all[] = {
 #undef STRUCT
 #define STRUCT pg_eval_options
 [PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(data), GIVEN},
+    {AT(data), GIVEN, 0, 0},
     {AT(task), INT, 0, PG_EVAL_COUNT - 1},
     {AT(n_max), INT, 0, INT32_MAX},
     {AT(n_predict), INT, 0, INT32_MAX}}},
