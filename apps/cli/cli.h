@@ -148,6 +148,8 @@ struct cli_outfile {
     const char *name; /* borrowed */
     char *temp;       /* NULL: stdout, a device or a pipe */
 };
+/* No file that is written may be one that is read: CLI_FAILED after a message, or 0. */
+int cli_outputs_check(const struct cli_args *args);
 /* After a write to the stream has failed: names it, fills *err from errno, returns PG_EIO. */
 int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err);
 int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err);

@@ -73,6 +73,29 @@ int cli_file_read(const char *path, char **data, size_t *n, struct pg_err *err)
     return rc;
 }
 
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return a && b && !stat(a, &x) && !stat(b, &y) && S_ISREG(x.st_mode) && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
+int cli_outputs_check(const struct cli_args *a)
+{
+    const char *const written[] = {a->output, a->trace, a->csv, a->svg};
+    const char *const read[] = {a->subject, a->file, a->sidecar, a->routes, a->from, a->data_file};
+    const int n_read = (int)(sizeof(read) / sizeof(read[0]));
+    for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+        for (int j = 0; j < n_read + a->data.n; j++) {
+            const char *input = j < n_read ? read[j] : a->data.path[j - n_read];
+            if (same_file(written[i], input)) {
+                cli_error("%s would be written, but it is an input: %s", written[i], input);
+                return CLI_FAILED;
+            }
+        }
+    return 0;
+}
+
 int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err)
 {
     if (f->stream == stdout)

@@ -156,7 +156,9 @@ int main(int argc, char **argv)
         cli_help_command(cmd);
     } else {
         cli_signals_install();
-        code = cmd->run(&args);
+        code = cli_outputs_check(&args);
+        if (!code)
+            code = cmd->run(&args);
     }
     free(args.data.path);
     return cli_stdout_finish(code);

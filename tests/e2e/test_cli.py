@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -187,6 +188,20 @@ class Cli(Case):
             path = self.path(name)
             said = self.bad(1, [f"{path}", what], "run", self.model, "-p", "x", "--trace", path)
             self.assertEqual(said.stdout, b"")
+
+    def test_inputs_are_not_written_over(self):
+        model = self.path("mine.gguf")
+        shutil.copyfile(self.model, model)
+        text = self.path("text.txt")
+        with open(text, "w", encoding="utf-8") as f:
+            f.write("Once upon a time.\n")
+        before = [open(path, "rb").read() for path in (model, text)]
+        for args in [("logits", model, "--tokens", "1,2", "-o", model),
+                     ("run", model, "-p", "x", "-n", "1", "--trace", model),
+                     ("run", model, "-f", text, "-n", "1", "--trace", text),
+                     ("train", model, "--data", text, "--steps", "1", "-o", self.path("o.gguf"), "--csv", text)]:
+            self.bad(1, ["is an input"], *args)
+        self.assertEqual(before, [open(path, "rb").read() for path in (model, text)])
 
     def test_reader_that_has_gone(self):
         ends = os.pipe()

@@ -830,7 +830,6 @@ static void test_many_names(void **state)
     struct image m = {0};
     struct pg_gguf *g;
     struct pg_err err;
-    uint64_t begin = pg_now_ns();
 
     many_tensors(&m, true);
     assert_int_equal(parse(&g, &m, m.n, m.n + MANY * 33ull, &err), PG_EFORMAT);
@@ -843,8 +842,6 @@ static void test_many_names(void **state)
     assert_true(pg_gguf_heap_bytes(g) < 8 * m.n);
     pg_gguf_close(g);
     free(m.b);
-    /* Quadratic work would take hours. */
-    assert_true(pg_now_ns() - begin < 60000000000u);
 }
 
 /* ---- files on disk -----------------------------------------------------------------------------
