@@ -86,7 +86,7 @@ int pg_open_text(FILE **out, const char *path, bool *pipe, struct pg_err *err);
 
 /* The right to write `path` and what belongs to it, for as long as the work takes: an empty file
  * PATH.lock that is locked. Who comes second gets PG_EIO and is told. A process that is killed
- * leaves the file, and no lock. */
+ * leaves the file, and no lock. PG_EARG for a `path` that pg_outfile would not replace. */
 struct pg_lock {
     int fd;
     char *name; /* NULL: not held */

@@ -64,8 +64,21 @@ static int open_locked(const char *path, const char *suffix, char **temp, int *f
     return rc;
 }
 
+/* A device or a pipe would be replaced by the rename. */
+static int check_target(const char *path, struct pg_err *err)
+{
+    struct stat st;
+
+    if (!path || !*path)
+        return pg_fail(err, PG_EARG, "no file to write given");
+    if (!stat(path, &st) && !S_ISREG(st.st_mode))
+        return pg_fail(err, PG_EARG, "%s: exists and is not a regular file", path);
+    return 0;
+}
+
 int pg_lock_take(struct pg_lock *l, const char *path, struct pg_err *err)
 {
+    PG_TRY(check_target(path, err)); /* before the work, not after it */
     return open_locked(path, ".lock", &l->name, &l->fd, err);
 }
 
@@ -81,15 +94,10 @@ void pg_lock_drop(struct pg_lock *l)
 
 int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err)
 {
-    struct stat st;
     int rc;
 
     *f = (struct pg_outfile){.fd = -1};
-    if (!path)
-        return pg_fail(err, PG_EARG, "no file to write given");
-    /* A device or a pipe would be replaced by the rename. */
-    if (!stat(path, &st) && !S_ISREG(st.st_mode))
-        return pg_fail(err, PG_EARG, "%s: exists and is not a regular file", path);
+    PG_TRY(check_target(path, err));
     f->path = strdup(path);
     rc = f->path ? open_locked(path, ".tmp", &f->temp, &f->fd, err)
                  : pg_fail(err, PG_ENOMEM, "%s: no memory for a file name", path);

@@ -323,6 +323,13 @@ class Train(Case):
         self.assertEqual(self.bytes_of(sidecar), self.bytes_of(self.path("want.pregate.gguf")))
         self.assertEqual([f for f in os.listdir(self.dir) if f.endswith((".checkpoint", ".tmp", ".lock"))], [])
 
+    def test_nowhere_to_write(self):
+        """A result that cannot be written is refused before the training, not after it."""
+        for out in (self.dir, "/dev/full"):
+            self.refused(self.train(out, code=1), 1, [f"{out}: exists and is not a regular file"])
+        self.assertEqual(os.listdir(self.dir), [])
+        self.assertFalse(os.path.exists("/dev/full.csv"))
+
     def test_two_of_them(self):
         """The second training of one result is told so, and the first one goes on."""
         out = self.path("a.gguf")

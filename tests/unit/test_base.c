@@ -575,6 +575,11 @@ static void test_lock(void **state)
     assert_int_equal(pg_lock_take(&other, path, &err), PG_EIO);
     pg_lock_drop(&l);
     assert_int_not_equal(access(name, F_OK), 0);
+    /* What the result could not replace is refused before there is one. */
+    assert_int_equal(pg_lock_take(&l, test_dir, &err), PG_EARG);
+    assert_non_null(strstr(err.text, test_dir));
+    assert_int_equal(pg_lock_take(&l, "/dev/full", &err), PG_EARG);
+    assert_int_equal(pg_lock_take(&l, "", &err), PG_EARG);
     close(ready[0]);
     close(ready[1]);
 }
