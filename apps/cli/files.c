@@ -104,16 +104,16 @@ int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err)
 }
 
 /* Locks the file, as the library does with its own (base/outfile.c): 0, or -1 with errno. A file
- * that has gone meanwhile had a holder who was done with it. */
+ * that has gone meanwhile had a holder who was done with it; EEXIST is one that is not ours. */
 static int temp_lock(int fd, const char *temp)
 {
     struct stat mine, there;
     if (fd < 0 || (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK))
         return -1;
-    errno = EWOULDBLOCK;
-    const bool here = !fstat(fd, &mine) && !lstat(temp, &there) && mine.st_ino == there.st_ino &&
-                      S_ISREG(mine.st_mode) && mine.st_nlink == 1;
-    return here ? ftruncate(fd, 0) : -1;
+    const bool here = !fstat(fd, &mine) && !lstat(temp, &there) && mine.st_ino == there.st_ino;
+    const bool ours = here && S_ISREG(mine.st_mode) && mine.st_nlink == 1;
+    errno = here ? EEXIST : EWOULDBLOCK;
+    return ours ? ftruncate(fd, 0) : -1;
 }
 
 static int temp_open(struct cli_outfile *f, struct pg_err *err)
@@ -128,7 +128,7 @@ static int temp_open(struct cli_outfile *f, struct pg_err *err)
         return 0;
     const int rc = errno == EWOULDBLOCK
                        ? cli_fail(err, PG_EIO, "%s: another process is writing it", f->name)
-                       : cli_outfile_failed(f, err);
+                       : cli_fail(err, PG_EIO, "%s: %s", f->temp, strerror(errno));
     if (fd >= 0)
         close(fd);
     free(f->temp); /* not ours to remove */

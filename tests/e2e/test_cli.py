@@ -171,6 +171,17 @@ class Cli(Case):
             self.assertEqual(self.beside("mine"), ["mine"])
             os.remove(out)
 
+    def test_in_the_way(self):
+        """What is no file that a killed process has left is named, and stays."""
+        out = self.path("mine")
+        for make in [os.mkdir, os.mkfifo, lambda path: os.symlink(self.model, path),
+                     lambda path: os.link(self.model, path)]:
+            make(out + ".tmp")
+            for args in [("synth", "olmoe-tiny", "-o", out), ("logits", self.model, "--tokens", "1", "-o", out)]:
+                self.refused(self.call(*args), 1, [f"pregate: {out}.tmp: "])
+            self.assertEqual(self.beside("mine"), ["mine.tmp"])
+            (os.rmdir if make is os.mkdir else os.remove)(out + ".tmp")
+
     def test_files_may_not_grow(self):
         """The limit of a file's size is an error like a full disk, not the end of the process."""
         def limit():
