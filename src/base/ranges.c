@@ -10,7 +10,7 @@
 
 #define BIG 1e38 /* any float that is a number */
 
-enum kind { INT, FLOAT, GIVEN }; /* GIVEN: a pointer that is not NULL */
+enum kind { INT, FLOAT, BYTES, GIVEN }; /* GIVEN: a pointer that is not NULL */
 
 struct range {
     const char *name;
@@ -43,7 +43,9 @@ static const struct options all[] = {
     {AT(io_path), INT, 0, PG_IO_PREAD},
     {AT(cpu), INT, 0, PG_CPU_NEON},
     {AT(trace_events), INT, 0, 1 << 28},
-    {AT(cache_bias), FLOAT, 0, 1}}},
+    {AT(cache_bias), FLOAT, 0, 1},
+    {AT(n_logit_rows), INT, 0, INT32_MAX},
+    {AT(caller_bytes), BYTES, 0, 0x1p60}}}, /* sums of it stay sums */
 #undef STRUCT
 #define STRUCT pg_session_options
 [PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {
@@ -123,9 +125,14 @@ static bool is_given(const struct range *r, const void *options)
 static double value_of(const struct range *r, const void *options)
 {
     const char *at = (const char *)options + r->offset;
+    uint64_t bytes;
     int32_t i;
     float f;
 
+    if (r->kind == BYTES) {
+        memcpy(&bytes, at, sizeof(bytes));
+        return (double)bytes;
+    }
     memcpy(&i, at, sizeof(i));
     memcpy(&f, at, sizeof(f));
     return r->kind == INT ? (double)i : (double)f;
@@ -139,7 +146,8 @@ int pg_options_take(enum pg_options_kind kind, void *whole, const void *given, s
     if (!given)
         return pg_fail(err, PG_EARG, "options: none given");
     memcpy(&size, given, sizeof(size));
-    if (size < sizeof(size) || size > o->bytes)
+    /* No struct that begins with a size ends within one: half a pointer would be taken. */
+    if (size < sizeof(size) || size > o->bytes || size % sizeof(size))
         return pg_fail(err, PG_EARG, "options: size %zu found, %zu to %zu wanted (use %s)", size,
                        sizeof(size), o->bytes, o->init);
     memset(whole, 0, o->bytes);

@@ -141,14 +141,14 @@ static const struct user {
      "PG_OPTIONS_INIT", 0},
     {open_session, &session_options, sizeof(struct pg_session_options), sizeof(size_t),
      "PG_SESSION_OPTIONS_INIT", 0},
-    {sample, &sampling, sizeof(struct pg_sampling), offsetof(struct pg_sampling, top_k),
+    {sample, &sampling, sizeof(struct pg_sampling), offsetof(struct pg_sampling, top_p),
      "PG_SAMPLING_INIT", 0},
     {synth, &synth_options, sizeof(struct pg_synth_options),
      offsetof(struct pg_synth_options, seed), "PG_SYNTH_OPTIONS_INIT", 0},
     {open_trainer, &train_options, sizeof(struct pg_train_options),
      offsetof(struct pg_train_options, from_scratch), "PG_TRAIN_OPTIONS_INIT", 0},
-    {tune, &tune_options, sizeof(struct pg_tune_options), offsetof(struct pg_tune_options, level),
-     "PG_TUNE_OPTIONS_INIT", PG_EIO},
+    {tune, &tune_options, sizeof(struct pg_tune_options),
+     offsetof(struct pg_tune_options, n_hidden), "PG_TUNE_OPTIONS_INIT", PG_EIO},
     {evaluate, &eval_options, sizeof(struct pg_eval_options),
      offsetof(struct pg_eval_options, n_max), "PG_EVAL_OPTIONS_INIT", PG_EIO},
 };
@@ -169,7 +169,8 @@ static void test_impossible_sizes(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(users); i++) {
         const struct user *u = &users[i];
-        const size_t sizes[] = {0, sizeof(size_t) - 1, u->whole + 1, SIZE_MAX};
+        const size_t sizes[] = {
+            0, sizeof(size_t) - 1, sizeof(size_t) + 1, u->whole - 1, u->whole + 1, SIZE_MAX};
         for (size_t k = 0; k < COUNT(sizes); k++) {
             char want[160];
             struct pg_err err = {0};
@@ -224,6 +225,7 @@ static const struct bad bad[] = {
     {ENGINE, AT(pg_options, cpu), WHOLE, {-1, 5}},
     {ENGINE, AT(pg_options, trace_events), WHOLE, {-1, 2e9}},
     {PLAN, AT(pg_options, cache_bias), REAL, {-0.1, 1.1, NAN, INFINITY}},
+    {PLAN, AT(pg_options, n_logit_rows), WHOLE, {-1, INT_MIN}},
     {SESSION, AT(pg_session_options, n_ctx), WHOLE, {-1, 2e9}},
     {SAMPLE, AT(pg_sampling, temp), REAL, {-1, NAN, INFINITY, 1e30}},
     {SAMPLE, AT(pg_sampling, top_k), WHOLE, {-1}},
@@ -327,6 +329,21 @@ static void test_not_given(void **state)
     assert_string_equal(err.text, "no file given");
 }
 
+/* What a caller takes beside all that can be had is too much, and no sum of it comes round to
+ * little. */
+static void test_caller_takes_all(void **state)
+{
+    (void)state;
+    const uint64_t bytes[] = {UINT64_MAX, UINT64_MAX - (1 << 20), UINT64_MAX / 2, 1ull << 59};
+    for (size_t i = 0; i < COUNT(bytes); i++) {
+        struct pg_options o = small;
+        struct pg_plan p;
+        o.memory_bytes = 64 << 20;
+        o.caller_bytes = bytes[i];
+        assert_true(pg_plan_make(&p, &o, NULL) == (bytes[i] > 1ull << 60 ? PG_EARG : PG_EBUDGET));
+    }
+}
+
 /* What is not there is refused or does nothing. */
 static void test_nothing(void **state)
 {
@@ -369,6 +386,10 @@ static void test_nothing(void **state)
     pg_file_tensor_at(f, -1, &tensor);
     assert_null(tensor.name);
     pg_file_close(f);
+
+    struct pg_synth_options nowhere = synth_options;
+    nowhere.out = "";
+    assert_int_equal(pg_synth(&nowhere, &err), PG_EARG);
 }
 
 int main(void)
@@ -376,7 +397,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_impossible_sizes), cmocka_unit_test(test_older_struct),
         cmocka_unit_test(test_ranges),           cmocka_unit_test(test_not_given),
-        cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_caller_takes_all), cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
