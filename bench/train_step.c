@@ -50,7 +50,7 @@ static double forward_flop(const struct bench *b)
     double sum = (double)h->n_embd * h->n_vocab, seen = (b->opt.seq_len + 1) / 2.0;
     for (int il = 0; il < h->n_layer; il++) {
         sum += 2.0 * h->n_embd * (n_q + n_kv) + 2 * n_q * seen;
-        if (b->model.layer[il].moe < 0) {
+        if (b->model.block[il].moe < 0) {
             sum += 3.0 * h->n_embd * h->n_ff;
         } else {
             sum += (double)h->n_embd *

@@ -285,7 +285,7 @@ static int take_memory(struct tune *t, struct pg_err *err)
 /* Standard deviation for rows whose product with a normalised state should be about 1. */
 static float hidden_scale(const struct pg_model *m, int moe)
 {
-    const float *gain = m->layer[pg_block_of_moe(m, moe)].ffn_norm.data;
+    const float *gain = m->block[pg_block_of_moe(m, moe)].ffn_norm.data;
     float sum = 0;
     for (int i = 0; i < m->h.n_embd; i++)
         sum += gain[i] * gain[i];

@@ -38,7 +38,7 @@ static void add_proj(struct pg_forward *f)
 }
 
 /* q, k and v of h, as they go into attention */
-static void project(struct pg_forward *f, const struct pg_layer *w)
+static void project(struct pg_forward *f, const struct pg_block *w)
 {
     const struct pg_hparams *hp = &f->model->h;
     struct pg_op_product qkv[] = {
@@ -76,14 +76,14 @@ static void project(struct pg_forward *f, const struct pg_layer *w)
 /* x += attention(h) */
 static void attention(struct pg_forward *f, int il)
 {
-    const struct pg_layer *w = &f->model->layer[il];
+    const struct pg_block *w = &f->model->block[il];
     const struct pg_hparams *hp = &f->model->h;
     const struct pg_op_append append = {f->kv, f->pos, f->n_tok, il, f->k, f->v};
     const struct pg_op_attend attend = {
         .kv = f->kv,
         .pos = f->pos,
         .n_row = f->n_tok,
-        .layer = il,
+        .block = il,
         .n_head = hp->n_head,
         .scale = 1.0f / sqrtf((float)hp->head_dim),
         .q = f->q,
@@ -129,7 +129,7 @@ static void ffn(struct pg_forward *f, const struct pg_weight *gate, const struct
 /* x += the experts that the gate chose, and the shared one, of h */
 static int experts(struct pg_forward *f, int il)
 {
-    const struct pg_layer *w = &f->model->layer[il];
+    const struct pg_block *w = &f->model->block[il];
     const struct pg_route *route;
     PG_TRY(pg_gate_decide(f->opt.gate, w->moe, &f->in_h, f->pos, &route, f->err));
     pg_wave_sort(f, route);
@@ -161,7 +161,7 @@ static int experts(struct pg_forward *f, int il)
 
 int pg_block(struct pg_forward *f, int il)
 {
-    const struct pg_layer *w = &f->model->layer[il];
+    const struct pg_block *w = &f->model->block[il];
     norm_x(f, &w->attn_norm);
     attention(f, il);
     norm_x(f, &w->ffn_norm);

@@ -8,7 +8,7 @@ static size_t value_bytes(enum pg_kv_type type)
     return type == PG_KV_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-static void carve_layer(struct pg_kv_layer *l, const struct pg_kv_shape *s, struct pg_arena *a)
+static void carve_block(struct pg_kv_block *l, const struct pg_kv_shape *s, struct pg_arena *a)
 {
     const struct pg_cache *c = l->cache;
     if (c->state_bytes) {
@@ -27,12 +27,12 @@ void pg_kv_carve(struct pg_kv *kv, const struct pg_cache *cache, int n_layer,
                  const struct pg_kv_shape *shape, struct pg_arena *a)
 {
     *kv = (struct pg_kv){.shape = *shape, .n_layer = n_layer};
-    kv->layer = pg_arena_take(a, (size_t)n_layer * sizeof(struct pg_kv_layer));
+    kv->block = pg_arena_take(a, (size_t)n_layer * sizeof(struct pg_kv_block));
     for (int il = 0; il < n_layer; il++) {
-        struct pg_kv_layer l = {.cache = &cache[il]};
-        carve_layer(&l, shape, a);
+        struct pg_kv_block l = {.cache = &cache[il]};
+        carve_block(&l, shape, a);
         if (a->base)
-            kv->layer[il] = l;
+            kv->block[il] = l;
     }
 }
 
@@ -42,7 +42,7 @@ void pg_kv_write(struct pg_kv *kv, int n)
     kv->n_high = PG_MAX(kv->n_high, n);
 }
 
-static bool can_forget(const struct pg_kv *kv, const struct pg_kv_layer *l, int n)
+static bool can_forget(const struct pg_kv *kv, const struct pg_kv_block *l, int n)
 {
     if (n == 0 || n == kv->n_high)
         return true;
@@ -56,18 +56,18 @@ int pg_kv_truncate(struct pg_kv *kv, int n)
 {
     PG_ASSERT(n >= 0 && n <= kv->n_high);
     for (int il = 0; il < kv->n_layer; il++)
-        if (!can_forget(kv, &kv->layer[il], n))
+        if (!can_forget(kv, &kv->block[il], n))
             return PG_ENOTSUP;
     if (n > 0)
         return 0; /* rows behind n are written again */
     kv->n_high = 0;
     for (int il = 0; il < kv->n_layer; il++)
-        if (kv->layer[il].cache->state_bytes)
-            memset(kv->layer[il].k, 0, kv->layer[il].cache->state_bytes);
+        if (kv->block[il].cache->state_bytes)
+            memset(kv->block[il].k, 0, kv->block[il].cache->state_bytes);
     return 0;
 }
 
-static size_t row_at(const struct pg_kv *kv, const struct pg_kv_layer *l, int head, int pos)
+static size_t row_at(const struct pg_kv *kv, const struct pg_kv_block *l, int head, int pos)
 {
     PG_ASSERT(head < l->cache->n_head && pos >= 0 && pos < kv->shape.n_ctx);
     return ((size_t)head * (size_t)l->n_rows + (size_t)(pos % l->n_rows)) *
@@ -76,12 +76,12 @@ static size_t row_at(const struct pg_kv *kv, const struct pg_kv_layer *l, int he
 
 void *pg_kv_k(const struct pg_kv *kv, int il, int head, int pos)
 {
-    const struct pg_kv_layer *l = &kv->layer[il];
+    const struct pg_kv_block *l = &kv->block[il];
     return l->k + row_at(kv, l, head, pos) * (size_t)l->cache->k_dim;
 }
 
 void *pg_kv_v(const struct pg_kv *kv, int il, int head, int pos)
 {
-    const struct pg_kv_layer *l = &kv->layer[il];
+    const struct pg_kv_block *l = &kv->block[il];
     return l->v + row_at(kv, l, head, pos) * (size_t)l->cache->v_dim;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * What a session remembers for each layer. A cache is described, and whoever depends on what it is
+ * What a session remembers for each block. A cache is described, and whoever depends on what it is
  * asks the description: how many bytes, where a row lies, how far it can be cut back.
  *
  * A window of w positions keeps w + n_step rows as a ring. A step writes all its rows before its
@@ -11,7 +11,7 @@
 #include "base/arena.h"
 #include "pregate.h"
 
-/* Of one layer: rows of keys and values, or a recurrent state. */
+/* Of one block: rows of keys and values, or a recurrent state. */
 struct pg_cache {
     int n_head, k_dim, v_dim; /* a row a head and position */
     int window;               /* positions that a token sees, its own included; 0: all */
@@ -23,7 +23,7 @@ struct pg_kv_shape {
     int n_ctx, n_step;    /* positions; the most tokens of one step */
 };
 
-struct pg_kv_layer {
+struct pg_kv_block {
     const struct pg_cache *cache;
     int n_rows;
     char *k, *v; /* [n_head, n_rows, dim]; k of a state: its bytes */
@@ -33,7 +33,7 @@ struct pg_kv_layer {
 struct pg_kv {
     struct pg_kv_shape shape;
     int n_layer, n_high; /* positions that have been written since the start */
-    struct pg_kv_layer *layer;
+    struct pg_kv_block *block;
 };
 
 /* cache [n_layer] is borrowed. The memory must be zeros. */
@@ -41,7 +41,7 @@ void pg_kv_carve(struct pg_kv *kv, const struct pg_cache *cache, int n_layer,
                  const struct pg_kv_shape *shape, struct pg_arena *a);
 /* Says that positions up to n are about to be written. */
 void pg_kv_write(struct pg_kv *kv, int n);
-/* Forgets positions from n on. PG_ENOTSUP, and nothing is changed, if a layer no longer has what
+/* Forgets positions from n on. PG_ENOTSUP, and nothing is changed, if a block no longer has what
  * the next token would look back on; all forget everything. */
 int pg_kv_truncate(struct pg_kv *kv, int n);
 /* The row of a head and position: k_dim, v_dim values of the type. */

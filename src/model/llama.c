@@ -14,7 +14,7 @@ static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err 
     return 0;
 }
 
-static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+static int tensors(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err)
 {
     PG_TRY(pg_loader_attention(l, il, err));
     return pg_loader_experts(l, w, il, err);

@@ -251,7 +251,7 @@ static int weight(struct pg_loader *l, struct pg_weight *w, const char *name,
 int pg_loader_weight(struct pg_loader *l, int il, enum pg_block_part part, const int64_t shape[2],
                      struct pg_err *err)
 {
-    return weight(l, pg_layer_part(&l->m->layer[il], part), pg_part_name(il, part).s, shape,
+    return weight(l, pg_block_part(&l->m->block[il], part), pg_part_name(il, part).s, shape,
                   PG_GGUF_REQUIRED, err);
 }
 
@@ -268,7 +268,7 @@ int pg_loader_attention(struct pg_loader *l, int il, struct pg_err *err)
     return pg_loader_weight(l, il, PG_PART_FFN_NORM, (int64_t[]){h->n_embd, 1}, err);
 }
 
-int pg_loader_dense_ffn(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+int pg_loader_dense_ffn(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err)
 {
     const struct pg_hparams *h = &l->m->h;
     const int64_t in[2] = {h->n_embd, h->n_ff}, out[2] = {h->n_ff, h->n_embd};
@@ -281,7 +281,7 @@ int pg_loader_dense_ffn(struct pg_loader *l, struct pg_layer *w, int il, struct 
 static const char *const slab_name[PG_SLABS] = {"ffn_gate", "ffn_up", "ffn_down"};
 
 /* One merged tensor [n_expert][n_out][n_in]: expert e is a contiguous slab of it. */
-static int place_merged(struct pg_loader *l, struct pg_layer *w, int il, int slab,
+static int place_merged(struct pg_loader *l, struct pg_block *w, int il, int slab,
                         struct pg_err *err)
 {
     struct pg_model *m = l->m;
@@ -303,7 +303,7 @@ static int place_merged(struct pg_loader *l, struct pg_layer *w, int il, int sla
 }
 
 /* Files from before experts were merged have a tensor for each. */
-static int place_single(struct pg_loader *l, struct pg_layer *w, int il, int slab,
+static int place_single(struct pg_loader *l, struct pg_block *w, int il, int slab,
                         struct pg_err *err)
 {
     struct pg_model *m = l->m;
@@ -329,7 +329,7 @@ static int place_single(struct pg_loader *l, struct pg_layer *w, int il, int sla
     return 0;
 }
 
-int pg_loader_experts(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+int pg_loader_experts(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err)
 {
     struct pg_model *m = l->m;
     const struct pg_hparams *h = &m->h;
@@ -380,7 +380,7 @@ static int open_tensors(struct pg_loader *l, struct pg_err *err)
     PG_TRY(weight(l, &m->rope_freqs, "rope_freqs.weight", (int64_t[]){h->n_rot / 2, 1},
                   PG_GGUF_OPTIONAL, err));
     for (int il = 0; il < h->n_layer; il++)
-        PG_TRY(m->family->tensors(l, &m->layer[il], il, err));
+        PG_TRY(m->family->tensors(l, &m->block[il], il, err));
     return check_all_used(l, err);
 }
 
@@ -427,7 +427,7 @@ static void count_sizes(struct pg_model *m)
         }
     }
     for (int il = 0; il < m->h.n_layer; il++) {
-        const struct pg_layer *w = &m->layer[il];
+        const struct pg_block *w = &m->block[il];
         for (int slab = 0; w->moe >= 0 && slab < PG_SLABS; slab++) {
             uint64_t bytes = m->place[w->moe * m->h.n_expert].bytes[slab];
             by_type[w->exps[slab].type] += bytes * (uint64_t)m->h.n_expert;
@@ -471,13 +471,13 @@ static int open_model(struct pg_loader *l, struct pg_err *err)
     if (n_tensors == 0)
         return pg_fail(err, PG_EFORMAT, "the file has a vocabulary but no weights");
     l->used = pg_calloc(n_tensors, 1);
-    m->layer = pg_calloc((size_t)m->h.n_layer, sizeof(m->layer[0]));
+    m->block = pg_calloc((size_t)m->h.n_layer, sizeof(m->block[0]));
     m->cache = pg_calloc((size_t)m->h.n_layer, sizeof(m->cache[0]));
     m->place =
         pg_calloc((size_t)m->h.n_layer * (size_t)PG_MAX(1, m->h.n_expert), sizeof(m->place[0]));
     m->resident = pg_calloc(n_tensors, sizeof(m->resident[0]));
     m->extent = pg_calloc(n_tensors, sizeof(m->extent[0]));
-    if (!l->used || !m->layer || !m->cache || !m->place || !m->resident || !m->extent)
+    if (!l->used || !m->block || !m->cache || !m->place || !m->resident || !m->extent)
         return pg_fail(err, PG_ENOMEM, "out of memory for the directory of %zu tensors", n_tensors);
     PG_TRY(open_tensors(l, err));
     make_extents(m);
@@ -498,7 +498,7 @@ int pg_model_open(struct pg_model *m, const struct pg_gguf *g, struct pg_err *er
 
 void pg_model_close(struct pg_model *m)
 {
-    free(m->layer);
+    free(m->block);
     free(m->cache);
     free(m->place);
     free(m->resident);
@@ -598,7 +598,7 @@ int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err 
 int pg_block_of_moe(const struct pg_model *m, int moe)
 {
     int il = 0;
-    while (m->layer[il].moe != moe)
+    while (m->block[il].moe != moe)
         il++;
     return il;
 }
@@ -606,7 +606,7 @@ int pg_block_of_moe(const struct pg_model *m, int moe)
 void pg_model_routers(const struct pg_model *m, struct pg_pregate *out)
 {
     for (int moe = 0; moe < m->n_moe; moe++)
-        out[moe] = (struct pg_pregate){.inp = m->layer[pg_block_of_moe(m, moe)].ffn_gate_inp};
+        out[moe] = (struct pg_pregate){.inp = m->block[pg_block_of_moe(m, moe)].ffn_gate_inp};
 }
 
 static uint64_t hash_weight(uint64_t hash, const struct pg_weight *w)

@@ -27,7 +27,7 @@ struct pg_hparams {
 };
 
 /* One block. data NULL: the family or the file does not have it. */
-struct pg_layer {
+struct pg_block {
     struct pg_weight attn_norm, attn_q, attn_k, attn_v, attn_output; /* norms: n_out 1 */
     struct pg_weight attn_q_bias, attn_k_bias, attn_v_bias;
     struct pg_weight attn_q_norm, attn_k_norm;
@@ -39,7 +39,7 @@ struct pg_layer {
     int moe; /* index among MoE blocks, -1: dense; the only member that is no weight */
 };
 
-/* The tensors that a block may have: those of struct pg_layer, and those of its pre-gate, which
+/* The tensors that a block may have: those of struct pg_block, and those of its pre-gate, which
  * come from a sidecar. */
 enum pg_block_part {
     PG_PART_ATTN_NORM,
@@ -64,8 +64,8 @@ enum pg_block_part {
     PG_PART_SH_GATE,
     PG_PART_SH_UP,
     PG_PART_SH_DOWN,
-    PG_LAYER_PARTS,
-    PG_PART_PREGATE = PG_LAYER_PARTS,
+    PG_BLOCK_PARTS,
+    PG_PART_PREGATE = PG_BLOCK_PARTS,
     PG_PART_PREGATE_BIAS,
     PG_PART_PREGATE_DOWN,
     PG_PART_PREGATE_DOWN_BIAS,
@@ -74,12 +74,12 @@ enum pg_block_part {
 };
 struct pg_part_info {
     const char *suffix; /* GGUF's name: "attn_q.weight" */
-    size_t at;          /* in struct pg_layer, or struct pg_pregate */
+    size_t at;          /* in struct pg_block, or struct pg_pregate */
     bool is_matrix;     /* else a gain or a bias */
     bool is_expert;     /* there is one for each expert */
 };
 extern const struct pg_part_info pg_parts[PG_N_PARTS];
-struct pg_weight *pg_layer_part(struct pg_layer *l, enum pg_block_part part);
+struct pg_weight *pg_block_part(struct pg_block *l, enum pg_block_part part);
 struct pg_weight *pg_pregate_part(struct pg_pregate *p, enum pg_block_part part);
 struct pg_tensor_name {
     char s[64];
@@ -94,7 +94,7 @@ struct pg_family {
     /* Keys beyond the common ones, and what the arch itself says. */
     int (*hparams)(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err *err);
     /* Names the tensors of block il. */
-    int (*tensors)(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
+    int (*tensors)(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err);
 };
 
 extern const struct pg_family pg_family_llama, pg_family_qwen2moe, pg_family_qwen3moe,
@@ -105,7 +105,7 @@ struct pg_model {
     const struct pg_family *family;
     struct pg_hparams h;
     struct pg_weight token_embd, output_norm, output, rope_freqs;
-    struct pg_layer *layer;   /* [n_layer] */
+    struct pg_block *block;   /* [n_layer] */
     struct pg_cache *cache;   /* [n_layer] */
     int n_moe;                /* MoE blocks */
     struct pg_place *place;   /* [n_moe * n_expert] */
@@ -152,8 +152,8 @@ int pg_loader_weight(struct pg_loader *l, int il, enum pg_block_part part, const
 int pg_loader_attention(struct pg_loader *l, int il, struct pg_err *err);
 /* Router and experts (merged or one tensor an expert); or the dense three when the block has no
  * router. */
-int pg_loader_experts(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
-int pg_loader_dense_ffn(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err);
+int pg_loader_experts(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err);
+int pg_loader_dense_ffn(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err);
 const struct pg_hparams *pg_loader_hparams(const struct pg_loader *l);
 bool pg_loader_has(const struct pg_loader *l, int il, const char *suffix);
 

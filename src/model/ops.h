@@ -52,11 +52,11 @@ struct pg_op_rope {
     float *q, *k; /* [n_row, n_head * head_dim], [n_row, n_head_kv * head_dim] */
 };
 
-/* Rows of k and v into layer `layer` of each row's cache, at its position. */
+/* Rows of k and v of block `block` into each row's cache, at its position. */
 struct pg_op_append {
     struct pg_kv *const *kv; /* [n_row] */
     const int32_t *pos;      /* [n_row] */
-    int n_row, layer;
+    int n_row, block;
     const float *k, *v; /* [n_row, n_head * k_dim], [n_row, n_head * v_dim] of the cache */
 };
 
@@ -64,7 +64,7 @@ struct pg_op_append {
 struct pg_op_attend {
     struct pg_kv *const *kv; /* [n_row] */
     const int32_t *pos;      /* [n_row] */
-    int n_row, layer, n_head;
+    int n_row, block, n_head;
     float scale;
     const float *q; /* [n_row, n_head * k_dim] */
     float *score;   /* [n_threads, n_ctx], to work in */

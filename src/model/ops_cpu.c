@@ -120,14 +120,14 @@ static void append_row(void *arg, int t, int thread)
     const struct work *w = arg;
     const struct pg_op_append *o = w->op;
     const struct pg_kv *kv = o->kv[t];
-    const struct pg_cache *cache = kv->layer[o->layer].cache;
+    const struct pg_cache *cache = kv->block[o->block].cache;
     (void)thread;
     for (int head = 0; head < cache->n_head; head++) {
         size_t row = (size_t)t * (size_t)cache->n_head + (size_t)head;
         put_values(&w->c->k, kv->shape.type, o->k + row * (size_t)cache->k_dim,
-                   pg_kv_k(kv, o->layer, head, o->pos[t]), cache->k_dim);
+                   pg_kv_k(kv, o->block, head, o->pos[t]), cache->k_dim);
         put_values(&w->c->k, kv->shape.type, o->v + row * (size_t)cache->v_dim,
-                   pg_kv_v(kv, o->layer, head, o->pos[t]), cache->v_dim);
+                   pg_kv_v(kv, o->block, head, o->pos[t]), cache->v_dim);
     }
 }
 
@@ -175,12 +175,12 @@ static void attend_head(void *arg, int task, int thread)
     const struct pg_op_attend *o = w->op;
     int t = task / o->n_head, head = task % o->n_head;
     const struct pg_kv *kv = o->kv[t];
-    const struct pg_cache *cache = kv->layer[o->layer].cache;
+    const struct pg_cache *cache = kv->block[o->block].cache;
     int head_kv = head / (o->n_head / cache->n_head);
     struct head h = {
         .q = o->q + (size_t)task * (size_t)cache->k_dim,
-        .keys = pg_kv_k(kv, o->layer, head_kv, 0),
-        .values = pg_kv_v(kv, o->layer, head_kv, 0),
+        .keys = pg_kv_k(kv, o->block, head_kv, 0),
+        .values = pg_kv_v(kv, o->block, head_kv, 0),
         .score = o->score + (size_t)thread * (size_t)o->n_ctx,
         .out = o->out + (size_t)task * (size_t)cache->v_dim,
         .n = o->pos[t] + 1,
@@ -189,7 +189,7 @@ static void attend_head(void *arg, int task, int thread)
         .scale = o->scale,
     };
     /* Positions in a row; a window's ring would need two runs. */
-    PG_ASSERT(h.n <= kv->layer[o->layer].n_rows && h.n <= o->n_ctx);
+    PG_ASSERT(h.n <= kv->block[o->block].n_rows && h.n <= o->n_ctx);
     (kv->shape.type == PG_KV_F32 ? attend_f32 : attend_f16)(&w->c->k, &h);
 }
 

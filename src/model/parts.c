@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The list of a block's tensors. A new one is a member of struct pg_layer, a name in enum
+ * The list of a block's tensors. A new one is a member of struct pg_block, a name in enum
  * pg_block_part and a row here; loading goes by this list, and training refuses what it does not
  * know of it.
  */
@@ -7,22 +7,22 @@
 
 #include <stdio.h>
 
-#define LAYER(member) offsetof(struct pg_layer, member)
+#define BLOCK(member) offsetof(struct pg_block, member)
 #define MATRIX(member)                                                                             \
     {                                                                                              \
-#member ".weight", LAYER(member), true, false                                              \
+#member ".weight", BLOCK(member), true, false                                              \
     }
 #define VECTOR(member)                                                                             \
     {                                                                                              \
-#member ".weight", LAYER(member), false, false                                             \
+#member ".weight", BLOCK(member), false, false                                             \
     }
 #define BIAS(member)                                                                               \
     {                                                                                              \
-#member ".bias", LAYER(member##_bias), false, false                                        \
+#member ".bias", BLOCK(member##_bias), false, false                                        \
     }
 #define EXPERTS(name, slab)                                                                        \
     {                                                                                              \
-#name "_exps.weight", LAYER(exps[slab]), true, true                                        \
+#name "_exps.weight", BLOCK(exps[slab]), true, true                                        \
     }
 #define PREGATE(name, member, is_matrix)                                                           \
     {                                                                                              \
@@ -66,21 +66,21 @@ struct pg_tensor_name pg_part_name(int il, enum pg_block_part part)
     return n;
 }
 
-struct pg_weight *pg_layer_part(struct pg_layer *l, enum pg_block_part part)
+struct pg_weight *pg_block_part(struct pg_block *l, enum pg_block_part part)
 {
-    PG_ASSERT(part < PG_LAYER_PARTS);
+    PG_ASSERT(part < PG_BLOCK_PARTS);
     return (struct pg_weight *)(void *)((char *)l + pg_parts[part].at);
 }
 
 struct pg_weight *pg_pregate_part(struct pg_pregate *p, enum pg_block_part part)
 {
-    PG_ASSERT(part >= PG_LAYER_PARTS && part < PG_N_PARTS);
+    PG_ASSERT(part >= PG_BLOCK_PARTS && part < PG_N_PARTS);
     return (struct pg_weight *)(void *)((char *)p + pg_parts[part].at);
 }
 
 /* All members before the last are weights, and each has its row. */
-_Static_assert(offsetof(struct pg_layer, moe) == PG_LAYER_PARTS * sizeof(struct pg_weight),
-               "a weight of struct pg_layer is not in the list");
+_Static_assert(offsetof(struct pg_block, moe) == PG_BLOCK_PARTS * sizeof(struct pg_weight),
+               "a weight of struct pg_block is not in the list");
 _Static_assert(sizeof(struct pg_pregate) ==
-                   (PG_N_PARTS - PG_LAYER_PARTS) * sizeof(struct pg_weight),
+                   (PG_N_PARTS - PG_BLOCK_PARTS) * sizeof(struct pg_weight),
                "a weight of struct pg_pregate is not in the list");

@@ -40,8 +40,8 @@ size_t pg_pregate_place(const struct pg_model *m, const struct pg_pregate_form *
 
 void pg_pregate_fold(const struct pg_model *m, int moe, int level, float *out)
 {
-    const struct pg_layer *from = &m->layer[pg_block_of_moe(m, moe)];
-    const struct pg_layer *to = &m->layer[pg_block_of_moe(m, moe + level)];
+    const struct pg_block *from = &m->block[pg_block_of_moe(m, moe)];
+    const struct pg_block *to = &m->block[pg_block_of_moe(m, moe + level)];
     pg_gate_fold(&to->ffn_gate_inp, from->ffn_norm.data, to->ffn_norm.data, out);
 }
 

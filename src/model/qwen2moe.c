@@ -17,7 +17,7 @@ static int hparams(const struct pg_gguf *g, struct pg_hparams *h, struct pg_err 
     return 0;
 }
 
-static int tensors(struct pg_loader *l, struct pg_layer *w, int il, struct pg_err *err)
+static int tensors(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err)
 {
     const struct pg_hparams *h = pg_loader_hparams(l);
     const int64_t n_q[2] = {(int64_t)h->n_head * h->head_dim, 1};

@@ -39,7 +39,7 @@ void pg_wave_sort(struct pg_forward *f, const struct pg_route *route)
 void pg_wave_acquire(struct pg_forward *f, int il, struct pg_part part)
 {
     PG_ASSERT(part.begin >= 0 && part.begin + part.n <= f->wave.n);
-    pg_store_acquire(f->opt.store, f->model->layer[il].moe, f->wave.wanted + part.begin, part.n);
+    pg_store_acquire(f->opt.store, f->model->block[il].moe, f->wave.wanted + part.begin, part.n);
 }
 
 /* The leases that are computed together. */
@@ -61,7 +61,7 @@ static int lease_rows(const struct pg_forward *f, const struct group *g, const s
 }
 
 /* A product of one slab with some rows of the input. */
-static struct pg_op_product slab_product(const struct pg_layer *w, const struct pg_lease *l,
+static struct pg_op_product slab_product(const struct pg_block *w, const struct pg_lease *l,
                                          int slab)
 {
     struct pg_op_product p = {.w = w->exps[slab]};
@@ -70,7 +70,7 @@ static struct pg_op_product slab_product(const struct pg_layer *w, const struct 
 }
 
 /* The group's experts, whose tokens are at most max_rows together, in three parallel loops. */
-static void compute_group(struct pg_forward *f, const struct pg_layer *w, const struct group *g)
+static void compute_group(struct pg_forward *f, const struct pg_block *w, const struct group *g)
 {
     int n_ff = f->model->h.n_ff_exp, row = 0, first;
     struct pg_op_product *p = f->product;
@@ -137,7 +137,7 @@ int pg_wave_compute(struct pg_forward *f, int il, struct pg_part part)
     int rc;
     while ((rc = gather_group(f, &g)) > 0) {
         uint64_t begin = f->opt.trace ? pg_now_ns() : 0;
-        compute_group(f, &f->model->layer[il], &g);
+        compute_group(f, &f->model->block[il], &g);
         for (int i = 0; i < g.n; i++)
             pg_store_release(f->opt.store, &f->lease[i]);
         if (f->opt.trace)

@@ -28,12 +28,12 @@ static int32_t *ints(struct pg_net *n, struct pg_arena *a, size_t count, int eac
     return take(n, a, count, (size_t)each, sizeof(int32_t));
 }
 
-static void carve_layer(struct pg_net *n, struct pg_arena *a, int il)
+static void carve_block(struct pg_net *n, struct pg_arena *a, int il)
 {
     const struct pg_hparams *h = n->h;
-    struct pg_net_layer l = {0};
+    struct pg_net_block l = {0};
     size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
-    bool moe = n->model->layer[il].moe >= 0, shared = moe && h->n_ff_shexp;
+    bool moe = n->model->block[il].moe >= 0, shared = moe && h->n_ff_shexp;
     l.x0 = reals(n, a, t, h->n_embd);
     l.s0 = reals(n, a, t, 1);
     l.h1 = reals(n, a, t, h->n_embd);
@@ -63,7 +63,7 @@ static void carve_layer(struct pg_net *n, struct pg_arena *a, int il)
         l.early_act = reals(n, a, t, n->opt.pregate_hidden);
     }
     if (a->base)
-        n->layer[il] = l;
+        n->block[il] = l;
 }
 
 static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
@@ -118,7 +118,7 @@ static void carve(struct pg_net *n, struct pg_arena *a)
 {
     const struct pg_hparams *h = n->h;
     size_t t = (size_t)n->n_tok;
-    n->layer = take(n, a, (size_t)h->n_layer, 1, sizeof(n->layer[0]));
+    n->block = take(n, a, (size_t)h->n_layer, 1, sizeof(n->block[0]));
     n->route = take(n, a, (size_t)n->model->n_moe, 1, sizeof(n->route[0]));
     n->x_end = reals(n, a, t, h->n_embd);
     n->s_end = reals(n, a, t, 1);
@@ -126,7 +126,7 @@ static void carve(struct pg_net *n, struct pg_arena *a)
     n->rope_cos = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
     n->rope_sin = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
     for (int il = 0; il < h->n_layer; il++)
-        carve_layer(n, a, il);
+        carve_block(n, a, il);
     for (int moe = 0; moe < n->model->n_moe; moe++)
         carve_route(n, a, moe);
     carve_passes(n, a);
@@ -182,7 +182,7 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
 {
     enum { LOGITS = 1 << 22 };
     const struct pg_hparams *h = &o->model->h;
-    const struct pg_layer *first = &o->model->layer[0];
+    const struct pg_block *first = &o->model->block[0];
     int out_rows = LOGITS / h->n_vocab / PG_NET_OUT_ROWS * PG_NET_OUT_ROWS;
     *n = (struct pg_net){.opt = *o, .model = o->model, .h = h, .ops = pg_row_ops(0)};
     n->rope_pairs = h->rope == PG_ROPE_PAIRS;

@@ -55,7 +55,7 @@ static void linear(struct pg_net *n, const struct pg_net_pass *p, const struct p
                                  .m = s->n,
                                  .n = len,
                                  .k = n_embd,
-                                 .a = pg_net_row(n->layer[p->il].h1, s->t0, n_embd),
+                                 .a = pg_net_row(n->block[p->il].h1, s->t0, n_embd),
                                  .lda = n_embd,
                                  .b = pg_net_w(n, p->il, part),
                                  .ldb = n_embd,
@@ -75,7 +75,7 @@ struct side {
 
 static void sides(const struct pg_net *n, int il, struct side out[2])
 {
-    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_block *l = &n->block[il];
     out[0] = (struct side){l->q_raw,       l->q_s,         l->q,          n->dq,
                            n->n_q,         n->q_norm_len,  n->h->n_head,  PG_PART_Q_NORM,
                            PG_PART_Q_BIAS, n->sums.q_norm, n->sums.q_bias};
@@ -102,7 +102,7 @@ static void project(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    struct pg_net_layer *l = &n->layer[p->il];
+    struct pg_net_block *l = &n->block[p->il];
     struct pg_net_span s = pg_net_span(n, task);
     struct side x[2];
     int n_embd = n->h->n_embd;
@@ -165,7 +165,7 @@ static void project_back(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    const struct pg_net_layer *l = &n->layer[p->il];
+    const struct pg_net_block *l = &n->block[p->il];
     struct pg_net_span s = pg_net_span(n, task);
     struct side x[2];
     int n_embd = n->h->n_embd;
@@ -280,7 +280,7 @@ static pg_real score_scale(const struct pg_net *n)
     return (pg_real)(1 / sqrt((double)n->h->head_dim));
 }
 
-static void attend_block(struct pg_net *n, struct pg_net_layer *l, const struct block *b,
+static void attend_block(struct pg_net *n, struct pg_net_block *l, const struct block *b,
                          pg_real *p)
 {
     pg_real times[PG_NET_QUERIES], scale = score_scale(n);
@@ -298,7 +298,7 @@ static void attend_block(struct pg_net *n, struct pg_net_layer *l, const struct 
     }
 }
 
-static void attend_block_back(struct pg_net *n, struct pg_net_layer *l, const struct block *b,
+static void attend_block_back(struct pg_net *n, struct pg_net_block *l, const struct block *b,
                               pg_real *p)
 {
     pg_real *dp = p + (size_t)b->n_q * (size_t)b->ld;
@@ -328,7 +328,7 @@ static void attend(void *arg, int task, int thread)
     for (int i = 0; i < group; i++) {
         for (int i0 = 0; i0 < n->opt.seq_len; i0 += PG_NET_QUERIES) {
             struct block b = block_of(n, task / n->h->n_head_kv, kv_head * group + i, i0);
-            attend_block(n, &n->layer[p->il], &b, room);
+            attend_block(n, &n->block[p->il], &b, room);
         }
     }
 }
@@ -347,7 +347,7 @@ static void attend_back(void *arg, int task, int thread)
     for (int i = 0; i < group; i++) {
         for (int i0 = 0; i0 < n->opt.seq_len; i0 += PG_NET_QUERIES) {
             struct block b = block_of(n, seq, kv_head * group + i, i0);
-            attend_block_back(n, &n->layer[p->il], &b, room);
+            attend_block_back(n, &n->block[p->il], &b, room);
         }
     }
 }
@@ -357,7 +357,7 @@ static void put_out(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    struct pg_net_layer *l = &n->layer[p->il];
+    struct pg_net_block *l = &n->block[p->il];
     struct pg_net_span s = pg_net_span(n, task);
     int n_embd = n->h->n_embd;
     size_t at = (size_t)s.t0 * (size_t)n_embd;
@@ -406,7 +406,7 @@ void pg_net_attention(struct pg_net *n, int il)
 void pg_net_attention_back(struct pg_net *n, int il)
 {
     struct pg_net_pass p = {n, il};
-    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_block *l = &n->block[il];
     int n_embd = n->h->n_embd, n_q = n->n_q, n_kv = n->n_kv, rows = n->n_tok;
     pg_real *g[4];
     struct side x[2];

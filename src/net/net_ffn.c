@@ -20,8 +20,8 @@ struct ffn {
 
 static bool ffn_of(const struct pg_net *n, int il, struct ffn *f)
 {
-    const struct pg_net_layer *l = &n->layer[il];
-    if (n->model->layer[il].moe < 0) {
+    const struct pg_net_block *l = &n->block[il];
+    if (n->model->block[il].moe < 0) {
         *f = (struct ffn){PG_PART_GATE, PG_PART_UP, PG_PART_DOWN, l->gate, l->up, NULL, n->h->n_ff};
         return true;
     }
@@ -59,7 +59,7 @@ static void times_rows_back(const struct pg_gemm *like, const pg_real *dy, const
 static void ffn_rows(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct ffn f;
-    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_block *l = &n->block[il];
     int n_embd = n->h->n_embd;
     if (!ffn_of(n, il, &f))
         return;
@@ -108,7 +108,7 @@ static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
             pg_real dz = ds * f.s[t] * (1 - f.s[t]);
             n->ops->scale(f.s[t], act, act, f.n_ff);
             n->ops->axpy(dz, pg_net_w(n, il, PG_PART_SH_INP), pg_net_row(n->dh, t, n_embd), n_embd);
-            n->ops->axpy(dz, pg_net_row(n->layer[il].h2, t, n_embd), s->part + n->sums.sh_inp,
+            n->ops->axpy(dz, pg_net_row(n->block[il].h2, t, n_embd), s->part + n->sums.sh_inp,
                          n_embd);
         }
     }
@@ -138,8 +138,8 @@ static void expert(void *arg, int task, int thread)
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
     const struct pg_net_chunk *c = &n->chunk[task];
-    const struct pg_net_layer *l = &n->layer[p->il];
-    const struct pg_net_route *r = &n->route[n->model->layer[p->il].moe];
+    const struct pg_net_block *l = &n->block[p->il];
+    const struct pg_net_route *r = &n->route[n->model->block[p->il].moe];
     int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
     size_t at = expert_at(n, c->expert);
     pg_real *h = n->room + (size_t)thread * n->room_len, *act = h + (size_t)c->n * (size_t)n_embd;
@@ -175,8 +175,8 @@ static void outer(const struct pg_net *n, const struct pg_net_outer *o)
 
 static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c, pg_real *room)
 {
-    const struct pg_net_layer *l = &n->layer[il];
-    const struct pg_net_route *r = &n->route[n->model->layer[il].moe];
+    const struct pg_net_block *l = &n->block[il];
+    const struct pg_net_route *r = &n->route[n->model->block[il].moe];
     int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
     size_t at = expert_at(n, c->expert), n_in = (size_t)c->n * (size_t)n_embd;
     size_t n_mid = (size_t)c->n * (size_t)n_ff;
@@ -216,7 +216,7 @@ static void expert_back(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    const struct pg_net_route *r = &n->route[n->model->layer[p->il].moe];
+    const struct pg_net_route *r = &n->route[n->model->block[p->il].moe];
     int e = n->order[task];
     for (int row = r->first[e]; row < r->first[e + 1]; row += PG_NET_ROWS) {
         struct pg_net_chunk c = {e, row, PG_MIN(PG_NET_ROWS, r->first[e + 1] - row)};
@@ -240,7 +240,7 @@ static void combine(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    const struct pg_net_route *r = &n->route[n->model->layer[p->il].moe];
+    const struct pg_net_route *r = &n->route[n->model->block[p->il].moe];
     struct pg_net_span s = pg_net_span(n, task);
     int n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
     (void)thread;
@@ -257,7 +257,7 @@ static void begin(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    const struct pg_net_layer *l = &n->layer[p->il];
+    const struct pg_net_block *l = &n->block[p->il];
     struct pg_net_span s = pg_net_span(n, task);
     int n_embd = n->h->n_embd;
     (void)thread;
@@ -267,7 +267,7 @@ static void begin(void *arg, int task, int thread)
     }
     memcpy(pg_net_row(pg_net_x_out(n, p->il), s.t0, n_embd), pg_net_row(l->x1, s.t0, n_embd),
            (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
-    if (n->model->layer[p->il].moe >= 0)
+    if (n->model->block[p->il].moe >= 0)
         pg_net_decide(n, &s, p->il);
     ffn_rows(n, &s, p->il);
 }
@@ -275,7 +275,7 @@ static void begin(void *arg, int task, int thread)
 void pg_net_ffn(struct pg_net *n, int il)
 {
     struct pg_net_pass p = {n, il};
-    int moe = n->model->layer[il].moe;
+    int moe = n->model->block[il].moe;
     pg_net_over_spans(n, begin, il);
     if (moe >= 0) {
         pg_net_routed(n, moe);
@@ -290,7 +290,7 @@ static void begin_back(void *arg, int task, int thread)
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
     struct pg_net_span s = pg_net_span(n, task);
-    int moe = n->model->layer[p->il].moe, n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
+    int moe = n->model->block[p->il].moe, n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
     (void)thread;
     memset(s.part, 0, n->sums.n * sizeof(pg_real));
     memset(pg_net_row(n->dh, s.t0, n_embd), 0, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
@@ -308,7 +308,7 @@ static void norm_rows_back(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    const struct pg_net_layer *l = &n->layer[p->il];
+    const struct pg_net_block *l = &n->block[p->il];
     struct pg_net_span s = pg_net_span(n, task);
     int n_embd = n->h->n_embd;
     (void)thread;
@@ -328,7 +328,7 @@ static void norm_rows_back(void *arg, int task, int thread)
 /* Gradients of a pre-gate's hidden layer. Returns how many. */
 static int outers_early(struct pg_net *n, int il, int to, struct pg_net_outer *o)
 {
-    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_block *l = &n->block[il];
     int n_hidden = n->opt.pregate_hidden;
     if (n_hidden == 0)
         return 0;
@@ -346,11 +346,11 @@ static int outers_early(struct pg_net *n, int il, int to, struct pg_net_outer *o
 /* Gradients of the gates' maps, and of the layer that every token passes. */
 static void outers(struct pg_net *n, int il)
 {
-    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_block *l = &n->block[il];
     struct pg_net_gate gate[2] = {{-1, PG_PART_ROUTER}, {-1, PG_PART_PREGATE}};
     struct pg_net_outer o[7];
     struct ffn f;
-    int n_o = 0, n_embd = n->h->n_embd, moe = n->model->layer[il].moe;
+    int n_o = 0, n_embd = n->h->n_embd, moe = n->model->block[il].moe;
     if (moe >= 0)
         pg_net_gates(n, moe, gate);
     for (int i = 0; i < 2; i++) {
@@ -380,7 +380,7 @@ static void outers(struct pg_net *n, int il)
 void pg_net_ffn_back(struct pg_net *n, int il)
 {
     struct pg_net_pass p = {n, il};
-    int moe = n->model->layer[il].moe;
+    int moe = n->model->block[il].moe;
     if (moe >= 0) {
         order_experts(n, &n->route[moe]);
         pg_pool_run(n->opt.pool, expert_back, &p, n->h->n_expert);

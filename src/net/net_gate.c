@@ -46,7 +46,7 @@ static void decide_row(const struct pg_net *n, struct pg_net_route *r, int t)
 /* logits += bias + up silu(down h + down_bias), what the block's pre-gate has of it. */
 static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_real *logits)
 {
-    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_block *l = &n->block[il];
     int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
     for (int t = 0; n->opt.pregate_bias && t < s->n; t++) {
         n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_BIAS), pg_net_row(logits, t, n_expert),
@@ -86,7 +86,7 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct pg_net_gate gate[2];
     int n_expert = n->h->n_expert, n_embd = n->h->n_embd;
-    pg_net_gates(n, n->model->layer[il].moe, gate);
+    pg_net_gates(n, n->model->block[il].moe, gate);
     for (int i = 0; i < 2; i++) {
         if (gate[i].to < 0)
             continue;
@@ -95,7 +95,7 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .m = s->n,
                                      .n = n_expert,
                                      .k = n_embd,
-                                     .a = pg_net_row(n->layer[il].h2, s->t0, n_embd),
+                                     .a = pg_net_row(n->block[il].h2, s->t0, n_embd),
                                      .lda = n_embd,
                                      .b = pg_net_w(n, il, gate[i].part),
                                      .ldb = n_embd,
@@ -264,7 +264,7 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
 static void add_early_back(struct pg_net *n, const struct pg_net_span *s, int il,
                            const pg_real *dlogits)
 {
-    const struct pg_net_layer *l = &n->layer[il];
+    const struct pg_net_block *l = &n->block[il];
     int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
     for (int t = 0; t < s->n; t++)
         n->ops->add(dlogits + (size_t)t * (size_t)n_expert, s->part + n->sums.early_bias, n_expert);
@@ -306,7 +306,7 @@ static void add_early_back(struct pg_net *n, const struct pg_net_span *s, int il
 void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct pg_net_gate gate[2];
-    int moe = n->model->layer[il].moe, n_expert = n->h->n_expert, n_embd = n->h->n_embd;
+    int moe = n->model->block[il].moe, n_expert = n->h->n_expert, n_embd = n->h->n_embd;
     for (int t = s->t0; t < s->t0 + s->n; t++)
         decide_row_back(n, &n->route[moe], t);
     pg_net_gates(n, moe, gate);

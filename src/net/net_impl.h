@@ -33,7 +33,7 @@ struct pg_net_at {
 };
 
 /* What the way back needs of a block. */
-struct pg_net_layer {
+struct pg_net_block {
     pg_real *x0, *s0, *h1;        /* [T, E] input, [T] 1 / rms, [T, E] its norm */
     pg_real *q_raw, *k_raw;       /* before their norm; NULL without one */
     pg_real *q_s, *k_s;           /* [T, norms a row] 1 / rms */
@@ -91,7 +91,7 @@ struct pg_net {
     size_t bytes;
     bool too_large; /* while carving: a size that no number holds */
 
-    struct pg_net_layer *layer; /* [n_layer] */
+    struct pg_net_block *block; /* [n_layer] */
     struct pg_net_route *route; /* [n_moe] */
     pg_real *x_end, *s_end, *h_end;
     pg_real *rope_cos, *rope_sin; /* [seq_len, n_rot / 2] */
@@ -142,12 +142,12 @@ static inline bool pg_net_has(const struct pg_net *n, int il, enum pg_block_part
 /* The block's output: the next one's input. */
 static inline pg_real *pg_net_x_out(const struct pg_net *n, int il)
 {
-    return il + 1 < n->h->n_layer ? n->layer[il + 1].x0 : n->x_end;
+    return il + 1 < n->h->n_layer ? n->block[il + 1].x0 : n->x_end;
 }
 /* Whether the block's state decides for a later one. */
 static inline bool pg_net_has_pregate(const struct pg_net *n, int il)
 {
-    int moe = n->model->layer[il].moe;
+    int moe = n->model->block[il].moe;
     return n->opt.gate == PG_GATE_PREGATE && moe >= 0 && moe + n->opt.level < n->model->n_moe;
 }
 static inline pg_real *pg_net_row(pg_real *x, int t, int len)

@@ -19,7 +19,7 @@ static void embed(void *arg, int task, int thread)
     int n_embd = n->h->n_embd;
     (void)thread;
     for (int t = s.t0; t < s.t0 + s.n; t++) {
-        memcpy(pg_net_row(n->layer[0].x0, t, n_embd),
+        memcpy(pg_net_row(n->block[0].x0, t, n_embd),
                n->w + n->at_embd + (size_t)n->batch->token[t] * (size_t)n_embd,
                (size_t)n_embd * sizeof(pg_real));
     }

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Where the way forward uses a part of struct pg_layer. One that is not named it does not use. */
+/* Where the way forward uses a part of struct pg_block. One that is not named it does not use. */
 static const enum use {
     NOWHERE,
     ALWAYS,
@@ -26,18 +26,18 @@ static const enum use {
     [PG_PART_UP] = DENSE,           [PG_PART_DOWN] = DENSE,         [PG_PART_ROUTER] = MOE,
     [PG_PART_EXP_GATE] = MOE,       [PG_PART_EXP_UP] = MOE,         [PG_PART_EXP_DOWN] = MOE,
     [PG_PART_SH_INP] = SHARED,      [PG_PART_SH_GATE] = SHARED,     [PG_PART_SH_UP] = SHARED,
-    [PG_PART_SH_DOWN] = SHARED,     [PG_LAYER_PARTS] = NOWHERE,
+    [PG_PART_SH_DOWN] = SHARED,     [PG_BLOCK_PARTS] = NOWHERE,
 };
 
 static const struct pg_weight *part_of(const struct pg_net *n, int il, enum pg_block_part part)
 {
-    return pg_layer_part(&n->model->layer[il], part);
+    return pg_block_part(&n->model->block[il], part);
 }
 
 /* What the model has and what the way forward wants are the same. */
 static int check_part(const struct pg_net *n, int il, enum pg_block_part part, struct pg_err *err)
 {
-    bool moe = n->model->layer[il].moe >= 0, there = part_of(n, il, part)->n_in != 0;
+    bool moe = n->model->block[il].moe >= 0, there = part_of(n, il, part)->n_in != 0;
     const bool wanted[] = {
         [NOWHERE] = false,
         [ALWAYS] = true,
@@ -85,7 +85,7 @@ int pg_net_check(const struct pg_net *n, struct pg_err *err)
 {
     PG_TRY(check_shape(n, err));
     for (int il = 0; il < n->h->n_layer; il++)
-        for (enum pg_block_part part = 0; part < PG_LAYER_PARTS; part++)
+        for (enum pg_block_part part = 0; part < PG_BLOCK_PARTS; part++)
             PG_TRY(check_part(n, il, part, err));
     return 0;
 }
@@ -95,7 +95,7 @@ static struct pg_weight shape_of(const struct pg_net *n, int il, enum pg_block_p
 {
     const struct pg_pregate_form form = {n->opt.pregate_bias, n->opt.pregate_hidden};
     struct pg_pregate gate = {0};
-    if (part < PG_LAYER_PARTS)
+    if (part < PG_BLOCK_PARTS)
         return *part_of(n, il, part);
     if (pg_net_has_pregate(n, il))
         pg_pregate_place(n->model, &form, NULL, &gate);
@@ -125,7 +125,7 @@ static void list_block(struct pg_net *n, int il)
                                     .n_in = shape.n_in,
                                     .is_matrix = pg_parts[part].is_matrix};
             n->at[il].part[part] = append(n, &like, pg_part_name(il, part).s);
-            n->n_pregate_values += part < PG_LAYER_PARTS ? 0 : n->params.p[n->params.n - 1].n;
+            n->n_pregate_values += part < PG_BLOCK_PARTS ? 0 : n->params.p[n->params.n - 1].n;
         }
     }
 }

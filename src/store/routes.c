@@ -39,11 +39,11 @@ static int read_block(struct reader *in, const json_t *ids, int block)
 {
     pg_routes *r = in->r;
     if (!json_is_array(ids))
-        return pg_fail(in->err, PG_EFORMAT, "%s:%d: layer %d is not an array", in->path, in->line,
+        return pg_fail(in->err, PG_EFORMAT, "%s:%d: block %d is not an array", in->path, in->line,
                        block);
     if ((int)json_array_size(ids) != r->n_used)
         return pg_fail(in->err, PG_EFORMAT,
-                       "%s:%d: layer %d has %zu ids, want %d as in the first line", in->path,
+                       "%s:%d: block %d has %zu ids, want %d as in the first line", in->path,
                        in->line, block, json_array_size(ids), r->n_used);
     in->n_seen++;
     uint16_t *out =
@@ -51,14 +51,14 @@ static int read_block(struct reader *in, const json_t *ids, int block)
     for (int i = 0; i < r->n_used; i++) {
         const json_t *id = json_array_get(ids, (size_t)i);
         if (!json_is_integer(id))
-            return pg_fail(in->err, PG_EFORMAT, "%s:%d: layer %d: id %d is not an integer",
+            return pg_fail(in->err, PG_EFORMAT, "%s:%d: block %d: id %d is not an integer",
                            in->path, in->line, block, i);
         json_int_t value = json_integer_value(id);
         if (value < 0 || value > MAX_ID)
-            return pg_fail(in->err, PG_EFORMAT, "%s:%d: layer %d: id %lld, want 0 to %d", in->path,
+            return pg_fail(in->err, PG_EFORMAT, "%s:%d: block %d: id %lld, want 0 to %d", in->path,
                            in->line, block, (long long)value, MAX_ID);
         if (in->seen[value] == in->n_seen)
-            return pg_fail(in->err, PG_EFORMAT, "%s:%d: layer %d: id %lld stands there twice",
+            return pg_fail(in->err, PG_EFORMAT, "%s:%d: block %d: id %lld stands there twice",
                            in->path, in->line, block, (long long)value);
         in->seen[value] = in->n_seen;
         r->n_expert = PG_MAX(r->n_expert, (int)value + 1);
@@ -99,14 +99,14 @@ static int read_token(struct reader *in, const json_t *line)
     if (!r->n_blocks) {
         const json_t *first = json_array_get(layers, 0);
         if (!json_is_array(first) || !json_array_size(first))
-            return line_fail(in, "layer 0 is not an array of ids");
+            return line_fail(in, "block 0 is not an array of ids");
         if (json_array_size(layers) > MAX_ID || json_array_size(first) > MAX_ID)
-            return line_fail(in, "too many layers or ids");
+            return line_fail(in, "too many blocks or ids");
         r->n_blocks = (int)json_array_size(layers);
         r->n_used = (int)json_array_size(first);
     }
     if ((int)json_array_size(layers) != r->n_blocks)
-        return pg_fail(in->err, PG_EFORMAT, "%s:%d: %zu layers, want %d as in the first line",
+        return pg_fail(in->err, PG_EFORMAT, "%s:%d: %zu blocks, want %d as in the first line",
                        in->path, in->line, json_array_size(layers), r->n_blocks);
     PG_TRY(reserve(in));
     for (int block = 0; block < r->n_blocks; block++)

@@ -232,7 +232,7 @@ static int begin_frozen(struct pg_trainer *t, struct pg_err *err)
         const struct pg_param *p = &t->params->p[i];
         int il, n = 0;
         bool router = sscanf(p->name, "blk.%d.ffn_gate_inp.weight%n", &il, &n) == 1 && n;
-        bool idle = router && t->opt.gate == PG_GATE_PREGATE && m->layer[il].moe >= t->opt.level;
+        bool idle = router && t->opt.gate == PG_GATE_PREGATE && m->block[il].moe >= t->opt.level;
         t->frozen[i] = t->frozen[i] || is_constant(p) || idle;
         any = any || !t->frozen[i];
     }

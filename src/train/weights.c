@@ -78,7 +78,7 @@ static int read_router(struct pg_source *s, int moe, struct pg_pregate *out, str
     struct pg_tensor_name name = pg_part_name(il, PG_PART_ROUTER);
     const struct pg_gguf_tensor *t = pg_gguf_find_tensor(s->gguf, name.s);
     void *data = malloc(t->bytes);
-    out->inp = s->model.layer[il].ffn_gate_inp;
+    out->inp = s->model.block[il].ffn_gate_inp;
     out->inp.data = data;
     return data ? pg_gguf_read(s->gguf, t, data, err)
                 : pg_fail(err, PG_ENOMEM, "%s: out of memory", name.s);

@@ -78,9 +78,9 @@ static void net_fold_pregate(const struct net_case *c, const struct pg_param *p)
 {
     int il = atoi(p->name + 4), to = -1;
     char router[64], from_norm[64], to_norm[64];
-    int want = c->model.layer[il].moe + c->opt.level;
+    int want = c->model.block[il].moe + c->opt.level;
     for (int i = 0; i < c->model.h.n_layer; i++)
-        to = c->model.layer[i].moe == want ? i : to;
+        to = c->model.block[i].moe == want ? i : to;
     snprintf(router, sizeof(router), "blk.%d.ffn_gate_inp.weight", to);
     snprintf(from_norm, sizeof(from_norm), "blk.%d.ffn_norm.weight", il);
     snprintf(to_norm, sizeof(to_norm), "blk.%d.ffn_norm.weight", to);

@@ -109,12 +109,12 @@ static void plain_append(void *self, const struct pg_op_append *o)
     n_calls[4]++;
     for (int t = 0; t < o->n_row; t++) {
         const struct pg_kv *kv = o->kv[t];
-        const struct pg_cache *c = kv->layer[o->layer].cache;
+        const struct pg_cache *c = kv->block[o->block].cache;
         assert_int_equal(kv->shape.type, PG_KV_F32);
         for (int head = 0; head < c->n_head; head++) {
-            memcpy(pg_kv_k(kv, o->layer, head, o->pos[t]), o->k + (t * c->n_head + head) * c->k_dim,
+            memcpy(pg_kv_k(kv, o->block, head, o->pos[t]), o->k + (t * c->n_head + head) * c->k_dim,
                    (size_t)c->k_dim * sizeof(float));
-            memcpy(pg_kv_v(kv, o->layer, head, o->pos[t]), o->v + (t * c->n_head + head) * c->v_dim,
+            memcpy(pg_kv_v(kv, o->block, head, o->pos[t]), o->v + (t * c->n_head + head) * c->v_dim,
                    (size_t)c->v_dim * sizeof(float));
         }
     }
@@ -122,12 +122,12 @@ static void plain_append(void *self, const struct pg_op_append *o)
 
 static void attend_one(const struct pg_op_attend *o, int t, int head)
 {
-    const struct pg_cache *c = o->kv[t]->layer[o->layer].cache;
+    const struct pg_cache *c = o->kv[t]->block[o->block].cache;
     int head_kv = head * c->n_head / o->n_head, n = o->pos[t] + 1;
     const float *q = o->q + (t * o->n_head + head) * c->k_dim;
     double e[N_CTX], sum = 0;
     for (int j = 0; j < n; j++) {
-        const float *k = pg_kv_k(o->kv[t], o->layer, head_kv, j);
+        const float *k = pg_kv_k(o->kv[t], o->block, head_kv, j);
         double dot = 0;
         for (int i = 0; i < c->k_dim; i++)
             dot += (double)q[i] * (double)k[i];
@@ -137,7 +137,7 @@ static void attend_one(const struct pg_op_attend *o, int t, int head)
     for (int i = 0; i < c->v_dim; i++) {
         double out = 0;
         for (int j = 0; j < n; j++)
-            out += e[j] / sum * (double)((const float *)pg_kv_v(o->kv[t], o->layer, head_kv, j))[i];
+            out += e[j] / sum * (double)((const float *)pg_kv_v(o->kv[t], o->block, head_kv, j))[i];
         o->out[(t * o->n_head + head) * c->v_dim + i] = (float)out;
     }
 }
@@ -269,7 +269,7 @@ static void run_wave(struct pg_forward *f, int il, int most, float *y)
     struct pg_err err;
     size_t n = (size_t)(f->n_tok * f->model->h.n_expert_used) * (size_t)f->model->h.n_embd;
     memset(f->y, 0xff, n * sizeof(float));
-    must(pg_gate_decide(f->opt.gate, f->model->layer[il].moe, &f->in_h, f->pos, &route, &err),
+    must(pg_gate_decide(f->opt.gate, f->model->block[il].moe, &f->in_h, f->pos, &route, &err),
          &err);
     pg_wave_sort(f, route);
     for (struct pg_part part = {0, most}; part.begin < f->wave.n; part.begin += most) {

@@ -33,7 +33,7 @@ static void open_kv(struct pg_kv *kv, const struct pg_cache *c, int n)
 
 static void close_kv(struct pg_kv *kv)
 {
-    free(kv->layer); /* it was carved first */
+    free(kv->block); /* it was carved first */
 }
 
 static void test_bytes(void **state)
@@ -41,7 +41,7 @@ static void test_bytes(void **state)
     const struct pg_cache rows = {2, 16, 16, 0, 0}, wide = {2, 24, 8, 0, 0};
     const struct pg_cache window = {2, 16, 16, 8, 0}, large = {2, 16, 16, 38, 0};
     const struct pg_cache recurrent = {.state_bytes = 1024};
-    size_t own = (sizeof(struct pg_kv_layer) + 63) / 64 * 64;
+    size_t own = (sizeof(struct pg_kv_block) + 63) / 64 * 64;
     (void)state;
     assert_int_equal(bytes_of(&rows, 1, PG_KV_F32), own + 2 * 2 * N_CTX * 16 * 4);
     assert_int_equal(bytes_of(&rows, 1, PG_KV_F16), own + 2 * 2 * N_CTX * 16 * 2);
@@ -51,7 +51,7 @@ static void test_bytes(void **state)
     assert_int_equal(bytes_of(&recurrent, 1, PG_KV_F32), own + 1024);
 }
 
-/* Rows of all layers, heads and positions are written; each that must be there keeps its own. */
+/* Rows of all blocks, heads and positions are written; each that must be there keeps its own. */
 static void test_rows_apart(void **state)
 {
     const struct pg_cache c[] = {{2, 3, 5, 0, 0}, {.state_bytes = 12}, {1, 4, 2, 6, 0}};
@@ -76,7 +76,7 @@ static void test_rows_apart(void **state)
                 assert_true(k[0] == id && k[c[il].k_dim - 1] == id);
                 assert_true(v[0] == -id && v[c[il].v_dim - 1] == -id);
             }
-    assert_int_equal(kv.layer[1].k[0] | kv.layer[1].k[11], 0);
+    assert_int_equal(kv.block[1].k[0] | kv.block[1].k[11], 0);
     close_kv(&kv);
 }
 
@@ -122,13 +122,13 @@ static void test_state_starts_again_only(void **state)
     (void)state;
     open_kv(&kv, c, 2);
     pg_kv_write(&kv, 5);
-    memset(kv.layer[1].k, 7, 8);
+    memset(kv.block[1].k, 7, 8);
     for (int n = 1; n < 5; n++)
         assert_int_equal(pg_kv_truncate(&kv, n), PG_ENOTSUP);
     assert_int_equal(pg_kv_truncate(&kv, 5), 0);
-    assert_int_equal(kv.layer[1].k[7], 7);
+    assert_int_equal(kv.block[1].k[7], 7);
     assert_int_equal(pg_kv_truncate(&kv, 0), 0);
-    assert_int_equal(kv.layer[1].k[7], 0);
+    assert_int_equal(kv.block[1].k[7], 0);
     assert_int_equal(pg_kv_truncate(&kv, 0), 0);
     close_kv(&kv);
 }

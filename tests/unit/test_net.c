@@ -239,8 +239,8 @@ static void unknown_models(void **state)
         struct net_case c;
         net_case_open(&c, tried[f], &opt, 1);
         struct pg_model *m = &c.model;
-        for (enum pg_block_part part = 0; part < PG_LAYER_PARTS; part++) {
-            struct pg_weight *w = pg_layer_part(&m->layer[1], part), kept = *w;
+        for (enum pg_block_part part = 0; part < PG_BLOCK_PARTS; part++) {
+            struct pg_weight *w = pg_block_part(&m->block[1], part), kept = *w;
             bool is_bias =
                 part == PG_PART_Q_BIAS || part == PG_PART_K_BIAS || part == PG_PART_V_BIAS;
             /* Neither more tensors than are used, nor fewer. */
@@ -270,12 +270,12 @@ static void unknown_models(void **state)
 /* The list names each tensor of a block once, and each member of the structs. */
 static void parts_of_a_block(void **state)
 {
-    struct pg_layer layer = {0};
+    struct pg_block layer = {0};
     struct pg_pregate gate = {0};
     (void)state;
     for (enum pg_block_part part = 0; part < PG_N_PARTS; part++) {
         struct pg_weight *w =
-            part < PG_LAYER_PARTS ? pg_layer_part(&layer, part) : pg_pregate_part(&gate, part);
+            part < PG_BLOCK_PARTS ? pg_block_part(&layer, part) : pg_pregate_part(&gate, part);
         assert_non_null(pg_parts[part].suffix);
         assert_int_equal(w->n_in++, 0);
         for (enum pg_block_part other = 0; other < part; other++)

@@ -113,7 +113,7 @@ static bool is_unused(const struct net_case *c, const struct pg_param *p)
     int il = atoi(p->name + 4);
     return strcmp(p->name, "rope_freqs.weight") == 0 ||
            (strstr(p->name, "ffn_gate_inp.weight") && c->opt.gate == PG_GATE_PREGATE &&
-            c->model.layer[il].moe >= c->opt.level);
+            c->model.block[il].moe >= c->opt.level);
 }
 
 static void check_param(struct net_case *c, struct direction *v, uint64_t *random)

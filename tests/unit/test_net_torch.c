@@ -121,7 +121,7 @@ static void fold_param(struct fixture *f, const struct pg_param *p)
 {
     int from = 0, to = 0, level = whole(f->want, "level");
     assert_int_equal(sscanf(p->name, "blk.%d.", &from), 1);
-    while (f->model.layer[to].moe != f->model.layer[from].moe + level)
+    while (f->model.block[to].moe != f->model.block[from].moe + level)
         to++;
     const pg_real *router = weights_of(f, to, "ffn_gate_inp");
     const pg_real *gain_to = weights_of(f, to, "ffn_norm");
