@@ -148,7 +148,8 @@ int pg_options_take(enum pg_options_kind kind, void *whole, const void *given, s
     memcpy(&size, given, sizeof(size));
     /* No struct that begins with a size ends within one: half a pointer would be taken. */
     if (size < sizeof(size) || size > o->bytes || size % sizeof(size))
-        return pg_fail(err, PG_EARG, "options: size %zu found, %zu to %zu wanted (use %s)", size,
+        return pg_fail(err, PG_EARG,
+                       "options: size %zu found, a multiple of %zu up to %zu wanted (use %s)", size,
                        sizeof(size), o->bytes, o->init);
     memset(whole, 0, o->bytes);
     memcpy(whole, given, size);

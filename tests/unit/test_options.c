@@ -175,7 +175,8 @@ static void test_impossible_sizes(void **state)
             char want[160];
             struct pg_err err = {0};
             void *o = options_of(u, sizes[k], u->whole);
-            snprintf(want, sizeof(want), "options: size %zu found, %zu to %zu wanted (use %s)",
+            snprintf(want, sizeof(want),
+                     "options: size %zu found, a multiple of %zu up to %zu wanted (use %s)",
                      sizes[k], sizeof(size_t), u->whole, u->init);
             assert_int_equal(u->call(o, &err), PG_EARG);
             assert_string_equal(err.text, want);
