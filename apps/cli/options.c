@@ -268,7 +268,7 @@ static void defaults(struct cli_args *a, const char *command)
                            .n_predict = 128,
                            .n_prompt = 128,
                            .reps = 3,
-                           .level = 1,
+                           .level = strcmp(command, "train") ? 1 : 0, /* 0: not given */
                            .temp = 0.8,
                            .top_k = 40,
                            .top_p = 0.95,

@@ -48,7 +48,7 @@ static int or_int(int v, int normal)
 static void fill_in(struct pg_train_options *o, const struct pg_hparams *h)
 {
     const bool pregate = o->gate == PG_GATE_PREGATE;
-    o->level = pregate ? or_int(o->level, 1) : 0;
+    o->level = pregate ? or_int(o->level, 1) : o->level;
     o->n_steps = or_int(o->n_steps, 600);
     o->n_seq = or_int(o->n_seq, 16);
     o->seq_len = or_int(o->seq_len, PG_MIN(256, h->n_ctx_train));
@@ -86,6 +86,9 @@ static int check_gates(const struct pg_train_options *o, const struct pg_model *
                        struct pg_err *err)
 {
     if (o->gate != PG_GATE_PREGATE) {
+        if (o->level)
+            return pg_fail(err, PG_EARG,
+                           "level %d: only pre-gates have one; --gate pregate is wanted", o->level);
         return o->from_sidecar ? pg_fail(err, PG_EARG,
                                          "pre-gates to start from are given (%s), but routers are "
                                          "trained; --gate pregate is wanted",

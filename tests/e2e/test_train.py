@@ -353,6 +353,7 @@ class Train(Case):
         self.bad(2, ["--batch"], "-b", "0x32")
         self.bad(2, ["--batch"], "-b", "4x32x2")
         self.bad(1, ["level 3", "1 to 2"], "--gate", "pregate", "--level", 3)
+        self.bad(1, ["level 2", "--gate pregate"], "--level", 2)
         self.bad(1, ["Q4_K", "F16, BF16 or F32"], "--type", "Q4_K")
         self.bad(1, ["another shape"], "--from", self.wide)
         self.bad(1, ["nowhere.gguf", "scratch"], "--from", self.path("nowhere.gguf"))
