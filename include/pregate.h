@@ -145,6 +145,7 @@ struct pg_options {
      * (pg_session_eval), of which it never has more than a step's tokens; and other bytes. */
     int n_logit_rows;
     uint64_t caller_bytes;
+    int hint_extra; /* experts that lookahead and hint name beyond those a token uses, best first */
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -471,10 +472,11 @@ struct pg_tune_options {
 struct pg_agree_block {
     int block; /* MoE block whose router decides; its pre-gate sits `level` before */
     uint64_t n_tokens;
-    double recall;        /* of the router's n_used experts, part that the pre-gate's n_used name */
-    double mass;          /* router probability that the pre-gate's n_used cover, of what the
-                           * router's own n_used cover */
+    double recall;        /* of the router's n_used experts, part that the pre-gate names */
+    double mass;          /* router probability that the pre-gate's experts cover, of what the
+                           * router's own n_used cover; at most all of it */
     double precision[16]; /* by rank of the pre-gate: part that is in the router's set */
+    double set_right;     /* part of the tokens of which all n_used are named */
 };
 struct pg_tune_report {
     uint64_t n_tokens, n_tokens_held;            /* learnt from, measured on */
@@ -517,6 +519,7 @@ struct pg_eval_report {
     const struct pg_agree_block *blocks;
     double exact_match, f1;        /* qa, percent */
     double rouge1, rouge2, rougeL; /* summarize, F-measure, percent */
+    int n_named;                   /* agree: experts that a pre-gate names, n_used and extra */
 };
 /* Over an open engine, in its mode; agree needs one of lookahead or hint. All sessions the engine
  * has room for are used, and none may be open. What the data takes in memory, some times the size

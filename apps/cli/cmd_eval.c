@@ -105,11 +105,11 @@ static double read_per_token(const struct evaluation *v)
 
 static void print_blocks(const struct pg_eval_report *r)
 {
-    printf("block  recall@%-2d  mass    precision by rank\n", r->n_used);
+    printf("block  recall@%-2d  set right  mass    precision by rank\n", r->n_used);
     for (int i = 0; i < r->n_blocks; i++) {
         const struct pg_agree_block *b = &r->blocks[i];
-        printf("%5d  %9.4f  %.4f ", b->block, b->recall, b->mass);
-        for (int k = 0; k < r->n_used && k < 16; k++)
+        printf("%5d  %9.4f  %9.4f  %.4f ", b->block, b->recall, b->set_right, b->mass);
+        for (int k = 0; k < r->n_named && k < 16; k++)
             printf(" %.4f", b->precision[k]);
         putchar('\n');
     }
@@ -120,6 +120,7 @@ static struct pg_agree_block blocks_mean(const struct pg_eval_report *r)
     struct pg_agree_block mean = {0};
     for (int i = 0; i < r->n_blocks; i++) {
         mean.recall += r->blocks[i].recall / r->n_blocks;
+        mean.set_right += r->blocks[i].set_right / r->n_blocks;
         mean.mass += r->blocks[i].mass / r->n_blocks;
         for (int k = 0; k < 16; k++)
             mean.precision[k] += r->blocks[i].precision[k] / r->n_blocks;
@@ -131,8 +132,8 @@ static void print_agree(const struct pg_eval_report *r)
 {
     const struct pg_agree_block mean = blocks_mean(r);
     print_blocks(r);
-    printf(" mean  %9.4f  %.4f ", mean.recall, mean.mass);
-    for (int k = 0; k < r->n_used && k < 16; k++)
+    printf(" mean  %9.4f  %9.4f  %.4f ", mean.recall, mean.set_right, mean.mass);
+    for (int k = 0; k < r->n_named && k < 16; k++)
         printf(" %.4f", mean.precision[k]);
     putchar('\n');
 }
@@ -174,12 +175,13 @@ static void print_table(const struct evaluation *v)
            cli_size_text(v->budget, budget));
 }
 
-static json_t *json_of_block(const struct pg_agree_block *b, int n_used)
+static json_t *json_of_block(const struct pg_agree_block *b, int n_named)
 {
     json_t *o = json_object(), *precision = json_array();
     cli_put_real(o, "recall", b->recall);
+    cli_put_real(o, "set_right", b->set_right);
     cli_put_real(o, "mass", b->mass);
-    for (int k = 0; k < n_used && k < 16; k++)
+    for (int k = 0; k < n_named && k < 16; k++)
         json_array_append_new(precision, cli_json_real(b->precision[k]));
     json_object_set_new(o, "precision", precision);
     return o;
@@ -190,13 +192,14 @@ static void put_agree(json_t *o, const struct pg_eval_report *r)
     const struct pg_agree_block mean = blocks_mean(r);
     json_t *list = json_array();
     for (int i = 0; i < r->n_blocks; i++) {
-        json_t *b = json_of_block(&r->blocks[i], r->n_used);
+        json_t *b = json_of_block(&r->blocks[i], r->n_named);
         cli_put_size(b, "block", (uint64_t)r->blocks[i].block);
         cli_put_size(b, "tokens", r->blocks[i].n_tokens);
         json_array_append_new(list, b);
     }
     cli_put_size(o, "n_used", (uint64_t)r->n_used);
-    json_object_set_new(o, "mean", json_of_block(&mean, r->n_used));
+    cli_put_size(o, "n_named", (uint64_t)r->n_named);
+    json_object_set_new(o, "mean", json_of_block(&mean, r->n_named));
     json_object_set_new(o, "blocks", list);
 }
 

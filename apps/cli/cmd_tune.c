@@ -42,6 +42,11 @@ static double recall_of(const struct pg_agree_block *b)
     return b->recall;
 }
 
+static double set_of(const struct pg_agree_block *b)
+{
+    return b->set_right;
+}
+
 static double mass_of(const struct pg_agree_block *b)
 {
     return b->mass;
@@ -56,14 +61,16 @@ static void print_table(const struct pg_tune_report *r)
 {
     const struct pg_agree_block *a = r->before, *b = r->after;
     const int n = r->n_blocks;
-    puts("| block | recall before | after | mass before | after | first right before | after |\n"
-         "|---|---|---|---|---|---|---|");
+    puts("| block | recall before | after | set right before | after | mass before | after | "
+         "first right before | after |\n"
+         "|---|---|---|---|---|---|---|---|---|");
     for (int i = 0; i < n; i++)
-        printf("| %d | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f |\n", b[i].block, a[i].recall,
-               b[i].recall, a[i].mass, b[i].mass, a[i].precision[0], b[i].precision[0]);
-    printf("| mean | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f |\n", mean(a, n, recall_of),
-           mean(b, n, recall_of), mean(a, n, mass_of), mean(b, n, mass_of), mean(a, n, first_of),
-           mean(b, n, first_of));
+        printf("| %d | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f |\n", b[i].block,
+               a[i].recall, b[i].recall, a[i].set_right, b[i].set_right, a[i].mass, b[i].mass,
+               a[i].precision[0], b[i].precision[0]);
+    printf("| mean | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f | %.3f |\n",
+           mean(a, n, recall_of), mean(b, n, recall_of), mean(a, n, set_of), mean(b, n, set_of),
+           mean(a, n, mass_of), mean(b, n, mass_of), mean(a, n, first_of), mean(b, n, first_of));
 }
 
 static json_t *json_block(const struct pg_agree_block *b, int n_used)
@@ -74,6 +81,7 @@ static json_t *json_block(const struct pg_agree_block *b, int n_used)
     json_t *j = json_object();
     json_object_set_new(j, "block", json_integer(b->block));
     json_object_set_new(j, "recall", cli_json_real(b->recall));
+    json_object_set_new(j, "set_right", cli_json_real(b->set_right));
     json_object_set_new(j, "mass", cli_json_real(b->mass));
     json_object_set_new(j, "precision", precision);
     return j;

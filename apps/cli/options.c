@@ -130,6 +130,7 @@ static const struct option options[] = {
 {"hints", 0, "WHEN", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
 {"cache-bias", 0, "X", ENGINE, REAL, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer (0)"},
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are hinted (1)"},
+{"extra", 0, "N", ENGINE, INTEGER, AT(hint_extra), 0, 1023, NULL, "experts that lookahead and hint name beyond those a token uses (0)"},
 {"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
 {"threads", 't', "N", ENGINE | TRAIN | TUNE, INTEGER, AT(n_threads), 1, 256, NULL, "threads that compute (the machine's)"},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The checkpoint of pg_tune: which run it is, how far it has come, and all weights and moments.
  *
- *   "pgtune 1", two hashes of 16 hex digits, the numbers of the head, each 8 bytes
+ *   "pgtune 2", two hashes of 16 hex digits, the numbers of the head, each 8 bytes
  *   for each gate its numbers, then w, m, v and best
  *   8 bytes: a checksum of all that is before it
  *
@@ -20,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char magic[8] = {'p', 'g', 't', 'u', 'n', 'e', ' ', '1'};
+static const char magic[8] = {'p', 'g', 't', 'u', 'n', 'e', ' ', '2'};
 
 /* The head's numbers: what was asked for, what followed from the memory, how far it has come. */
 enum kind { ASKED, FOLLOWED, PLACE };
@@ -51,7 +51,7 @@ static uint64_t *number_at(struct pg_distil_head *h, size_t i)
 
 /* What is kept of a gate besides its arrays. */
 struct gate_numbers {
-    double first_loss, best_loss, best_score, recall, mass, precision[16];
+    double first_loss, best_loss, best_score, recall, mass, set_right, precision[16];
     uint64_t n_steps, n_since, stopped, n_tokens, block;
 };
 
@@ -95,6 +95,7 @@ static int put_gate(struct sink *s, const struct pg_fit *f, const struct pg_fit_
         .best_score = g->best_score,
         .recall = g->before.recall,
         .mass = g->before.mass,
+        .set_right = g->before.set_right,
         .n_steps = g->n_steps,
         .n_since = g->n_since,
         .stopped = g->stopped,
@@ -185,8 +186,11 @@ static int get_gate(struct source *s, const struct pg_fit *f, int i, struct pg_e
     g->n_steps = (uint32_t)n.n_steps;
     g->n_since = (uint32_t)n.n_since;
     g->stopped = n.stopped;
-    g->before = (struct pg_agree_block){
-        .block = (int)n.block, .n_tokens = n.n_tokens, .recall = n.recall, .mass = n.mass};
+    g->before = (struct pg_agree_block){.block = (int)n.block,
+                                        .n_tokens = n.n_tokens,
+                                        .recall = n.recall,
+                                        .mass = n.mass,
+                                        .set_right = n.set_right};
     memcpy(g->before.precision, n.precision, sizeof(n.precision));
     for (size_t j = 0; j < PG_COUNT(arrays); j++)
         PG_TRY(get(s, arrays[j], f->n_values * sizeof(float), err));

@@ -122,7 +122,8 @@ static struct sums measure(const struct work *work, int gate, const float *w, si
                    n_expert * sizeof(float));
             pg_agreement_name(rule, f->opt.k, s->p, s->id[0], s->weight);
             pg_agreement_name(rule, f->opt.k, own, s->id[1], s->weight);
-            pg_agreement_add(&sums.agreement, rule, s->p, s->id[0], s->id[1]);
+            pg_agreement_add(&sums.agreement, s->p, (struct pg_named){s->id[0], rule->n_used},
+                             (struct pg_named){s->id[1], rule->n_used});
         }
     }
     return sums;

@@ -41,6 +41,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .pregates = e->pregates,
             .routes = e->opt.routes,
             .cache_bias = e->opt.cache_bias,
+            .n_extra = e->opt.hint_extra,
             .store = e->store,
             .compute = &e->compute,
         };

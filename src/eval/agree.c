@@ -6,25 +6,26 @@
 
 static int32_t *said_of(const struct pg_agree *a, int block, int row)
 {
-    size_t n_used = (size_t)a->rule.n_used;
     size_t slot = (size_t)(block % (a->level + 1));
-    return a->said + (slot * (size_t)a->max_tok + (size_t)row) * n_used;
+    return a->said + (slot * (size_t)a->max_tok + (size_t)row) * (size_t)a->named.n_used;
 }
 
 static void seen(void *user, int block, int to, const struct pg_input *h, const float *logits)
 {
     struct pg_agree *a = user;
     const struct pg_kernels *k = &a->engine->compute.k;
-    size_t n_expert = (size_t)a->rule.n_expert, n_used = (size_t)a->rule.n_used;
+    size_t n_expert = (size_t)a->rule.n_expert;
     if (to == block && block < a->level)
         return; /* no pre-gate before it */
     for (int t = 0; t < h->n_tok; t++) {
         memcpy(a->logits, logits + (size_t)t * n_expert, n_expert * sizeof(float));
+        if (to != block) {
+            pg_agreement_name(&a->named, k, a->logits, said_of(a, to, t), a->weight);
+            continue;
+        }
         pg_agreement_name(&a->rule, k, a->logits, a->id, a->weight);
-        if (to != block)
-            memcpy(said_of(a, to, t), a->id, n_used * sizeof(int32_t));
-        else
-            pg_agreement_add(&a->sums[block], &a->rule, a->logits, a->id, said_of(a, block, t));
+        pg_agreement_add(&a->sums[block], a->logits, (struct pg_named){a->id, a->rule.n_used},
+                         (struct pg_named){said_of(a, block, t), a->named.n_used});
     }
 }
 
@@ -52,15 +53,16 @@ int pg_agree_open(struct pg_agree *a, struct pg_engine *e, struct pg_err *err)
     *a = (struct pg_agree){.engine = e};
     PG_TRY(check(e, err));
     a->rule = e->model.h.rule;
+    a->named = e->gate.named;
     a->n_block = e->model.n_moe;
     a->level = e->level;
     a->max_tok = e->opt.n_batch;
-    size_t n_expert = (size_t)a->rule.n_expert, n_used = (size_t)a->rule.n_used;
+    size_t n_expert = (size_t)a->rule.n_expert, n_named = (size_t)a->named.n_used;
     size_t rows = (size_t)(a->level + 1) * (size_t)a->max_tok;
-    a->said = pg_calloc(rows, n_used * sizeof(int32_t));
+    a->said = pg_calloc(rows, n_named * sizeof(int32_t));
     a->logits = pg_calloc(n_expert, sizeof(float));
-    a->weight = pg_calloc(n_used, sizeof(float));
-    a->id = pg_calloc(n_used, sizeof(int32_t));
+    a->weight = pg_calloc(n_named, sizeof(float));
+    a->id = pg_calloc((size_t)a->rule.n_used, sizeof(int32_t));
     a->sums = pg_calloc((size_t)a->n_block, sizeof(*a->sums));
     if (!a->said || !a->logits || !a->weight || !a->id || !a->sums) {
         pg_agree_close(a, e);

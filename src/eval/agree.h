@@ -9,10 +9,10 @@
 
 struct pg_agree {
     const struct pg_engine *engine;
-    struct pg_gate_rule rule;
+    struct pg_gate_rule rule, named; /* the router's; the pre-gate's, which may name more */
     int n_block, level, max_tok;
-    int32_t *said;          /* [level + 1][max_tok, n_used] pre-gate's experts of a later block */
-    float *logits, *weight; /* [n_expert], [n_used] of one row */
+    int32_t *said;          /* [level + 1][max_tok, n_named] pre-gate's experts of a later block */
+    float *logits, *weight; /* [n_expert], [n_named] of one row */
     int32_t *id;            /* [n_used] */
     struct pg_agreement *sums; /* [n_block] */
 };

@@ -194,6 +194,7 @@ static int read_agree(struct reading *r, struct pg_err *err)
     if (!rc) {
         report_reading(r);
         r->v->report->n_used = a.rule.n_used;
+        r->v->report->n_named = a.named.n_used;
         r->v->report->blocks = blocks;
     }
     pg_agree_close(&a, r->v->engine);

@@ -9,9 +9,9 @@
 #include <math.h>
 #include <string.h>
 
-static struct pg_route take_route(struct pg_arena *a, const struct pg_gate_options *opt)
+static struct pg_route take_route(struct pg_arena *a, int n_tok, int n_used)
 {
-    size_t n = (size_t)opt->max_tok * (size_t)opt->rule.n_used;
+    size_t n = (size_t)n_tok * (size_t)n_used;
     struct pg_route r;
     r.id = pg_arena_take(a, n * sizeof(int32_t));
     r.weight = pg_arena_take(a, n * sizeof(float));
@@ -25,7 +25,9 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
     PG_ASSERT(opt->mode != PG_MODE_AUTO && opt->n_block >= 1 && opt->max_tok >= 1);
     PG_ASSERT(!opt->pregates || opt->level >= 1);
     PG_ASSERT(opt->rule.n_used >= 1 && opt->rule.n_used <= opt->rule.n_expert);
-    *g = (struct pg_gate){.opt = *opt};
+    *g = (struct pg_gate){.opt = *opt, .named = opt->rule};
+    if (opt->mode == PG_MODE_LOOKAHEAD || opt->mode == PG_MODE_HINT)
+        g->named.n_used = PG_MIN(opt->rule.n_used + opt->n_extra, opt->rule.n_expert);
     g->logits = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
     if (opt->cache_bias > 0) {
         g->ranked = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
@@ -35,12 +37,12 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
         g->hidden = pg_arena_take(a, (size_t)opt->max_tok * (size_t)opt->n_hidden * sizeof(float));
         g->added = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
     }
-    g->now = take_route(a, opt);
+    g->now = take_route(a, opt->max_tok, opt->rule.n_used);
     g->hint_ids = pg_arena_take(a, n_expert * sizeof(int32_t));
     g->votes = pg_arena_take(a, n_expert * sizeof(uint32_t));
     g->ahead = pg_arena_take(a, (size_t)(opt->level + 1) * sizeof(struct pg_route));
     for (int i = 0; i <= opt->level; i++) {
-        ring = take_route(a, opt);
+        ring = take_route(a, opt->max_tok, g->named.n_used);
         if (a->base)
             g->ahead[i] = ring;
     }
@@ -83,6 +85,7 @@ bool pg_gate_rule_apply(const struct pg_gate_rule *rule, const struct pg_kernels
 /* One batch of logits turned into a route. */
 struct ruling {
     struct pg_gate *g;
+    const struct pg_gate_rule *rule;
     int from, block; /* whose state is read, and for which the experts are chosen */
     const int32_t *pos;
     struct pg_route *to;
@@ -107,26 +110,27 @@ static void rule_row(void *arg, int t, int thread)
 {
     struct ruling *r = arg;
     const struct pg_gate_options *o = &r->g->opt;
-    float *logits = r->g->logits + (size_t)t * (size_t)o->rule.n_expert;
-    int32_t *id = r->to->id + (size_t)t * (size_t)o->rule.n_used;
-    float *weight = r->to->weight + (size_t)t * (size_t)o->rule.n_used;
+    const struct pg_gate_rule *rule = r->rule;
+    float *logits = r->g->logits + (size_t)t * (size_t)rule->n_expert;
+    int32_t *id = r->to->id + (size_t)t * (size_t)rule->n_used;
+    float *weight = r->to->weight + (size_t)t * (size_t)rule->n_used;
     bool ok;
     (void)thread;
     if (r->forced) {
         const uint16_t *ids = pg_routes_ids(o->routes, r->pos[t] % o->routes->n_tokens, r->block);
-        for (int i = 0; i < o->rule.n_used; i++)
+        for (int i = 0; i < rule->n_used; i++)
             id[i] = ids[i];
-        ok = pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, id, weight);
+        ok = pg_gate_rule_weigh(rule, &o->compute->k, logits, id, weight);
     } else if (r->g->ranked) {
-        float *ranked = r->g->ranked + (size_t)t * (size_t)o->rule.n_expert;
+        float *ranked = r->g->ranked + (size_t)t * (size_t)rule->n_expert;
         bias_row(r->g, logits, ranked);
-        pg_gate_rule_rank(&o->rule, ranked, id);
-        ok = pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, id, weight);
+        pg_gate_rule_rank(rule, ranked, id);
+        ok = pg_gate_rule_weigh(rule, &o->compute->k, logits, id, weight);
     } else {
-        ok = pg_gate_rule_apply(&o->rule, &o->compute->k, logits, id, weight);
+        ok = pg_gate_rule_apply(rule, &o->compute->k, logits, id, weight);
     }
     if (!ok) {
-        memset(weight, 0, (size_t)o->rule.n_used * sizeof(float));
+        memset(weight, 0, (size_t)rule->n_used * sizeof(float));
         __atomic_store_n(r->failed, true, __ATOMIC_RELAXED);
     }
 }
@@ -220,34 +224,59 @@ int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32
         *out = &g->ahead[block % (o->level + 1)];
         return 0;
     }
-    struct ruling r = {
-        .g = g, .from = block, .block = block, .pos = pos, .to = &g->now, .forced = o->routes};
+    struct ruling r = {.g = g,
+                       .rule = &o->rule,
+                       .from = block,
+                       .block = block,
+                       .pos = pos,
+                       .to = &g->now,
+                       .forced = o->routes};
     *out = &g->now;
     return choose(&r, &o->routers[block], h) ? numeric(block, err) : 0;
 }
 
-/* The union of a route's experts, the most wanted first: by number of tokens, then by how high the
- * first of them ranks it. */
-static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
+/* Votes of all tokens' experts of ranks [from, to); those that are new follow the n of hint_ids.
+ * Returns how many there are now. */
+static int vote(struct pg_gate *g, const struct pg_route *r, int n_tok, int from, int to, int n)
 {
-    int n_used = g->opt.rule.n_used, n = 0;
-    memset(g->votes, 0, (size_t)g->opt.rule.n_expert * sizeof(uint32_t));
-    for (int rank = 0; rank < n_used; rank++) {
+    size_t n_named = (size_t)g->named.n_used;
+    for (int rank = from; rank < to; rank++) {
         for (int t = 0; t < n_tok; t++) {
-            int32_t id = r->id[(size_t)t * (size_t)n_used + (size_t)rank];
-            PG_ASSERT(id >= 0 && id < g->opt.rule.n_expert);
+            int32_t id = r->id[(size_t)t * n_named + (size_t)rank];
+            PG_ASSERT(id >= 0 && id < g->named.n_expert);
             if (g->votes[id]++ == 0)
                 g->hint_ids[n++] = id;
         }
     }
-    for (int i = 1; i < n; i++) { /* stable insertion sort: n is small or nearly sorted */
+    return n;
+}
+
+/* hint_ids [from, n), the most votes first: a stable insertion sort, as n is small or nearly
+ * sorted. */
+static void most_wanted_first(struct pg_gate *g, int from, int n)
+{
+    for (int i = from + 1; i < n; i++) {
         int32_t id = g->hint_ids[i];
         int at = i;
-        PG_ASSERT(g->votes[id] <= (uint32_t)n_tok); /* a token's ids are distinct */
-        for (; at > 0 && g->votes[g->hint_ids[at - 1]] < g->votes[id]; at--)
+        for (; at > from && g->votes[g->hint_ids[at - 1]] < g->votes[id]; at--)
             g->hint_ids[at] = g->hint_ids[at - 1];
         g->hint_ids[at] = id;
     }
+}
+
+/* The union of a route's experts, the most wanted first: by number of tokens, then by how high the
+ * first of them ranks it. Those that are only named beyond what a token uses come after all others.
+ */
+static int union_of(struct pg_gate *g, const struct pg_route *r, int n_tok)
+{
+    int n_used = g->opt.rule.n_used, n_named = g->named.n_used;
+    memset(g->votes, 0, (size_t)g->named.n_expert * sizeof(uint32_t));
+    int n_likely = vote(g, r, n_tok, 0, n_used, 0);
+    most_wanted_first(g, 0, n_likely);
+    int n = vote(g, r, n_tok, n_used, n_named, n_likely);
+    most_wanted_first(g, n_likely, n);
+    for (int i = 0; i < n; i++)
+        PG_ASSERT(g->votes[g->hint_ids[i]] <= (uint32_t)n_tok); /* a token's ids are distinct */
     return n;
 }
 
@@ -275,6 +304,7 @@ int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t
     check_call(o, block, h);
     bool decides = o->mode == PG_MODE_PREGATE;
     struct ruling r = {.g = g,
+                       .rule = &g->named,
                        .from = block,
                        .block = to,
                        .pos = pos,

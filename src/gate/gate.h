@@ -64,23 +64,25 @@ struct pg_gate_options {
     const struct pg_pregate *pregates; /* [n_block], none in the last `level`; NULL: none */
     const pg_routes *routes;           /* forced decisions; NULL: none */
     float cache_bias;                  /* see struct pg_options */
+    int n_extra;                       /* experts that a hint names beyond those a token uses */
     struct pg_store *store;
     struct pg_compute *compute;
 };
 
 struct pg_gate {
     struct pg_gate_options opt;
-    struct pg_gate_tap tap; /* seen NULL: nobody listens */
-    float *logits;          /* [max_tok, n_expert] */
-    float *ranked;          /* the same with the cache's bias; NULL: there is none */
-    uint8_t *here;          /* [n_expert] what the cache holds of the block that is decided */
-    float *hidden;          /* [max_tok, n_hidden] */
-    float *added;           /* [max_tok, n_expert] what the hidden layer adds */
-    struct pg_route *ahead; /* ring of level + 1 decisions: block b is in b % (level + 1) */
-    struct pg_route now;    /* where routers decide */
-    int n_decided;          /* blocks of this step whose route is in `ahead`, or was */
-    int32_t *hint_ids;      /* [n_expert] */
-    uint32_t *votes;        /* [n_expert] */
+    struct pg_gate_rule named; /* what pre-gates name: of n_used, n_extra more where they hint */
+    struct pg_gate_tap tap;    /* seen NULL: nobody listens */
+    float *logits;             /* [max_tok, n_expert] */
+    float *ranked;             /* the same with the cache's bias; NULL: there is none */
+    uint8_t *here;             /* [n_expert] what the cache holds of the block that is decided */
+    float *hidden;             /* [max_tok, n_hidden] */
+    float *added;              /* [max_tok, n_expert] what the hidden layer adds */
+    struct pg_route *ahead;    /* ring of level + 1 namings: block b is in b % (level + 1) */
+    struct pg_route now;       /* where routers decide */
+    int n_decided;             /* blocks of this step whose route is in `ahead`, or was */
+    int32_t *hint_ids;         /* [n_expert] */
+    uint32_t *votes;           /* [n_expert] */
 };
 
 /* Buffers come from the arena; nothing to close. */

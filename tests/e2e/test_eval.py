@@ -95,10 +95,27 @@ class Eval(Case):
         self.assertEqual([b["block"] for b in early["blocks"]], [1, 2, 3, 4, 5])
         for b in early["blocks"]:
             self.assertAlmostEqual(sum(b["precision"]) / 2, b["recall"], delta=1e-8)
+            # Of two the whole set is right at least where neither could have been wrong.
+            self.assertTrue(2 * b["recall"] - 1 <= b["set_right"] <= min(b["precision"]))
         mean = sum(b["recall"] for b in early["blocks"]) / 5
         self.assertAlmostEqual(early["mean"]["recall"], mean, delta=1e-8)
+        mean = sum(b["set_right"] for b in early["blocks"]) / 5
+        self.assertAlmostEqual(early["mean"]["set_right"], mean, delta=1e-8)
         far = self.run_json(*words, "--lookahead", "3")
         self.assertEqual([b["block"] for b in far["blocks"]], [3, 4, 5])
+
+    def test_agree_extra(self):
+        """Two more named: each rank that was there is as right as before, and more is found."""
+        words = ("--task", "agree", "--data", self.text, "--max", "3")
+        two, four = self.run_json(*words), self.run_json(*words, "--extra", "2")
+        self.assertEqual((two["n_named"], four["n_named"], four["n_used"]), (2, 4, 2))
+        for a, b in zip(two["blocks"], four["blocks"]):
+            self.assertEqual(a["precision"], b["precision"][:2])
+            self.assertAlmostEqual(sum(b["precision"]) / 2, b["recall"], delta=1e-8)
+            self.assertGreater(b["set_right"], a["set_right"])
+        table = self.call("eval", self.model, *words, "--extra", "1").stdout.decode().splitlines()
+        self.assertIn("set right", table[0])
+        self.assertEqual(len(table[1].split()), 4 + 3)
 
     def test_qa(self):
         qas = [{"question": "who?", "answers": [{"text": "a cat"}]},

@@ -44,7 +44,7 @@ class Tune(Case):
         self.assertGreaterEqual(j["tokens"] + 2 * j["tokens_held_out"], 2999) # the other half has judged
         self.assertLess(j["tokens_held_out"], j["tokens"])
         self.assertEqual([b["block"] for b in j["after"]], [1, 2, 3, 4, 5])
-        for kind in ("recall", "mass"):
+        for kind in ("recall", "set_right", "mass"):
             before, after = (sum(b[kind] for b in j[when]) / 5 for when in ("before", "after"))
             self.assertGreater(after, before + 0.02, kind)
             self.assertTrue(all(0 < b[kind] <= 1 for b in j["before"] + j["after"]))

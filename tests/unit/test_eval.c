@@ -218,6 +218,7 @@ static void same_blocks(const struct pg_eval_report *a, const struct pg_eval_rep
         assert_int_equal(x->block, y->block);
         assert_int_equal(x->n_tokens, y->n_tokens);
         assert_true(x->recall == y->recall && x->mass == y->mass);
+        assert_true(x->set_right == y->set_right);
         assert_memory_equal(x->precision, y->precision, sizeof(x->precision));
     }
 }
@@ -251,7 +252,7 @@ enum { N_MOE = 6, N_EXPERT = 16 };
 
 struct heard {
     float early[N_MOE][N_EXPERT]; /* of the block, by the pre-gate before it */
-    double hits[N_MOE], first[N_MOE], second[N_MOE], mass[N_MOE];
+    double first[N_MOE], second[N_MOE], both[N_MOE], mass[N_MOE];
     int n_tokens;
 };
 
@@ -282,6 +283,7 @@ static void hear(void *user, int block, int to, const struct pg_input *h, const 
                        exp((double)logits[late[0]]), exp((double)logits[late[1]])};
         x->first[block] += first;
         x->second[block] += second;
+        x->both[block] += first && second;
         x->mass[block] += (p[0] + p[1]) / (p[2] + p[3]);
     }
 }
@@ -315,10 +317,37 @@ static void test_agreement_of_gates(void **state)
         assert_true(fabs(b->precision[0] - x.first[i + 1] / n) < 1e-12);
         assert_true(fabs(b->precision[1] - x.second[i + 1] / n) < 1e-12);
         assert_true(fabs(b->recall - (x.first[i + 1] + x.second[i + 1]) / (2 * n)) < 1e-12);
+        assert_true(fabs(b->set_right - x.both[i + 1] / n) < 1e-12);
         assert_true(fabs(b->mass - x.mass[i + 1] / n) < 1e-6);
         assert_true(b->recall > 0.1 && b->recall < 1 && b->mass < 1);
     }
     pg_eval_report_free(&r);
+}
+
+/* Experts that are named beyond those used: those that were named stay so and are right as often,
+ * the router decides what it did, and with all of them everything is found. */
+static void test_agreement_extra(void **state)
+{
+    struct pg_eval_report r[3];
+    static const int extra[] = {0, 1, N_EXPERT};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct pg_options opt = options(PG_MODE_LOOKAHEAD);
+        opt.hint_extra = extra[i];
+        r[i] = evaluate_text(&opt, PG_EVAL_AGREE, false);
+        assert_int_equal(r[i].n_named, PG_MIN(2 + extra[i], N_EXPERT));
+        assert_int_equal(r[i].n_used, 2);
+    }
+    for (int b = 0; b < r[0].n_blocks; b++) {
+        const struct pg_agree_block *x = &r[0].blocks[b], *y = &r[1].blocks[b];
+        assert_memory_equal(x->precision, y->precision, 2 * sizeof(double));
+        assert_true(x->precision[2] == 0 && y->precision[2] > 0 && y->precision[3] == 0);
+        assert_true(fabs(y->recall - x->recall - y->precision[2] / 2) < 1e-12);
+        assert_true(y->set_right > x->set_right && y->mass > x->mass);
+        assert_true(r[2].blocks[b].recall == 1 && r[2].blocks[b].set_right == 1);
+    }
+    for (int i = 0; i < 3; i++)
+        pg_eval_report_free(&r[i]);
 }
 
 /* ------------------------------------------------------------------ answers ----------------- */
@@ -539,10 +568,15 @@ static void test_cancel(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ppl_of_logits),     cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_hint_is_lookahead), cmocka_unit_test(test_agreement_of_gates),
-        cmocka_unit_test(test_questions),         cmocka_unit_test(test_documents),
-        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_ppl_of_logits),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_hint_is_lookahead),
+        cmocka_unit_test(test_agreement_of_gates),
+        cmocka_unit_test(test_agreement_extra),
+        cmocka_unit_test(test_questions),
+        cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_cancel),
     };
     return cmocka_run_group_tests(tests, make_text, remove_dir);
 }

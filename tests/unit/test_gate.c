@@ -5,6 +5,7 @@
  */
 #include "helpers.h"
 
+#include "../sim/sim_world.h"
 #include "gate/agreement.h"
 
 #include <float.h>
@@ -401,7 +402,7 @@ static void test_agreement(void **state)
 {
     static const struct pg_gate_rule rule = {4, 2, false, false, 1};
     static const float p[2][4] = {{0.25f, 0.125f, 0.5f, 0.125f}, {0.125f, 0.375f, 0.125f, 0.375f}};
-    static const int32_t chosen[2][2] = {{2, 0}, {1, 3}}, named[2][2] = {{0, 3}, {3, 1}};
+    static const int32_t chosen[2][2] = {{2, 0}, {1, 3}}, named[2][3] = {{0, 3, 2}, {3, 1, 0}};
     struct pg_agreement a = {0};
     float weight[2], spoilt[4] = {1, 2, NAN, 3}, fine[4] = {1, 2, 0, 3};
     int32_t id[2];
@@ -409,19 +410,87 @@ static void test_agreement(void **state)
     struct pg_agree_block none = pg_agreement_of(&a, 3, 2);
     assert_true(none.block == 3 && none.n_tokens == 0 && none.recall == 0 && none.mass == 0);
     for (int t = 0; t < 2; t++)
-        pg_agreement_add(&a, &rule, p[t], chosen[t], named[t]);
+        pg_agreement_add(&a, p[t], (struct pg_named){chosen[t], 2}, (struct pg_named){named[t], 2});
     struct pg_agree_block b = pg_agreement_of(&a, 3, 2);
     assert_int_equal(b.n_tokens, 2);
     assert_true(b.recall == 3.0 / 4 && b.precision[0] == 1 && b.precision[1] == 0.5);
     assert_true(b.precision[2] == 0 && b.mass == 0.75); /* (3/8 of 6/8, and all) / 2 */
+    assert_true(b.set_right == 0.5);
+    /* One more is named: what the first token lacked, and what the second has no use for. */
+    a = (struct pg_agreement){0};
+    for (int t = 0; t < 2; t++)
+        pg_agreement_add(&a, p[t], (struct pg_named){chosen[t], 2}, (struct pg_named){named[t], 3});
+    b = pg_agreement_of(&a, 3, 2);
+    assert_true(b.recall == 1 && b.set_right == 1 && b.mass == 1);
+    assert_true(b.precision[0] == 1 && b.precision[1] == 0.5 && b.precision[2] == 0.5);
     pg_agreement_name(&rule, &table[0], fine, id, weight);
     assert_true(id[0] == 3 && id[1] == 1 && fine[3] < 1 && fine[3] > 0.5f);
     pg_agreement_name(&rule, &table[0], spoilt, id, weight);
     assert_true(id[0] == 0 && id[1] == 1 && spoilt[3] == 3);
     /* Probabilities that all rounded to zero cover each other. */
     a = (struct pg_agreement){0};
-    pg_agreement_add(&a, &rule, (const float[4]){0}, chosen[0], named[0]);
+    pg_agreement_add(&a, (const float[4]){0}, (struct pg_named){chosen[0], 2},
+                     (struct pg_named){named[0], 2});
     assert_true(pg_agreement_of(&a, 0, 2).mass == 1);
+}
+
+/* ------------------------------------------------------------------ hints ------------------- */
+
+/* Three tokens whose states are their logits, one expert used and one more named: 0 (1), 0 (2) and
+ * 3 (2). The store gets those that a token would use first, by votes, and then the others. */
+static void test_extra(void **state)
+{
+    enum { N_EXPERT = 4, N_TOK = 3, N_EMBD = 64 };
+    static const float h[N_TOK * N_EMBD] = {9, 8, [64] = 9, [66] = 8, [130] = 8, [131] = 9};
+    static const int32_t order[] = {0, 3, 2, 1}, pos[N_TOK] = {0};
+    static float inp[N_EXPERT * N_EMBD];
+    static _Alignas(64) char room[1 << 16];
+    const struct world_options wo = {.n_block = 2,
+                                     .n_expert = N_EXPERT,
+                                     .n_slots = 8,
+                                     .slab_bytes = 100,
+                                     .hints = PG_HINTS_ON,
+                                     .sim = {.seed = 1}};
+    struct pg_compute c = {.k = table[0]};
+    (void)state;
+    assert_int_equal(pg_pool_open(&c.pool, 1, NULL), 0);
+    for (int i = 0; i < N_EXPERT; i++)
+        inp[i * N_EMBD + i] = 1;
+    for (int n_extra = 0; n_extra < 6; n_extra++) {
+        struct world w;
+        uint8_t here[N_EXPERT];
+        struct pg_arena a = {room, sizeof(room), 0};
+        const struct pg_pregate maps[2] = {{.inp = {PG_TYPE_F32, N_EMBD, N_EXPERT, inp}}};
+        struct pg_gate g;
+        struct pg_input in;
+        world_open(&w, &wo);
+        struct pg_gate_options opt = {.mode = PG_MODE_HINT,
+                                      .rule = {N_EXPERT, 1, false, false, 1},
+                                      .n_block = 2,
+                                      .level = 1,
+                                      .max_tok = N_TOK,
+                                      .n_extra = n_extra,
+                                      .pregates = maps,
+                                      .store = w.store,
+                                      .compute = &c};
+        pg_gate_init(&g, &opt, &a);
+        pg_input_carve(&in, &a, N_EMBD, N_TOK);
+        pg_input_set(&in, h, N_EMBD, N_TOK);
+        assert_int_equal(pg_gate_hint(&g, 0, &in, pos, NULL), 0);
+        int n = n_extra ? 4 : 2;
+        if (n_extra < 3) /* then all of them are named by all */
+            assert_memory_equal(g.hint_ids, order, (size_t)n * sizeof(*order));
+        pg_store_drain(w.store);
+        pg_store_here(w.store, 1, here);
+        for (int i = 0; i < N_EXPERT; i++)
+            assert_int_equal(here[order[i]], i < n);
+        opt.mode = PG_MODE_PREGATE; /* what is decided is as many as are used */
+        a.used = 0;
+        pg_gate_init(&g, &opt, &a);
+        assert_int_equal(g.named.n_used, 1);
+        world_close(&w);
+    }
+    pg_pool_close(c.pool);
 }
 
 int main(void)
@@ -437,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_fold_same_gain),
         cmocka_unit_test(test_router_with_bias),
         cmocka_unit_test(test_agreement),
+        cmocka_unit_test(test_extra),
     };
     return cmocka_run_group_tests(tests, open_levels, NULL);
 }
