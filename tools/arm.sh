@@ -24,12 +24,12 @@ Debug::NoLocking "true";
 END
     APT_CONFIG=$apt/conf apt-get update >build/arm-apt.log 2>&1
     APT_CONFIG=$apt/conf apt-get install -y --no-install-recommends --download-only libjansson-dev libpcre2-dev \
-        libcmocka-dev liburing-dev libmd-dev libutf8proc-dev libopenblas0-serial >>build/arm-apt.log 2>&1
+        libcmocka-dev liburing-dev libmd-dev libutf8proc-dev libopenblas0-pthread >>build/arm-apt.log 2>&1
     for deb in "$apt"/cache/archives/*.deb; do
         dpkg -x "$deb" "$root.new"
     done
     # What Debian's alternatives would do.
-    ln -s openblas-serial/libopenblas.so.0 "$root.new/usr/lib/aarch64-linux-gnu/"
+    ln -s openblas-pthread/libopenblas.so.0 "$root.new/usr/lib/aarch64-linux-gnu/"
     mv "$root.new" "$root"
 }
 

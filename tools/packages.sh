@@ -13,7 +13,10 @@ package_is_there()
     libpcre2-dev) pkg-config --exists libpcre2-8 2>/dev/null ;;
     libutf8proc-dev) pkg-config --exists libutf8proc 2>/dev/null ;;
     liburing-dev) pkg-config --exists liburing 2>/dev/null ;;
-    libopenblas0-serial) /sbin/ldconfig -p | grep -q libopenblas.so.0 ;; # whichever of its kinds is there
+    libopenblas0-pthread) # or the kind with OpenMP; the serial one will not do
+        /sbin/ldconfig -p | grep -q libopenblas.so.0 &&
+            ! readlink -f "$(/sbin/ldconfig -p | sed -n 's/.*libopenblas\.so\.0 .*=> //p' | head -n 1)" | grep -q serial
+        ;;
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
     qemu-user) command -v qemu-x86_64 >/dev/null ;;

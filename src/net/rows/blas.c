@@ -36,17 +36,24 @@ int pg_blas_open(struct pg_blas *b, struct pg_err *err)
 {
     const char *name = sizeof(pg_real) == sizeof(float) ? "cblas_sgemm" : "cblas_dgemm";
     void (*set_num_threads)(int) = NULL;
+    int (*get_parallel)(void) = NULL; /* 0: built for one thread */
     void *library = load();
     if (!library) {
         return pg_fail(err, PG_ENOTSUP,
-                       "training needs OpenBLAS (Debian: libopenblas0-serial or libopenblas0): %s",
-                       dlerror());
+                       "training needs OpenBLAS (Debian: libopenblas0-pthread): %s", dlerror());
     }
     *(void **)&b->gemm = dlsym(library, name);
     *(void **)&set_num_threads = dlsym(library, "openblas_set_num_threads");
+    *(void **)&get_parallel = dlsym(library, "openblas_get_parallel");
     dlclose(library); /* it stays */
-    if (!b->gemm || !set_num_threads)
+    if (!b->gemm || !set_num_threads || !get_parallel)
         return pg_fail(err, PG_ENOTSUP, LIBRARY ": no OpenBLAS, it lacks %s", name);
+    if (get_parallel() == 0) {
+        return pg_fail(err, PG_ENOTSUP,
+                       LIBRARY ": an OpenBLAS for one thread found, one that several threads may "
+                               "call wanted (Debian: libopenblas0-pthread instead of "
+                               "libopenblas0-serial)");
+    }
     set_num_threads(1);
     return 0;
 }

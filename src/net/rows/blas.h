@@ -21,7 +21,8 @@ struct pg_blas {
 };
 
 /* Loads OpenBLAS, unless it is there, and tells it for the whole process to start no threads. It
- * stays loaded until the process ends. PG_ENOTSUP: not installed. */
+ * stays loaded until the process ends. PG_ENOTSUP: not installed, or the kind that is built for one
+ * thread: its products are wrong when several call it at once (docs/decisions/010). */
 int pg_blas_open(struct pg_blas *b, struct pg_err *err);
 
 /* To be called when all other memory is taken, before the first product: each of n_threads that
