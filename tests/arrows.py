@@ -30,7 +30,7 @@ MAY_USE = {
     "make": ("base", "quant", "format"),
     "data": ("base", "text"),
     "net/rows": ("base", "cpu"),
-    "net": ("base", "gate", "model", "net/rows"),
+    "net": ("base", "quant", "store", "gate", "model", "net/rows"),
     "train": ("base", "quant", "format", "text", "model", "data", "net", "net/rows"),
     "distil": ("base", "cpu", "gate", "model", "engine", "data", "net/rows"),
     "eval": ("base", "text", "gate", "model", "engine", "data"),

@@ -28,13 +28,12 @@ static int32_t *ints(struct pg_net *n, struct pg_arena *a, size_t count, int eac
     return take(n, a, count, (size_t)each, sizeof(int32_t));
 }
 
-static void carve_block(struct pg_net *n, struct pg_arena *a, int il)
+/* What a block has of attention, and of the norm behind it. */
+static void carve_attention(struct pg_net *n, struct pg_arena *a, struct pg_net_block *out)
 {
     const struct pg_hparams *h = n->h;
-    struct pg_net_block l = {0};
-    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
-    bool moe = n->model->block[il].moe >= 0, shared = moe && h->n_ff_shexp;
-    l.x0 = reals(n, a, t, h->n_embd);
+    struct pg_net_block l = {.x0 = out->x0};
+    size_t t = (size_t)n->n_tok;
     l.s0 = reals(n, a, t, 1);
     l.h1 = reals(n, a, t, h->n_embd);
     if (n->q_norm_len) {
@@ -51,19 +50,62 @@ static void carve_block(struct pg_net *n, struct pg_arena *a, int il)
     l.x1 = reals(n, a, t, h->n_embd);
     l.s1 = reals(n, a, t, 1);
     l.h2 = reals(n, a, t, h->n_embd);
+    *out = l;
+}
+
+static void carve_shared(struct pg_net *n, struct pg_arena *a, struct pg_net_block *l)
+{
+    size_t t = (size_t)n->n_tok;
+    l->sh_gate = reals(n, a, t, n->h->n_ff_shexp);
+    l->sh_up = reals(n, a, t, n->h->n_ff_shexp);
+    l->s = reals(n, a, t, 1);
+}
+
+static void carve_early(struct pg_net *n, struct pg_arena *a, struct pg_net_block *l)
+{
+    l->early = reals(n, a, (size_t)n->n_tok, n->opt.pregate_hidden);
+    l->early_act = reals(n, a, (size_t)n->n_tok, n->opt.pregate_hidden);
+}
+
+static void carve_block(struct pg_net *n, struct pg_arena *a, int il)
+{
+    const struct pg_hparams *h = n->h;
+    struct pg_net_block l = {0};
+    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
+    bool moe = n->model->block[il].moe >= 0;
+    l.x0 = reals(n, a, t, h->n_embd);
+    carve_attention(n, a, &l);
     l.gate = reals(n, a, moe ? pairs : t, moe ? h->n_ff_exp : h->n_ff);
     l.up = reals(n, a, moe ? pairs : t, moe ? h->n_ff_exp : h->n_ff);
-    if (shared) {
-        l.sh_gate = reals(n, a, t, h->n_ff_shexp);
-        l.sh_up = reals(n, a, t, h->n_ff_shexp);
-        l.s = reals(n, a, t, 1);
-    }
-    if (n->opt.pregate_hidden && pg_net_has_pregate(n, il)) {
-        l.early = reals(n, a, t, n->opt.pregate_hidden);
-        l.early_act = reals(n, a, t, n->opt.pregate_hidden);
-    }
+    if (moe && h->n_ff_shexp)
+        carve_shared(n, a, &l);
+    if (n->opt.pregate_hidden && pg_net_has_pregate(n, il))
+        carve_early(n, a, &l);
     if (a->base)
         n->block[il] = l;
+}
+
+/* One set of activations for all blocks, but for their inputs. */
+static void carve_frozen_blocks(struct pg_net *n, struct pg_arena *a)
+{
+    const struct pg_hparams *h = n->h;
+    struct pg_net_block l = {0};
+    size_t t = (size_t)n->n_tok;
+    carve_attention(n, a, &l);
+    l.gate = reals(n, a, t, h->n_ff);
+    l.up = reals(n, a, t, h->n_ff);
+    carve_shared(n, a, &l);
+    carve_early(n, a, &l);
+    for (int il = 0; il < h->n_layer; il++) {
+        l.x0 = reals(n, a, t, h->n_embd);
+        if (a->base)
+            n->block[il] = l;
+    }
+    n->block_w = reals(n, a, n->block_len, 1);
+    n->end_w = reals(n, a, (size_t)h->n_embd + (size_t)h->n_rot, 1);
+    n->tile = reals(n, a, (size_t)n->tile_rows, h->n_embd);
+    n->lease = take(n, a, (size_t)h->n_expert, 1, sizeof(n->lease[0]));
+    n->wanted = ints(n, a, (size_t)h->n_expert, 1);
 }
 
 static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
@@ -125,7 +167,9 @@ static void carve(struct pg_net *n, struct pg_arena *a)
     n->h_end = reals(n, a, t, h->n_embd);
     n->rope_cos = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
     n->rope_sin = reals(n, a, (size_t)n->opt.seq_len, h->n_rot / 2);
-    for (int il = 0; il < h->n_layer; il++)
+    if (n->opt.frozen)
+        carve_frozen_blocks(n, a);
+    for (int il = 0; !n->opt.frozen && il < h->n_layer; il++)
         carve_block(n, a, il);
     for (int moe = 0; moe < n->model->n_moe; moe++)
         carve_route(n, a, moe);
@@ -154,6 +198,11 @@ static int check_options(const struct pg_net_options *o, struct pg_err *err)
         return pg_fail(err, PG_EARG, "a pre-gate's hidden layer of %d: 0 to %d is possible",
                        o->pregate_hidden, 1 << 16);
     }
+    if (o->frozen && o->gate != PG_GATE_PREGATE) {
+        return pg_fail(err, PG_EARG,
+                       "a frozen model whose routers decide: pre-gates are wanted, or nothing "
+                       "would learn");
+    }
     if (o->sticky_cache < 0) {
         return pg_fail(err, PG_EARG, "a cache of %d experts asked for, 0 at least is wanted",
                        o->sticky_cache);
@@ -180,14 +229,15 @@ static void lay_out_sums(struct pg_net *n)
 /* Sizes that follow from the options. */
 static void prepare(struct pg_net *n, const struct pg_net_options *o)
 {
-    enum { LOGITS = 1 << 22 };
+    const int logits = o->frozen ? 1 << 24 : 1 << 22, tile = 1 << 22;
     const struct pg_hparams *h = &o->model->h;
     const struct pg_block *first = &o->model->block[0];
-    int out_rows = LOGITS / h->n_vocab / PG_NET_OUT_ROWS * PG_NET_OUT_ROWS;
+    int out_rows = logits / h->n_vocab / PG_NET_OUT_ROWS * PG_NET_OUT_ROWS;
     *n = (struct pg_net){.opt = *o, .model = o->model, .h = h, .ops = pg_row_ops(0)};
     n->rope_pairs = h->rope == PG_ROPE_PAIRS;
     n->eps = (pg_real)h->rms_eps;
     n->n_tok = o->n_seq * o->seq_len;
+    n->first_decided = pg_net_first_decided(o);
     n->n_spans = (n->n_tok + PG_NET_ROWS - 1) / PG_NET_ROWS;
     n->n_q = h->n_head * h->head_dim;
     n->n_kv = h->n_head_kv * h->head_dim;
@@ -195,9 +245,15 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
     n->k_norm_len = first->attn_k_norm.n_in;
     n->max_ff = PG_MAX(h->n_ff, h->n_ff_shexp);
     n->out_rows = PG_MIN(PG_MAX(out_rows, PG_NET_OUT_ROWS), n->n_tok);
+    n->tile_rows =
+        o->frozen ? PG_MIN(h->n_vocab, PG_MAX(64, tile / h->n_embd / 64 * 64)) : h->n_vocab;
+    for (int il = 0; o->frozen && il < h->n_layer; il++)
+        n->block_len = PG_MAX(n->block_len, pg_net_lay_out(n, il, NULL));
     lay_out_sums(n);
     size_t attention = 2 * (size_t)PG_NET_QUERIES * ((size_t)o->seq_len + PG_ROW_STEP);
     size_t experts = PG_NET_ROWS * (2 * (size_t)h->n_embd + 3 * (size_t)h->n_ff_exp);
+    if (o->frozen) /* its matrices, and what is not kept */
+        experts += (3 * (size_t)h->n_embd + 2 * PG_NET_ROWS) * (size_t)h->n_ff_exp;
     n->room_len = PG_MAX(attention, experts);
 }
 
@@ -315,26 +371,65 @@ static int sum_up(const struct pg_net *n, struct pg_net_loss *out, struct pg_err
     return 0;
 }
 
+/* A block's dense weights, and in the way back its activations, unless they are there. */
+static void come_to(struct pg_net *n, int il, bool back)
+{
+    if (!n->opt.frozen || n->under_way == il)
+        return;
+    pg_net_unpack_block(n, il);
+    n->under_way = il;
+    if (back)
+        pg_net_attention(n, il);
+}
+
+static int forward(struct pg_net *n, struct pg_err *err)
+{
+    pg_net_embed(n);
+    for (int il = 0; il < n->h->n_layer; il++) {
+        come_to(n, il, false);
+        pg_net_attention(n, il);
+        PG_TRY(pg_net_ffn(n, il, err));
+        PG_TRY(pg_net_tick(n, err));
+    }
+    pg_net_output(n);
+    return 0;
+}
+
+static int backward(struct pg_net *n, struct pg_err *err)
+{
+    for (int il = n->h->n_layer - 1; il >= 0; il--) {
+        enum pg_net_way way = pg_net_way_back(n, il);
+        if (way == PG_WAY_NONE)
+            continue;
+        come_to(n, il, true);
+        if (n->opt.frozen)
+            pg_net_ffn_again(n, il);
+        PG_TRY(pg_net_ffn_back(n, il, err));
+        if (way == PG_WAY_THROUGH)
+            pg_net_attention_back(n, il);
+        PG_TRY(pg_net_tick(n, err));
+    }
+    if (!n->opt.frozen)
+        pg_net_embed_back(n);
+    return 0;
+}
+
 int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_batch *batch,
                struct pg_net_loss *out, struct pg_err *err)
 {
     PG_TRY(check_batch(n, batch, err));
     n->w = at.w;
+    n->of_blocks = n->opt.frozen ? n->block_w : at.w;
+    n->of_ends = n->opt.frozen ? n->end_w : at.w;
     n->g = at.g;
     n->scale = at.scale;
     n->batch = batch;
+    n->under_way = -1;
+    if (n->opt.frozen)
+        pg_net_unpack_ends(n);
     pg_net_rope(n);
-    pg_net_embed(n);
-    for (int il = 0; il < n->h->n_layer; il++) {
-        pg_net_attention(n, il);
-        pg_net_ffn(n, il);
-    }
-    pg_net_output(n);
-    for (int il = n->h->n_layer - 1; at.g && il >= 0; il--) {
-        pg_net_ffn_back(n, il);
-        pg_net_attention_back(n, il);
-    }
+    PG_TRY(forward(n, err));
     if (at.g)
-        pg_net_embed_back(n);
+        PG_TRY(backward(n, err));
     return sum_up(n, out, err);
 }

@@ -26,6 +26,14 @@
  * whose block a pre-gate decides is a parameter without a gradient, and so are the factors of the
  * rotation (rope_freqs.weight), which are read at each run.
  *
+ * Frozen, only pre-gates are in the flat vectors and have a gradient. Every other weight stays
+ * where the engine has it, in its own format: the tensors of the block under way are unpacked into
+ * one buffer, an expert's into the room of the thread that has its rows, as the store brings it.
+ * What comes out is what the flat net has for the unpacked weights. A run keeps the input of each
+ * block and the decisions; the way back makes a block's other activations again, and goes no
+ * further down than a pre-gate's gradient needs. So each expert is read once on the way forward and
+ * at most once back.
+ *
  * Work is cut into tasks that do not depend on the number of threads, and each sum has one fixed
  * order, so the thread count changes no bit. (Another processor may: OpenBLAS's kernels differ.)
  */
@@ -66,6 +74,15 @@ struct pg_net_options {
     float balance_weight, sticky_weight;
     int sticky_cache; /* experts a block */
     struct pg_pool *pool;
+    /* Frozen: the model's dense weights are loaded when it runs, and its experts are in `store`,
+     * which has n_slots and belongs to the net during a run. */
+    bool frozen;
+    int n_slots;
+    struct pg_store *store;
+    /* Frozen: after each block; what is not 0 ends the run with PG_ECANCELLED. NULL: nobody asks.
+     */
+    int (*tick)(void *user);
+    void *user;
 };
 
 /* Row s of n_seq has tokens [s * seq_len, (s + 1) * seq_len). A row may hold several documents:
@@ -100,6 +117,8 @@ struct pg_net_point {
  * PG_ENUMERIC for a loss that is not finite; g is then of no use. */
 int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_batch *batch,
                struct pg_net_loss *out, struct pg_err *err);
+/* Additions and multiplications of the matrix products of a run, what is made again included. */
+double pg_net_flop(const struct pg_net_options *opt, bool back);
 /* Of the last run: ids the gate of MoE block `moe` chose, [n_seq * seq_len, n_expert_used]. */
 const int32_t *pg_net_route(const struct pg_net *n, int moe);
 

@@ -17,7 +17,7 @@ void pg_net_rope(struct pg_net *n)
     for (int i = 0; i < half; i++) {
         double freq = pow((double)h->rope_base, -2.0 * i / h->n_rot) * (double)h->rope_scale;
         if (n->at_freqs != PG_NO_PART)
-            freq /= (double)n->w[n->at_freqs + (size_t)i];
+            freq /= (double)n->of_ends[n->at_freqs + (size_t)i];
         for (int pos = 0; pos < n->opt.seq_len; pos++) {
             size_t at = (size_t)pos * (size_t)half + (size_t)i;
             n->rope_cos[at] = (pg_real)cos(pos * freq);
@@ -325,6 +325,7 @@ static void attend(void *arg, int task, int thread)
     struct pg_net *n = p->n;
     int group = n->h->n_head / n->h->n_head_kv, kv_head = task % n->h->n_head_kv;
     pg_real *room = n->room + (size_t)thread * n->room_len;
+    pg_net_poll(n, thread);
     for (int i = 0; i < group; i++) {
         for (int i0 = 0; i0 < n->opt.seq_len; i0 += PG_NET_QUERIES) {
             struct block b = block_of(n, task / n->h->n_head_kv, kv_head * group + i, i0);
@@ -340,6 +341,7 @@ static void attend_back(void *arg, int task, int thread)
     int group = n->h->n_head / n->h->n_head_kv, kv_head = task % n->h->n_head_kv;
     int seq = task / n->h->n_head_kv, dim = n->h->head_dim;
     pg_real *room = n->room + (size_t)thread * n->room_len;
+    pg_net_poll(n, thread);
     for (int t = seq * n->opt.seq_len; t < (seq + 1) * n->opt.seq_len; t++) {
         memset(pg_net_row(n->dk, t, n->n_kv) + kv_head * dim, 0, (size_t)dim * sizeof(pg_real));
         memset(pg_net_row(n->dv, t, n->n_kv) + kv_head * dim, 0, (size_t)dim * sizeof(pg_real));

@@ -55,29 +55,35 @@ static void times_rows_back(const struct pg_gemm *like, const pg_real *dy, const
     pg_gemm_nn(&g);
 }
 
+/* gate h2, up h2, and s */
+static void ffn_rows_in(struct pg_net *n, const struct pg_net_span *s, int il, const struct ffn *f)
+{
+    int n_embd = n->h->n_embd;
+    pg_real *h = pg_net_row(n->block[il].h2, s->t0, n_embd);
+    struct pg_gemm in = {.by = &n->blas, .m = s->n, .n = f->n_ff, .k = n_embd};
+    times_rows(&in, h, pg_net_w(n, il, f->gate), pg_net_row(f->gate_ff, s->t0, f->n_ff));
+    times_rows(&in, h, pg_net_w(n, il, f->up), pg_net_row(f->up_ff, s->t0, f->n_ff));
+    for (int i = 0; f->s && i < s->n; i++) {
+        pg_real z = n->ops->dot(pg_net_w(n, il, PG_PART_SH_INP), pg_net_row(h, i, n_embd), n_embd);
+        f->s[s->t0 + i] = (pg_real)(1 / (1 + exp(-(double)z)));
+    }
+}
+
 /* x_out += s down(silu(gate h2) up h2) */
 static void ffn_rows(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct ffn f;
-    const struct pg_net_block *l = &n->block[il];
     int n_embd = n->h->n_embd;
     if (!ffn_of(n, il, &f))
         return;
-    pg_real *h = pg_net_row(l->h2, s->t0, n_embd), *act = pg_net_row(n->ff[0], s->t0, f.n_ff);
-    struct pg_gemm in = {.by = &n->blas, .m = s->n, .n = f.n_ff, .k = n_embd};
+    pg_real *act = pg_net_row(n->ff[0], s->t0, f.n_ff);
     struct pg_gemm out = {.by = &n->blas, .m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
-    times_rows(&in, h, pg_net_w(n, il, f.gate), pg_net_row(f.gate_ff, s->t0, f.n_ff));
-    times_rows(&in, h, pg_net_w(n, il, f.up), pg_net_row(f.up_ff, s->t0, f.n_ff));
-    for (int i = 0; i < s->n; i++) {
-        int t = s->t0 + i;
-        pg_real *row = pg_net_row(act, i, f.n_ff);
+    ffn_rows_in(n, s, il, &f);
+    for (int t = s->t0; t < s->t0 + s->n; t++) {
+        pg_real *row = pg_net_row(n->ff[0], t, f.n_ff);
         n->ops->silu(pg_net_row(f.gate_ff, t, f.n_ff), pg_net_row(f.up_ff, t, f.n_ff), row, f.n_ff);
-        if (f.s) {
-            pg_real z =
-                n->ops->dot(pg_net_w(n, il, PG_PART_SH_INP), pg_net_row(h, i, n_embd), n_embd);
-            f.s[t] = (pg_real)(1 / (1 + exp(-(double)z)));
+        if (f.s)
             n->ops->scale(f.s[t], row, row, f.n_ff);
-        }
     }
     times_rows(&out, act, pg_net_w(n, il, f.down), pg_net_row(pg_net_x_out(n, il), s->t0, n_embd));
 }
@@ -118,10 +124,33 @@ static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
 
 /* ------------------------------------------------------------------ experts ----------------- */
 
-/* Of expert e: where its matrix begins. All three have the same number of values. */
-static size_t expert_at(const struct pg_net *n, int e)
+/* The expert that a task computes: its matrices, and room to work in. */
+struct expert {
+    const pg_real *gate, *up, *down;
+    pg_real *room;
+};
+
+/* Flat: where the matrices are. All three have the same number of values. */
+static struct expert expert_of(const struct pg_net *n, int il, int e, int thread)
 {
-    return (size_t)e * (size_t)n->h->n_ff_exp * (size_t)n->h->n_embd;
+    size_t at = (size_t)e * (size_t)n->h->n_ff_exp * (size_t)n->h->n_embd;
+    return (struct expert){
+        pg_net_w(n, il, PG_PART_EXP_GATE) + at, pg_net_w(n, il, PG_PART_EXP_UP) + at,
+        pg_net_w(n, il, PG_PART_EXP_DOWN) + at, n->room + (size_t)thread * n->room_len};
+}
+
+/* Frozen: unpacked from the slot that the store has brought them to, into the thread's room. */
+static struct expert expert_in(struct pg_net *n, int il, const struct pg_lease *lease, int thread)
+{
+    size_t each = (size_t)n->h->n_ff_exp * (size_t)n->h->n_embd;
+    pg_real *room = n->room + (size_t)thread * n->room_len;
+    for (int slab = 0; slab < PG_SLABS; slab++) {
+        struct pg_weight w = n->model->block[il].exps[slab];
+        w.data = lease->slab[slab];
+        pg_net_unpack(&w, 0, w.n_out, room + (size_t)slab * each);
+        pg_net_poll(n, thread);
+    }
+    return (struct expert){room, room + each, room + 2 * each, room + 3 * each};
 }
 
 static void gather(const pg_real *x, const int32_t *token, int n, int len, pg_real *to)
@@ -132,29 +161,64 @@ static void gather(const pg_real *x, const int32_t *token, int n, int len, pg_re
     }
 }
 
-/* Task: one chunk of an expert's rows, to y. */
+/* gate h, up h of a chunk whose rows of h lie together. */
+static void chunk_in(struct pg_net *n, const struct pg_net_chunk *c, const struct expert *x,
+                     const pg_real *h, pg_real *const ff[2])
+{
+    struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n->h->n_ff_exp, .k = n->h->n_embd};
+    times_rows(&in, h, x->gate, ff[0]);
+    times_rows(&in, h, x->up, ff[1]);
+}
+
+/* Where a chunk's gate h and up h are: kept, or, frozen, in the task's room behind `room`. */
+static void chunk_ff(const struct pg_net *n, int il, const struct pg_net_chunk *c, pg_real *room,
+                     pg_real *out[2])
+{
+    const struct pg_net_block *l = &n->block[il];
+    int n_ff = n->h->n_ff_exp;
+    out[0] = n->opt.frozen ? room : pg_net_row(l->gate, c->row, n_ff);
+    out[1] = n->opt.frozen ? pg_net_row(room, c->n, n_ff) : pg_net_row(l->up, c->row, n_ff);
+}
+
+/* One chunk of an expert's rows, to y. */
+static void chunk(struct pg_net *n, int il, const struct pg_net_chunk *c, const struct expert *x)
+{
+    const struct pg_net_route *r = &n->route[n->model->block[il].moe];
+    int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
+    pg_real *h = x->room, *act = pg_net_row(h, c->n, n_embd), *ff[2];
+    struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
+    chunk_ff(n, il, c, pg_net_row(act, c->n, n_ff), ff);
+    gather(n->block[il].h2, r->token_of + c->row, c->n, n_embd, h);
+    chunk_in(n, c, x, h, ff);
+    for (int i = 0; i < c->n; i++) {
+        n->ops->silu(pg_net_row(ff[0], i, n_ff), pg_net_row(ff[1], i, n_ff),
+                     pg_net_row(act, i, n_ff), n_ff);
+    }
+    times_rows(&out, act, x->down, pg_net_row(n->y, c->row, n_embd));
+}
+
+/* Task: one chunk. */
 static void expert(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
+    const struct pg_net_chunk *c = &p->n->chunk[task];
+    struct expert x = expert_of(p->n, p->il, c->expert, thread);
+    chunk(p->n, p->il, c, &x);
+}
+
+/* Task: the expert of a lease. */
+static void expert_brought(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
-    const struct pg_net_chunk *c = &n->chunk[task];
-    const struct pg_net_block *l = &n->block[p->il];
     const struct pg_net_route *r = &n->route[n->model->block[p->il].moe];
-    int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
-    size_t at = expert_at(n, c->expert);
-    pg_real *h = n->room + (size_t)thread * n->room_len, *act = h + (size_t)c->n * (size_t)n_embd;
-    pg_real *gate = pg_net_row(l->gate, c->row, n_ff), *up = pg_net_row(l->up, c->row, n_ff);
-    struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n_ff, .k = n_embd};
-    struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
-    gather(l->h2, r->token_of + c->row, c->n, n_embd, h);
-    times_rows(&in, h, pg_net_w(n, p->il, PG_PART_EXP_GATE) + at, gate);
-    times_rows(&in, h, pg_net_w(n, p->il, PG_PART_EXP_UP) + at, up);
-    for (int i = 0; i < c->n; i++) {
-        n->ops->silu(pg_net_row(gate, i, n_ff), pg_net_row(up, i, n_ff), pg_net_row(act, i, n_ff),
-                     n_ff);
+    struct expert x = expert_in(n, p->il, &n->lease[task], thread);
+    int e = n->lease[task].expert;
+    for (int row = r->first[e]; row < r->first[e + 1]; row += PG_NET_ROWS) {
+        struct pg_net_chunk c = {e, row, PG_MIN(PG_NET_ROWS, r->first[e + 1] - row)};
+        chunk(n, p->il, &c, &x);
+        pg_net_poll(n, thread);
     }
-    times_rows(&out, act, pg_net_w(n, p->il, PG_PART_EXP_DOWN) + at,
-               pg_net_row(n->y, c->row, n_embd));
 }
 
 /* g [n_out, n_in] += dy^T x of the chunk. */
@@ -173,25 +237,42 @@ static void outer(const struct pg_net *n, const struct pg_net_outer *o)
                                  .ldc = o->n_in});
 }
 
-static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c, pg_real *room)
+/* Gradients of a chunk's matrices; dy and the derivatives of gate h and up h lie in the room. */
+static void chunk_outers(struct pg_net *n, int il, const struct pg_net_chunk *c,
+                         const pg_real *const in[5])
 {
-    const struct pg_net_block *l = &n->block[il];
+    const pg_real *h = in[0], *dy = in[1], *act = in[2], *dgate = in[3], *dup = in[4];
+    int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
+    size_t at = (size_t)c->expert * (size_t)n_ff * (size_t)n_embd;
+    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_DOWN) + at, dy, act, n_embd, n_ff,
+                                    c->n});
+    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_GATE) + at, dgate, h, n_ff, n_embd,
+                                    c->n});
+    outer(n,
+          &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_UP) + at, dup, h, n_ff, n_embd, c->n});
+}
+
+static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c,
+                       const struct expert *x)
+{
     const struct pg_net_route *r = &n->route[n->model->block[il].moe];
     int n_embd = n->h->n_embd, n_ff = n->h->n_ff_exp;
-    size_t at = expert_at(n, c->expert), n_in = (size_t)c->n * (size_t)n_embd;
-    size_t n_mid = (size_t)c->n * (size_t)n_ff;
-    pg_real *h = room, *dy = h + n_in, *act = dy + n_in, *dgate = act + n_mid, *dup = dgate + n_mid;
+    pg_real *h = x->room, *dy = pg_net_row(h, c->n, n_embd), *act = pg_net_row(dy, c->n, n_embd);
+    pg_real *dgate = pg_net_row(act, c->n, n_ff), *dup = pg_net_row(dgate, c->n, n_ff), *ff[2];
     pg_real *dh = pg_net_row(n->y, c->row, n_embd);
     struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n_ff, .k = n_embd};
     struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
-    gather(l->h2, r->token_of + c->row, c->n, n_embd, h);
+    chunk_ff(n, il, c, pg_net_row(dup, c->n, n_ff), ff);
+    gather(n->block[il].h2, r->token_of + c->row, c->n, n_embd, h);
     gather(n->dx, r->token_of + c->row, c->n, n_embd, dy);
-    times_rows_back(&in, dy, pg_net_w(n, il, PG_PART_EXP_DOWN) + at, dup);
+    if (n->opt.frozen)
+        chunk_in(n, c, x, h, ff);
+    times_rows_back(&in, dy, x->down, dup);
     for (int i = 0; i < c->n; i++) {
         int row = c->row + i;
         pg_real weight = r->weight[r->pair_of[row]];
-        struct pg_silu_back b = {.gate = pg_net_row(l->gate, row, n_ff),
-                                 .up = pg_net_row(l->up, row, n_ff),
+        struct pg_silu_back b = {.gate = pg_net_row(ff[0], i, n_ff),
+                                 .up = pg_net_row(ff[1], i, n_ff),
                                  .dact = pg_net_row(dup, i, n_ff),
                                  .times = weight,
                                  .act = pg_net_row(act, i, n_ff),
@@ -200,28 +281,42 @@ static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c, p
         n->dweight[row] = n->ops->silu_back(&b, n_ff);
         n->ops->scale(weight, pg_net_row(dy, i, n_embd), pg_net_row(dy, i, n_embd), n_embd);
     }
-    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_DOWN) + at, dy, act, n_embd, n_ff,
-                                    c->n});
-    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_GATE) + at, dgate, h, n_ff, n_embd,
-                                    c->n});
-    outer(n,
-          &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_UP) + at, dup, h, n_ff, n_embd, c->n});
-    times_rows_back(&out, dgate, pg_net_w(n, il, PG_PART_EXP_GATE) + at, dh);
+    if (!n->opt.frozen)
+        chunk_outers(n, il, c, (const pg_real *const[5]){h, dy, act, dgate, dup});
+    if (pg_net_way_back(n, il) < PG_WAY_THROUGH)
+        return;
+    times_rows_back(&out, dgate, x->gate, dh);
     out.beta = 1;
-    times_rows_back(&out, dup, pg_net_w(n, il, PG_PART_EXP_UP) + at, dh);
+    times_rows_back(&out, dup, x->up, dh);
 }
 
-/* Task: all chunks of an expert, one after another, since they add to the same gradients. */
+/* All chunks of an expert, one after another, since they add to the same gradients. */
+static void chunks_back(struct pg_net *n, int il, int e, const struct expert *x, int thread)
+{
+    const struct pg_net_route *r = &n->route[n->model->block[il].moe];
+    for (int row = r->first[e]; row < r->first[e + 1]; row += PG_NET_ROWS) {
+        struct pg_net_chunk c = {e, row, PG_MIN(PG_NET_ROWS, r->first[e + 1] - row)};
+        chunk_back(n, il, &c, x);
+        pg_net_poll(n, thread);
+    }
+}
+
+/* Task: an expert. */
 static void expert_back(void *arg, int task, int thread)
 {
     struct pg_net_pass *p = arg;
-    struct pg_net *n = p->n;
-    const struct pg_net_route *r = &n->route[n->model->block[p->il].moe];
-    int e = n->order[task];
-    for (int row = r->first[e]; row < r->first[e + 1]; row += PG_NET_ROWS) {
-        struct pg_net_chunk c = {e, row, PG_MIN(PG_NET_ROWS, r->first[e + 1] - row)};
-        chunk_back(n, p->il, &c, n->room + (size_t)thread * n->room_len);
-    }
+    int e = p->n->order[task];
+    struct expert x = expert_of(p->n, p->il, e, thread);
+    chunks_back(p->n, p->il, e, &x, thread);
+}
+
+/* Task: the expert of a lease. */
+static void expert_brought_back(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    const struct pg_lease *lease = &p->n->lease[task];
+    struct expert x = expert_in(p->n, p->il, lease, thread);
+    chunks_back(p->n, p->il, lease->expert, &x, thread);
 }
 
 /* Experts by falling number of rows, so that no thread is left with a long one at the end. */
@@ -252,6 +347,16 @@ static void combine(void *arg, int task, int thread)
 
 /* ------------------------------------------------------------------ a block ----------------- */
 
+static void norm_rows(struct pg_net *n, const struct pg_net_span *s, int il)
+{
+    const struct pg_net_block *l = &n->block[il];
+    int n_embd = n->h->n_embd;
+    for (int t = s->t0; t < s->t0 + s->n; t++) {
+        l->s1[t] = n->ops->norm(pg_net_row(l->x1, t, n_embd), pg_net_w(n, il, PG_PART_FFN_NORM),
+                                n->eps, pg_net_row(l->h2, t, n_embd), n_embd);
+    }
+}
+
 /* Norm, decisions, and what every token passes. */
 static void begin(void *arg, int task, int thread)
 {
@@ -261,10 +366,7 @@ static void begin(void *arg, int task, int thread)
     struct pg_net_span s = pg_net_span(n, task);
     int n_embd = n->h->n_embd;
     (void)thread;
-    for (int t = s.t0; t < s.t0 + s.n; t++) {
-        l->s1[t] = n->ops->norm(pg_net_row(l->x1, t, n_embd), pg_net_w(n, p->il, PG_PART_FFN_NORM),
-                                n->eps, pg_net_row(l->h2, t, n_embd), n_embd);
-    }
+    norm_rows(n, &s, p->il);
     memcpy(pg_net_row(pg_net_x_out(n, p->il), s.t0, n_embd), pg_net_row(l->x1, s.t0, n_embd),
            (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
     if (n->model->block[p->il].moe >= 0)
@@ -272,16 +374,40 @@ static void begin(void *arg, int task, int thread)
     ffn_rows(n, &s, p->il);
 }
 
-void pg_net_ffn(struct pg_net *n, int il)
+int pg_net_ffn(struct pg_net *n, int il, struct pg_err *err)
 {
     struct pg_net_pass p = {n, il};
     int moe = n->model->block[il].moe;
     pg_net_over_spans(n, begin, il);
-    if (moe >= 0) {
-        pg_net_routed(n, moe);
+    if (moe < 0)
+        return 0;
+    pg_net_routed(n, moe);
+    if (n->opt.frozen) {
+        order_experts(n, &n->route[moe]);
+        PG_TRY(pg_net_bring(n, il, false, expert_brought, err));
+    } else {
         pg_pool_run(n->opt.pool, expert, &p, n->n_chunks);
-        pg_net_over_spans(n, combine, il);
     }
+    pg_net_over_spans(n, combine, il);
+    return 0;
+}
+
+static void again(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    struct pg_net_span s = pg_net_span(n, task);
+    struct ffn f;
+    (void)thread;
+    norm_rows(n, &s, p->il);
+    pg_net_early(n, &s, p->il);
+    if (pg_net_way_back(n, p->il) == PG_WAY_THROUGH && ffn_of(n, p->il, &f))
+        ffn_rows_in(n, &s, p->il, &f);
+}
+
+void pg_net_ffn_again(struct pg_net *n, int il)
+{
+    pg_net_over_spans(n, again, il);
 }
 
 /* dh: the derivative of h2. */
@@ -291,17 +417,19 @@ static void begin_back(void *arg, int task, int thread)
     struct pg_net *n = p->n;
     struct pg_net_span s = pg_net_span(n, task);
     int moe = n->model->block[p->il].moe, n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
+    bool through = pg_net_way_back(n, p->il) == PG_WAY_THROUGH;
     (void)thread;
     memset(s.part, 0, n->sums.n * sizeof(pg_real));
     memset(pg_net_row(n->dh, s.t0, n_embd), 0, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
     if (moe >= 0) {
-        for (int i = s.t0 * n_used; i < (s.t0 + s.n) * n_used; i++) {
+        for (int i = s.t0 * n_used; through && i < (s.t0 + s.n) * n_used; i++) {
             n->ops->add(pg_net_row(n->y, n->route[moe].row_of[i], n_embd),
                         pg_net_row(n->dh, i / n_used, n_embd), n_embd);
         }
         pg_net_decide_back(n, &s, p->il);
     }
-    ffn_rows_back(n, &s, p->il);
+    if (through)
+        ffn_rows_back(n, &s, p->il);
 }
 
 static void norm_rows_back(void *arg, int task, int thread)
@@ -376,18 +504,27 @@ static void outers(struct pg_net *n, int il)
     pg_net_outers(n, o, n_o);
 }
 
-/* dx: from the derivative of the block's output to that of x1. */
-void pg_net_ffn_back(struct pg_net *n, int il)
+static int experts_back(struct pg_net *n, int il, struct pg_err *err)
 {
     struct pg_net_pass p = {n, il};
     int moe = n->model->block[il].moe;
-    if (moe >= 0) {
-        order_experts(n, &n->route[moe]);
-        pg_pool_run(n->opt.pool, expert_back, &p, n->h->n_expert);
-    }
+    if (moe < 0 || pg_net_way_back(n, il) < PG_WAY_WEIGH)
+        return 0;
+    order_experts(n, &n->route[moe]);
+    if (n->opt.frozen)
+        return pg_net_bring(n, il, true, expert_brought_back, err);
+    pg_pool_run(n->opt.pool, expert_back, &p, n->h->n_expert);
+    return 0;
+}
+
+/* dx: from the derivative of the block's output to that of x1, where the way goes through. */
+int pg_net_ffn_back(struct pg_net *n, int il, struct pg_err *err)
+{
+    PG_TRY(experts_back(n, il, err));
     pg_net_over_spans(n, begin_back, il);
     outers(n, il);
-    pg_net_over_spans(n, norm_rows_back, il);
+    if (pg_net_way_back(n, il) == PG_WAY_THROUGH)
+        pg_net_over_spans(n, norm_rows_back, il);
     pg_net_sum_parts(n, n->sums.norm, n->h->n_embd, pg_net_g(n, il, PG_PART_FFN_NORM));
     if (pg_net_has(n, il, PG_PART_PREGATE_BIAS)) {
         pg_net_sum_parts(n, n->sums.early_bias, n->h->n_expert,
@@ -399,4 +536,5 @@ void pg_net_ffn_back(struct pg_net *n, int il)
     }
     if (pg_net_has(n, il, PG_PART_SH_INP))
         pg_net_sum_parts(n, n->sums.sh_inp, n->h->n_embd, pg_net_g(n, il, PG_PART_SH_INP));
+    return 0;
 }

@@ -43,16 +43,12 @@ static void decide_row(const struct pg_net *n, struct pg_net_route *r, int t)
     rule_weights(rule, p, id, weight);
 }
 
-/* logits += bias + up silu(down h + down_bias), what the block's pre-gate has of it. */
-static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_real *logits)
+/* z = down h + down_bias, silu(z) */
+void pg_net_early(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     const struct pg_net_block *l = &n->block[il];
-    int n_expert = n->h->n_expert, n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
-    for (int t = 0; n->opt.pregate_bias && t < s->n; t++) {
-        n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_BIAS), pg_net_row(logits, t, n_expert),
-                    n_expert);
-    }
-    if (n_hidden == 0)
+    int n_embd = n->h->n_embd, n_hidden = n->opt.pregate_hidden;
+    if (n_hidden == 0 || !pg_net_has_pregate(n, il))
         return;
     pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
                                  .m = s->n,
@@ -69,6 +65,20 @@ static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_
         n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_DOWN_BIAS), z, n_hidden);
         n->ops->silu(z, n->ones, pg_net_row(l->early_act, t, n_hidden), n_hidden);
     }
+}
+
+/* logits += bias + up silu(z), what the block's pre-gate has of it. */
+static void add_early(struct pg_net *n, const struct pg_net_span *s, int il, pg_real *logits)
+{
+    const struct pg_net_block *l = &n->block[il];
+    int n_expert = n->h->n_expert, n_hidden = n->opt.pregate_hidden;
+    for (int t = 0; n->opt.pregate_bias && t < s->n; t++) {
+        n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_BIAS), pg_net_row(logits, t, n_expert),
+                    n_expert);
+    }
+    if (n_hidden == 0)
+        return;
+    pg_net_early(n, s, il);
     pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
                                  .m = s->n,
                                  .n = n_expert,
@@ -307,11 +317,12 @@ void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct pg_net_gate gate[2];
     int moe = n->model->block[il].moe, n_expert = n->h->n_expert, n_embd = n->h->n_embd;
-    for (int t = s->t0; t < s->t0 + s->n; t++)
+    bool own = pg_net_way_back(n, il) >= PG_WAY_WEIGH;
+    for (int t = s->t0; own && t < s->t0 + s->n; t++)
         decide_row_back(n, &n->route[moe], t);
     pg_net_gates(n, moe, gate);
     for (int i = 0; i < 2; i++) {
-        if (gate[i].to < 0)
+        if (gate[i].to < 0 || (gate[i].to == moe && !own))
             continue;
         pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
                                      .m = s->n,

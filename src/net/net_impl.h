@@ -4,6 +4,7 @@
  *   net.c         open, close, one run
  *   net_loops.c   the loops that all of them run in parallel
  *   net_params.c  the list of parameters
+ *   net_frozen.c  weights of a model that stays as it is: unpacked, and brought by the store
  *   net_attn.c    norm, queries, keys, values, attention, and back
  *   net_gate.c    who decides: probabilities, top-k, balance and sticky losses, and back
  *   net_ffn.c     experts, dense and shared feed-forward, and back
@@ -23,13 +24,16 @@
 #include "net/net.h"
 #include "net/rows/blas.h"
 #include "net/rows/rows.h"
+#include "store/store.h"
 
 enum { PG_NET_ROWS = 256, PG_NET_QUERIES = 64, PG_NET_OUT_ROWS = 64 };
 
 #define PG_NO_PART SIZE_MAX
 
 struct pg_net_at {
-    size_t part[PG_N_PARTS]; /* where in the flat vectors, or PG_NO_PART */
+    /* Where in the flat vectors, or PG_NO_PART; frozen and not of a pre-gate: in the block buffer,
+     * in which experts have no place. */
+    size_t part[PG_N_PARTS];
 };
 
 /* What the way back needs of a block. */
@@ -40,7 +44,8 @@ struct pg_net_block {
     pg_real *q, *k, *v, *att;     /* rotated; output of attention */
     pg_real *lse;                 /* [T, n_head] of the scores */
     pg_real *x1, *s1, *h2;        /* after attention, likewise */
-    pg_real *gate, *up;           /* [T * U, F] experts, by expert; or [T, n_ff] dense */
+    pg_real *gate, *up;           /* [T * U, F] experts, by expert; or [T, n_ff] dense. Frozen:
+                                   * dense only */
     pg_real *sh_gate, *sh_up, *s; /* [T, n_ff_shexp]; [T] sigmoid of the shared gate */
     pg_real *early, *early_act;   /* [T, pregate_hidden] of its pre-gate: z, silu(z); or NULL */
 };
@@ -64,6 +69,14 @@ struct pg_net_route {
     double balance, sticky;
 };
 
+/* How far the way back goes through a block. */
+enum pg_net_way {
+    PG_WAY_NONE,   /* nothing below learns, nor does the block */
+    PG_WAY_READ,   /* its state alone is wanted: its pre-gate reads it */
+    PG_WAY_WEIGH,  /* and the derivative of its experts' weights: its pre-gate is the first */
+    PG_WAY_THROUGH /* and that of its input */
+};
+
 /* Places in a span's row of `part`. */
 struct pg_net_sums {
     size_t norm, q_bias, k_bias, v_bias, q_norm, k_norm, sh_inp, early_bias, early_down_bias, n;
@@ -76,9 +89,9 @@ struct pg_net {
     const struct pg_row_ops *ops;
     struct pg_blas blas;
     struct pg_params params;
-    size_t n_pregate_values; /* of them */
-    struct pg_net_at *at;    /* [n_layer] */
-    size_t at_embd, at_norm, at_output, at_freqs;
+    size_t n_pregate_values;                      /* of them */
+    struct pg_net_at *at;                         /* [n_layer] */
+    size_t at_embd, at_norm, at_output, at_freqs; /* the last but one and the first: flat only */
     bool rope_pairs;
     pg_real eps; /* of the norms */
 
@@ -113,8 +126,19 @@ struct pg_net {
     int n_chunks;
     int32_t *order; /* [n_expert] */
 
-    /* Of the run. */
-    const pg_real *w;
+    /* Frozen; else no memory. */
+    size_t block_len;       /* of the longest block's tensors */
+    pg_real *block_w;       /* [block_len] */
+    pg_real *end_w;         /* output norm, factors of the rotation */
+    pg_real *tile;          /* [tile_rows, n_embd] of the output matrix */
+    int tile_rows;          /* flat: all */
+    struct pg_lease *lease; /* [n_expert] */
+    int32_t *wanted;        /* [n_expert] */
+    int under_way;          /* the block whose activations are there */
+    int first_decided;      /* the lowest block that a pre-gate decides */
+
+    /* Of the run. Where parts of blocks lie, and norm and factors: w, or the buffers above. */
+    const pg_real *w, *of_blocks, *of_ends;
     pg_real *g, scale;
     const struct pg_net_batch *batch;
     int64_t n_targets;
@@ -129,11 +153,12 @@ struct pg_net_pass {
 /* The weights, and where their derivatives go. */
 static inline const pg_real *pg_net_w(const struct pg_net *n, int il, enum pg_block_part p)
 {
-    return n->w + n->at[il].part[p];
+    return (p < PG_BLOCK_PARTS ? n->of_blocks : n->w) + n->at[il].part[p];
 }
+/* NULL: it is frozen. */
 static inline pg_real *pg_net_g(const struct pg_net *n, int il, enum pg_block_part p)
 {
-    return n->g + n->at[il].part[p];
+    return p < PG_BLOCK_PARTS && n->opt.frozen ? NULL : n->g + n->at[il].part[p];
 }
 static inline bool pg_net_has(const struct pg_net *n, int il, enum pg_block_part p)
 {
@@ -162,14 +187,14 @@ struct pg_net_span {
 };
 struct pg_net_span pg_net_span(const struct pg_net *n, int task);
 void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il);
-/* g [n_out, n_in] += dy^T x over all rows of the batch; several at once. */
+/* g [n_out, n_in] += dy^T x over all rows of the batch; several at once, none where g is NULL. */
 struct pg_net_outer {
     pg_real *g;
     const pg_real *dy, *x; /* [n_rows, n_out], [n_rows, n_in] */
     int n_out, n_in, n_rows;
 };
 void pg_net_outers(struct pg_net *n, const struct pg_net_outer *o, int n_outers);
-/* g [len] += the sum over spans of part[at ..]. */
+/* g [len] += the sum over spans of part[at ..], unless g is NULL. */
 void pg_net_sum_parts(struct pg_net *n, size_t at, int len, pg_real *g);
 
 /* net_params.c */
@@ -177,6 +202,31 @@ void pg_net_sum_parts(struct pg_net *n, size_t at, int len, pg_real *g);
  */
 int pg_net_check(const struct pg_net *n, struct pg_err *err);
 int pg_net_list(struct pg_net *n, struct pg_err *err);
+/* Frozen: where the block's tensors but experts lie in block_w (at NULL: not asked); how many
+ * values they have together. */
+size_t pg_net_lay_out(const struct pg_net *n, int il, struct pg_net_at *at);
+
+/* net_frozen.c */
+void pg_net_unpack(const struct pg_weight *w, int row, int n_rows, pg_real *out);
+void pg_net_unpack_ends(struct pg_net *n);
+/* The block's tensors but experts into block_w. */
+void pg_net_unpack_block(struct pg_net *n, int il);
+/* Rows [row, row + n_rows) of the output matrix: into `tile` unless they are there. */
+const pg_real *pg_net_output_rows(struct pg_net *n, int row, int n_rows);
+/* fn once for each expert of the block that has rows, as they are brought. `task` is the place of
+ * its lease in n->lease. */
+int pg_net_bring(struct pg_net *n, int il, bool back, pg_task_fn *fn, struct pg_err *err);
+/* Lets reads go on; of use on the caller's thread. */
+static inline void pg_net_poll(const struct pg_net *n, int thread)
+{
+    if (n->opt.frozen && thread == 0)
+        pg_store_poll(n->opt.store);
+}
+/* Asks whoever gave the options whether to go on. */
+int pg_net_tick(const struct pg_net *n, struct pg_err *err);
+enum pg_net_way pg_net_way_back(const struct pg_net *n, int il);
+/* The lowest block that a pre-gate decides. */
+int pg_net_first_decided(const struct pg_net_options *opt);
 
 /* net_attn.c */
 void pg_net_rope(struct pg_net *n);
@@ -192,14 +242,18 @@ struct pg_net_gate {
 /* What the MoE block decides: for itself by its router, and for a later one by its pre-gate. */
 void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2]);
 void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il);
+/* Hidden values of the block's pre-gate. */
+void pg_net_early(struct pg_net *n, const struct pg_net_span *s, int il);
 /* After all rows have been decided: rows by expert, balance and sticky loss. */
 void pg_net_routed(struct pg_net *n, int moe);
 /* The block's own dlogits, from dweight and the losses; then dh += what it decides for. */
 void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il);
 
 /* net_ffn.c */
-void pg_net_ffn(struct pg_net *n, int il);
-void pg_net_ffn_back(struct pg_net *n, int il);
+int pg_net_ffn(struct pg_net *n, int il, struct pg_err *err);
+/* After attention, what else the way back needs of the block and is not kept. */
+void pg_net_ffn_again(struct pg_net *n, int il);
+int pg_net_ffn_back(struct pg_net *n, int il, struct pg_err *err);
 
 /* net_out.c */
 void pg_net_embed(struct pg_net *n);

@@ -18,7 +18,7 @@ void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il)
 
 void pg_net_sum_parts(struct pg_net *n, size_t at, int len, pg_real *g)
 {
-    for (int i = 0; i < n->n_spans; i++)
+    for (int i = 0; g && i < n->n_spans; i++)
         n->ops->add(n->part + (size_t)i * n->sums.n + at, g, len);
 }
 
@@ -30,7 +30,7 @@ enum { OUTER_ROWS = 64, OUTER_DEPTH = 512 };
 
 static int outer_tasks(const struct pg_net_outer *o)
 {
-    return (o->n_out + OUTER_ROWS - 1) / OUTER_ROWS;
+    return o->g ? (o->n_out + OUTER_ROWS - 1) / OUTER_ROWS : 0;
 }
 
 static void outer(void *arg, int task, int thread)

@@ -19,9 +19,14 @@ static void embed(void *arg, int task, int thread)
     int n_embd = n->h->n_embd;
     (void)thread;
     for (int t = s.t0; t < s.t0 + s.n; t++) {
-        memcpy(pg_net_row(n->block[0].x0, t, n_embd),
-               n->w + n->at_embd + (size_t)n->batch->token[t] * (size_t)n_embd,
-               (size_t)n_embd * sizeof(pg_real));
+        pg_real *x = pg_net_row(n->block[0].x0, t, n_embd);
+        int token = n->batch->token[t];
+        if (n->opt.frozen) {
+            pg_net_unpack(&n->model->token_embd, token, 1, x);
+        } else {
+            memcpy(x, n->w + n->at_embd + (size_t)token * (size_t)n_embd,
+                   (size_t)n_embd * sizeof(pg_real));
+        }
     }
 }
 
@@ -53,8 +58,28 @@ void pg_net_embed_back(struct pg_net *n)
 
 struct out {
     struct pg_net *n;
-    int t0, n_rows; /* the rows whose logits are there */
+    int t0, n_rows;      /* the rows whose logits are there */
+    int first, n_out;    /* of the vocabulary, what is multiplied with */
+    const pg_real *w;    /* [n_out, n_embd] */
+    int n_groups, parts; /* of rows; of columns of a product, each a task of its own */
 };
+
+/* Rows [at, at + n) of those whose logits are there. */
+struct group {
+    int at, n;
+};
+static struct group group_of(const struct out *o, int task)
+{
+    int at = task % o->n_groups * PG_NET_OUT_ROWS;
+    return (struct group){at, PG_MIN(PG_NET_OUT_ROWS, o->n_rows - at)};
+}
+
+/* The task's part of n columns: whole steps of a product's kernel. */
+static struct group part_of(const struct out *o, int task, int n)
+{
+    int each = (n / o->parts + 63) / 64 * 64, at = PG_MIN(task / o->n_groups * each, n);
+    return (struct group){at, PG_MIN(each, n - at)};
+}
 
 /* Logits to the loss and, times scale / n_targets, to its derivative. */
 static void loss_row(struct pg_net *n, int t, pg_real *logits)
@@ -70,44 +95,82 @@ static void loss_row(struct pg_net *n, int t, pg_real *logits)
     logits[target] -= times;
 }
 
-static void out_rows(void *arg, int task, int thread)
+static void norm_group(void *arg, int task, int thread)
 {
     struct out *o = arg;
     struct pg_net *n = o->n;
-    int n_embd = n->h->n_embd, n_vocab = n->h->n_vocab, first = task * PG_NET_OUT_ROWS;
-    int t0 = o->t0 + first, n_rows = PG_MIN(PG_NET_OUT_ROWS, o->n_rows - first);
-    pg_real *logits = pg_net_row(n->logits, first, n_vocab);
-    struct pg_gemm to_logits = {.by = &n->blas,
-                                .m = n_rows,
-                                .n = n_vocab,
-                                .k = n_embd,
-                                .a = pg_net_row(n->h_end, t0, n_embd),
-                                .lda = n_embd,
-                                .b = n->w + n->at_output,
-                                .ldb = n_embd,
-                                .c = logits,
-                                .ldc = n_vocab};
-    struct pg_gemm back = {.by = &n->blas,
-                           .m = n_rows,
-                           .n = n_embd,
-                           .k = n_vocab,
-                           .a = logits,
-                           .lda = n_vocab,
-                           .b = n->w + n->at_output,
-                           .ldb = n_embd,
-                           .c = pg_net_row(n->dh, t0, n_embd),
-                           .ldc = n_embd};
+    struct group g = group_of(o, task);
+    int n_embd = n->h->n_embd;
     (void)thread;
-    for (int i = 0; i < n_rows; i++) {
-        int t = t0 + i;
-        n->s_end[t] = n->ops->norm(pg_net_row(n->x_end, t, n_embd), n->w + n->at_norm, n->eps,
+    for (int t = o->t0 + g.at; t < o->t0 + g.at + g.n; t++) {
+        n->s_end[t] = n->ops->norm(pg_net_row(n->x_end, t, n_embd), n->of_ends + n->at_norm, n->eps,
                                    pg_net_row(n->h_end, t, n_embd), n_embd);
     }
-    pg_gemm_nt(&to_logits);
-    for (int i = 0; i < n_rows; i++)
-        loss_row(n, t0 + i, pg_net_row(logits, i, n_vocab));
-    if (n->g)
-        pg_gemm_nn(&back);
+}
+
+/* Logits of some rows, of a part of the tile. */
+static void to_logits(void *arg, int task, int thread)
+{
+    struct out *o = arg;
+    struct pg_net *n = o->n;
+    struct group g = group_of(o, task), c = part_of(o, task, o->n_out);
+    int n_embd = n->h->n_embd, n_vocab = n->h->n_vocab;
+    (void)thread;
+    if (c.n == 0)
+        return;
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = g.n,
+                                 .n = c.n,
+                                 .k = n_embd,
+                                 .a = pg_net_row(n->h_end, o->t0 + g.at, n_embd),
+                                 .lda = n_embd,
+                                 .b = o->w + (size_t)c.at * (size_t)n_embd,
+                                 .ldb = n_embd,
+                                 .c = pg_net_row(n->logits, g.at, n_vocab) + o->first + c.at,
+                                 .ldc = n_vocab});
+}
+
+static void loss_group(void *arg, int task, int thread)
+{
+    struct out *o = arg;
+    struct group g = group_of(o, task);
+    (void)thread;
+    for (int i = g.at; i < g.at + g.n; i++)
+        loss_row(o->n, o->t0 + i, pg_net_row(o->n->logits, i, o->n->h->n_vocab));
+}
+
+/* dh of some rows, of a part of its values, += what the tile brings. */
+static void from_logits(void *arg, int task, int thread)
+{
+    struct out *o = arg;
+    struct pg_net *n = o->n;
+    struct group g = group_of(o, task), c = part_of(o, task, n->h->n_embd);
+    int n_embd = n->h->n_embd, n_vocab = n->h->n_vocab;
+    (void)thread;
+    if (c.n == 0)
+        return;
+    pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
+                                 .m = g.n,
+                                 .n = c.n,
+                                 .k = o->n_out,
+                                 .a = pg_net_row(n->logits, g.at, n_vocab) + o->first,
+                                 .lda = n_vocab,
+                                 .b = o->w + c.at,
+                                 .ldb = n_embd,
+                                 .beta = o->first > 0,
+                                 .c = pg_net_row(n->dh, o->t0 + g.at, n_embd) + c.at,
+                                 .ldc = n_embd});
+}
+
+/* fn with each tile of the output matrix in turn. */
+static void over_tiles(struct out *o, pg_task_fn *fn)
+{
+    struct pg_net *n = o->n;
+    for (o->first = 0; o->first < n->h->n_vocab; o->first += n->tile_rows) {
+        o->n_out = PG_MIN(n->tile_rows, n->h->n_vocab - o->first);
+        o->w = pg_net_output_rows(n, o->first, o->n_out);
+        pg_pool_run(n->opt.pool, fn, o, o->n_groups * o->parts);
+    }
 }
 
 static void norm_rows_back(void *arg, int task, int thread)
@@ -120,7 +183,7 @@ static void norm_rows_back(void *arg, int task, int thread)
     memset(s.part, 0, n->sums.n * sizeof(pg_real));
     for (int t = s.t0; t < s.t0 + s.n; t++) {
         struct pg_norm_back b = {.x = pg_net_row(n->x_end, t, n_embd),
-                                 .gain = n->w + n->at_norm,
+                                 .gain = n->of_ends + n->at_norm,
                                  .dy = pg_net_row(n->dh, t, n_embd),
                                  .s = n->s_end[t],
                                  .dx = pg_net_row(n->dx, t, n_embd),
@@ -131,10 +194,17 @@ static void norm_rows_back(void *arg, int task, int thread)
 
 void pg_net_output(struct pg_net *n)
 {
+    int parts = n->opt.frozen ? 4 : 1; /* few rows of a large vocabulary would be few tasks */
     for (int t0 = 0; t0 < n->n_tok; t0 += n->out_rows) {
-        struct out o = {n, t0, PG_MIN(n->out_rows, n->n_tok - t0)};
-        pg_pool_run(n->opt.pool, out_rows, &o, (o.n_rows + PG_NET_OUT_ROWS - 1) / PG_NET_OUT_ROWS);
-        if (n->g) {
+        struct out o = {.n = n, .t0 = t0, .n_rows = PG_MIN(n->out_rows, n->n_tok - t0)};
+        o.parts = parts;
+        o.n_groups = (o.n_rows + PG_NET_OUT_ROWS - 1) / PG_NET_OUT_ROWS;
+        pg_pool_run(n->opt.pool, norm_group, &o, o.n_groups);
+        over_tiles(&o, to_logits);
+        pg_pool_run(n->opt.pool, loss_group, &o, o.n_groups);
+        if (n->g)
+            over_tiles(&o, from_logits);
+        if (n->g && !n->opt.frozen) {
             struct pg_net_outer g = {
                 n->g + n->at_output, n->logits,    pg_net_row(n->h_end, t0, n->h->n_embd),
                 n->h->n_vocab,       n->h->n_embd, o.n_rows};
@@ -143,6 +213,6 @@ void pg_net_output(struct pg_net *n)
     }
     if (n->g) {
         pg_net_over_spans(n, norm_rows_back, 0);
-        pg_net_sum_parts(n, n->sums.norm, n->h->n_embd, n->g + n->at_norm);
+        pg_net_sum_parts(n, n->sums.norm, n->h->n_embd, n->opt.frozen ? NULL : n->g + n->at_norm);
     }
 }

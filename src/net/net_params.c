@@ -114,9 +114,27 @@ static size_t append(struct pg_net *n, const struct pg_param *like, const char *
     return p->at;
 }
 
+size_t pg_net_lay_out(const struct pg_net *n, int il, struct pg_net_at *at)
+{
+    enum { STEP = 16 }; /* each begins a line of the cache */
+    size_t len = 0;
+    for (enum pg_block_part part = 0; part < PG_BLOCK_PARTS; part++) {
+        const struct pg_weight *w = part_of(n, il, part);
+        bool there = w->n_in && w->n_out;
+        if (at)
+            at->part[part] = there ? len : PG_NO_PART;
+        if (there && !pg_parts[part].is_expert)
+            len += ((size_t)w->n_in * (size_t)w->n_out + STEP - 1) / STEP * STEP;
+    }
+    return len;
+}
+
 static void list_block(struct pg_net *n, int il)
 {
-    for (enum pg_block_part part = 0; part < PG_N_PARTS; part++) {
+    enum pg_block_part first = n->opt.frozen ? PG_BLOCK_PARTS : 0;
+    if (n->opt.frozen)
+        pg_net_lay_out(n, il, &n->at[il]);
+    for (enum pg_block_part part = first; part < PG_N_PARTS; part++) {
         struct pg_weight shape = shape_of(n, il, part);
         n->at[il].part[part] = PG_NO_PART;
         if (shape.n_in && shape.n_out) {
@@ -136,17 +154,22 @@ static bool has_output(const struct pg_model *m)
     return m->output.n_out != 0 && (!m->output.data || m->output.data != m->token_embd.data);
 }
 
-int pg_net_list(struct pg_net *n, struct pg_err *err)
+/* Frozen: pre-gates alone. */
+static void list_pregates(struct pg_net *n)
+{
+    n->at_embd = n->at_output = PG_NO_PART;
+    n->at_norm = 0;
+    n->at_freqs = n->model->rope_freqs.n_in ? (size_t)n->h->n_embd : PG_NO_PART;
+    for (int il = 0; il < n->h->n_layer; il++)
+        list_block(n, il);
+}
+
+static int list_all(struct pg_net *n, struct pg_err *err)
 {
     const struct pg_hparams *h = n->h;
-    size_t n_layer = (size_t)h->n_layer;
     struct pg_param table = {.n_mat = 1, .n_out = h->n_vocab, .n_in = h->n_embd, .is_matrix = true};
     struct pg_param gain = {.n_mat = 1, .n_out = 1, .n_in = h->n_embd};
     struct pg_param freqs = {.n_mat = 1, .n_out = 1, .n_in = h->n_rot / 2};
-    n->at = pg_calloc(n_layer, sizeof(n->at[0]));
-    n->params.p = pg_calloc(n_layer * PG_N_PARTS + 4, sizeof(n->params.p[0]));
-    if (!n->at || !n->params.p)
-        return pg_fail(err, PG_ENOMEM, "out of memory for the list of parameters");
     n->at_embd = append(n, &table, "token_embd.weight");
     n->at_freqs = n->model->rope_freqs.n_in ? append(n, &freqs, "rope_freqs.weight") : PG_NO_PART;
     for (int il = 0; il < h->n_layer; il++)
@@ -160,6 +183,19 @@ int pg_net_list(struct pg_net *n, struct pg_err *err)
                        "a tensor outside its blocks that training does not know",
                        (unsigned long long)n->model->n_params, (unsigned long long)used);
     }
+    return 0;
+}
+
+int pg_net_list(struct pg_net *n, struct pg_err *err)
+{
+    size_t n_layer = (size_t)n->h->n_layer;
+    n->at = pg_calloc(n_layer, sizeof(n->at[0]));
+    n->params.p = pg_calloc(n_layer * PG_N_PARTS + 4, sizeof(n->params.p[0]));
+    if (!n->at || !n->params.p)
+        return pg_fail(err, PG_ENOMEM, "out of memory for the list of parameters");
+    if (!n->opt.frozen)
+        return list_all(n, err);
+    list_pregates(n);
     return 0;
 }
 
