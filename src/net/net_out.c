@@ -194,10 +194,11 @@ static void norm_rows_back(void *arg, int task, int thread)
 
 void pg_net_output(struct pg_net *n)
 {
-    int parts = n->opt.frozen ? 4 : 1; /* few rows of a large vocabulary would be few tasks */
+    /* Few rows of a large vocabulary would be few tasks. */
+    bool large = n->opt.frozen && (int64_t)n->tile_rows * n->h->n_embd >= 1 << 20;
     for (int t0 = 0; t0 < n->n_tok; t0 += n->out_rows) {
         struct out o = {.n = n, .t0 = t0, .n_rows = PG_MIN(n->out_rows, n->n_tok - t0)};
-        o.parts = parts;
+        o.parts = large ? 4 : 1;
         o.n_groups = (o.n_rows + PG_NET_OUT_ROWS - 1) / PG_NET_OUT_ROWS;
         pg_pool_run(n->opt.pool, norm_group, &o, o.n_groups);
         over_tiles(&o, to_logits);

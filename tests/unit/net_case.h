@@ -105,7 +105,8 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
     struct pg_err err = {0};
     size_t n_tok = (size_t)(opt->n_seq * opt->seq_len);
     *c = (struct net_case){.opt = *opt};
-    snprintf(c->path, sizeof(c->path), "%s/%s", PG_TEST_DATA, file);
+    snprintf(c->path, sizeof(c->path), "%s%s%s", file[0] == '/' ? "" : PG_TEST_DATA,
+             file[0] == '/' ? "" : "/", file);
     assert_int_equal(pg_gguf_open(&c->gguf, c->path, &err), 0);
     assert_int_equal(pg_model_open(&c->model, c->gguf, &err), 0);
     assert_int_equal(pg_pool_open(&c->pool, n_threads, &err), 0);
