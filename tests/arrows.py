@@ -32,7 +32,7 @@ MAY_USE = {
     "net/rows": ("base", "cpu"),
     "net": ("base", "quant", "store", "gate", "model", "net/rows"),
     "train": ("base", "quant", "format", "text", "model", "data", "net", "net/rows"),
-    "distil": ("base", "cpu", "gate", "model", "engine", "data", "net/rows"),
+    "distil": ("base", "cpu", "store", "gate", "model", "engine", "data", "net", "net/rows"),
     "eval": ("base", "text", "gate", "model", "engine", "data"),
 }
 FORBIDDEN = re.compile(

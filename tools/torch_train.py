@@ -22,7 +22,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 BETAS, EPS, DECAY, CLIP = (0.9, 0.95), 1e-8, 0.01, 1.0
 
 
-# ---------------------------------------------------------------- batches, as in src/train/train_data.h
+# ---------------------------------------------------------------- batches, as in src/data/batches.h
 
 
 def mix(x):

@@ -60,6 +60,10 @@ struct pg_params {
 /* NULL when there is none of this name. */
 const struct pg_param *pg_params_find(const struct pg_params *p, const char *name);
 
+/* Where the pre-gates lie in w; parts that there are not have no values. gates [n_moe] */
+void pg_pregates_in(const struct pg_model *m, const struct pg_params *params, float *w,
+                    struct pg_pregate *gates);
+
 struct pg_net_options {
     /* Shapes, family and which optional tensors there are (biases, tied output, dense blocks).
      * The directory is enough, no data is read; borrowed until close. */

@@ -206,3 +206,17 @@ const struct pg_param *pg_params_find(const struct pg_params *p, const char *nam
             return &p->p[i];
     return NULL;
 }
+
+void pg_pregates_in(const struct pg_model *m, const struct pg_params *params, float *w,
+                    struct pg_pregate *gates)
+{
+    for (int moe = 0; moe < m->n_moe; moe++) {
+        for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++) {
+            struct pg_tensor_name name = pg_part_name(pg_block_of_moe(m, moe), part);
+            const struct pg_param *p = pg_params_find(params, name.s);
+            *pg_pregate_part(&gates[moe], part) =
+                p ? (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, w + p->at}
+                  : (struct pg_weight){0};
+        }
+    }
+}

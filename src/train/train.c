@@ -411,17 +411,10 @@ void pg_trainer_close(pg_trainer *t)
 
 /* ------------------------------------------------------------------ step -------------------- */
 
-/* The learning rate of step `step`, counted from 0: a linear rise, then the schedule, which reaches
- * its end with the step behind the last. */
 static float rate_at(const struct pg_train_options *o, int step)
 {
-    const double lr = (double)o->lr, end = lr * (double)o->lr_end;
-    if (step < o->n_warmup)
-        return (float)(lr * (step + 1) / o->n_warmup);
-    const double part = (double)(step - o->n_warmup) / PG_MAX(1, o->n_steps - o->n_warmup);
-    if (o->schedule == PG_LR_COSINE)
-        return (float)(end + (lr - end) * 0.5 * (1 + cos(3.14159265358979323846 * part)));
-    return o->schedule == PG_LR_LINEAR ? (float)(lr + (end - lr) * part) : o->lr;
+    const struct pg_rate_plan plan = {o->schedule, o->lr, o->lr_end, o->n_warmup, o->n_steps};
+    return pg_rate_at(&plan, step);
 }
 
 /* g is the gradient of the mean loss over the accumulated batches. */
@@ -430,9 +423,10 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
     const int n = t->opt.n_accumulate;
     *mean = (struct pg_net_loss){0};
     for (int i = 0; i < n; i++) {
-        struct pg_net_batch batch;
+        struct pg_batch b;
         struct pg_net_loss loss;
-        pg_batches_next(&t->batches, &batch);
+        pg_batches_next(&t->batches, &b);
+        const struct pg_net_batch batch = {b.token, b.target, b.start};
         const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n};
         PG_TRY(pg_net_run(t->net, at, &batch, &loss, err));
         mean->total += loss.total / n;

@@ -2,11 +2,11 @@
  * What a trainer is made of. Shared by the files of training:
  *
  *   train.c             open, step, close: the loop of the paper
- *   train_data.c        documents to batches
  *   weights.c           where weights come from
  *   freeze.c            which tensors stay as they are
- *   net.h               loss and gradient
- *   adam.c              the optimiser
+ *   net/net.h           loss and gradient
+ *   data/batches.h      documents to batches
+ *   net/adam.h          the optimiser
  *   train_checkpoint.c  OUT.gguf.checkpoint
  *   train_export.c      OUT.gguf and OUT.pregate.gguf
  *
@@ -16,8 +16,8 @@
 #ifndef PG_TRAIN_TRAIN_H
 #define PG_TRAIN_TRAIN_H
 
-#include "train/adam.h"
-#include "train/train_data.h"
+#include "data/batches.h"
+#include "net/adam.h"
 #include "train/weights.h"
 
 /* What is kept of a step's report: F32, so that a resumed run reports the same numbers. */

@@ -33,8 +33,4 @@ bool pg_is_pregate(const struct pg_param *p);
 void pg_fold_pregates(const struct pg_model *m, const struct pg_params *params, int level,
                       float *w);
 
-/* Where the pre-gates lie in w; parts that there are not have no values. gates [n_moe] */
-void pg_pregates_in(const struct pg_model *m, const struct pg_params *params, float *w,
-                    struct pg_pregate *gates);
-
 #endif

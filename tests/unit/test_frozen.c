@@ -150,7 +150,8 @@ static void the_flat_net_has_the_same_bits(void **state)
             struct frozen f;
             frozen_open(&f, &c, slots[k][0], slots[k][1]);
             assert_true(pg_net_params(f.net)->n_values < c.params->n_values);
-            for (int again = 0; again < (k ? 1 : 2); again++) { /* slots are as the first run left them */
+            for (int again = 0; again < (k ? 1 : 2);
+                 again++) { /* slots are as the first run left them */
                 struct pg_net_loss found = frozen_run(&f, &c, true);
                 if (memcmp(&found, &wanted, sizeof(found)) != 0)
                     fail_msg("%s, %d slots: loss %.17g found, %.17g wanted (%.9g, %.9g sticky)",

@@ -6,9 +6,9 @@
 
 #include "base/os.h"
 #include "base/random.h"
-#include "train/adam.h"
+#include "data/batches.h"
+#include "net/adam.h"
 #include "train/freeze.h"
-#include "train/train_data.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -68,7 +68,7 @@ static void test_batches(void **state)
     const int lengths[] = {3, 17, 1, 5, 9, 12, 4};
     struct pg_docs d;
     struct pg_batches b;
-    struct pg_net_batch batch;
+    struct pg_batch batch;
     int seen[7] = {0};
     make_docs(&d, lengths, 7);
     open_batches(&b, &d);
@@ -95,7 +95,7 @@ static void test_epochs(void **state)
     int first_order[8];
     struct pg_docs d;
     struct pg_batches b;
-    struct pg_net_batch batch;
+    struct pg_batch batch;
     make_docs(&d, lengths, 8);
     open_batches(&b, &d);
     for (int epoch = 0; epoch < 3; epoch++) {
@@ -124,7 +124,7 @@ static void test_seek(void **state)
     for (int pass = 0; pass < 2; pass++) {
         struct pg_docs d;
         struct pg_batches a, b;
-        struct pg_net_batch x, y;
+        struct pg_batch x, y;
         make_docs(&d, pass ? few : many, pass ? 1 : 7);
         open_batches(&a, &d);
         open_batches(&b, &d);

@@ -5,8 +5,8 @@
  * order, so the number of threads changes no bit. Frozen tensors are not touched, and their
  * gradient is not counted in the norm.
  */
-#ifndef PG_TRAIN_ADAM_H
-#define PG_TRAIN_ADAM_H
+#ifndef PG_NET_ADAM_H
+#define PG_NET_ADAM_H
 
 #include "net/net.h"
 #include "net/rows/adam_row.h"
@@ -32,7 +32,17 @@ struct pg_adam_rates {
     float scale; /* of the gradient: clipping */
 };
 
-/* frozen[i]: tensor i stays as it is. */
+/* What the learning rate is at which step: a linear rise, then the schedule, which reaches lr * end
+ * with the step behind the last. */
+struct pg_rate_plan {
+    enum pg_lr_schedule schedule;
+    float lr, end;
+    int n_warmup, n_steps;
+};
+/* Of step `step`, counted from 0. */
+float pg_rate_at(const struct pg_rate_plan *p, int step);
+
+/* frozen[i]: tensor i stays as it is; NULL: none does. */
 int pg_adam_open(struct pg_adam *a, const struct pg_params *params, const bool *frozen,
                  struct pg_pool *pool, struct pg_err *err);
 void pg_adam_close(struct pg_adam *a);

@@ -11,11 +11,16 @@
  * The target of a token is the next token of its document, of which there is none after the last
  * (-1). What row n holds depends on the seed and n alone, so that to resume is to seek.
  */
-#ifndef PG_TRAIN_TRAIN_DATA_H
-#define PG_TRAIN_TRAIN_DATA_H
+#ifndef PG_DATA_BATCHES_H
+#define PG_DATA_BATCHES_H
 
 #include "data/pieces.h"
-#include "net/net.h"
+
+/* Row s of n_seq has tokens [s * seq_len, (s + 1) * seq_len). start[t] is the index in the row of
+ * the first token of t's piece. */
+struct pg_batch {
+    const int32_t *token, *target, *start; /* [n_seq * seq_len] */
+};
 
 struct pg_batches_options {
     const struct pg_docs *docs; /* borrowed */
@@ -38,7 +43,7 @@ void pg_batches_close(struct pg_batches *b);
 /* The next batch is that of rows [row, row + n_seq). */
 void pg_batches_seek(struct pg_batches *b, uint64_t row);
 /* Valid until the next call. */
-void pg_batches_next(struct pg_batches *b, struct pg_net_batch *out);
+void pg_batches_next(struct pg_batches *b, struct pg_batch *out);
 /* Names the documents: their tokens and borders. */
 uint64_t pg_batches_hash(const struct pg_batches *b);
 

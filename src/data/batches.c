@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "train/train_data.h"
+#include "data/batches.h"
 
 #include "base/hash.h"
 #include "base/os.h"
@@ -104,13 +104,13 @@ static void fill_row(struct pg_batches *b, int32_t *token, int32_t *target, int3
     }
 }
 
-void pg_batches_next(struct pg_batches *b, struct pg_net_batch *out)
+void pg_batches_next(struct pg_batches *b, struct pg_batch *out)
 {
     for (int s = 0; s < b->opt.n_seq; s++) {
         size_t at = (size_t)s * (size_t)b->opt.seq_len;
         fill_row(b, b->token + at, b->target + at, b->start + at);
     }
-    *out = (struct pg_net_batch){b->token, b->target, b->start};
+    *out = (struct pg_batch){b->token, b->target, b->start};
 }
 
 uint64_t pg_batches_hash(const struct pg_batches *b)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "train/adam.h"
+#include "net/adam.h"
 
 #include "base/os.h"
 
@@ -27,7 +27,7 @@ int pg_adam_open(struct pg_adam *a, const struct pg_params *params, const bool *
                 .at = p->at + at,
                 .n = PG_MIN(p->n - at, (size_t)PG_ADAM_CHUNK),
                 .decays = p->is_matrix,
-                .frozen = frozen[i],
+                .frozen = frozen && frozen[i],
             };
         }
     }
@@ -38,6 +38,17 @@ void pg_adam_close(struct pg_adam *a)
 {
     free(a->chunk);
     *a = (struct pg_adam){0};
+}
+
+float pg_rate_at(const struct pg_rate_plan *p, int step)
+{
+    const double lr = (double)p->lr, end = lr * (double)p->end;
+    if (step < p->n_warmup)
+        return (float)(lr * (step + 1) / p->n_warmup);
+    const double part = (double)(step - p->n_warmup) / PG_MAX(1, p->n_steps - p->n_warmup);
+    if (p->schedule == PG_LR_COSINE)
+        return (float)(end + (lr - end) * 0.5 * (1 + cos(3.14159265358979323846 * part)));
+    return p->schedule == PG_LR_LINEAR ? (float)(lr + (end - lr) * part) : p->lr;
 }
 
 /* ------------------------------------------------------------------ norm -------------------- */
