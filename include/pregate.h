@@ -417,6 +417,9 @@ struct pg_train_options {
     void (*log)(void *user, enum pg_log_level level, const char *text);
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
+    /* Above 0: experts are chosen as cache_bias of struct pg_options has it, beside a cache of
+     * sticky_cache experts a block, so that the model learns on the routes that it will get. */
+    float cache_bias;
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 
@@ -425,6 +428,8 @@ struct pg_train_report {
     int n_steps;
     double loss;            /* per token, nats, of the step's batch */
     double balance, sticky; /* unweighted */
+    double misses;          /* experts that a token's routes find missing in a cache of sticky_cache
+                             * experts a block, all blocks together */
     double grad_norm;       /* before clipping */
     double lr;
     uint64_t n_tokens; /* since the beginning, resumed parts included */

@@ -148,10 +148,11 @@ static void carve_passes(struct pg_net *n, struct pg_arena *a)
     n->dv = reals(n, a, t, n->n_kv);
     n->logits = reals(n, a, (size_t)n->out_rows, h->n_vocab);
     n->nll = take(n, a, t, 1, sizeof(double));
-    n->miss = take(n, a, (size_t)n->opt.n_seq, 1, sizeof(double));
+    n->of_row = take(n, a, (size_t)n->opt.n_seq, 1, sizeof(double));
     n->part = reals(n, a, n->sums.n, n->n_spans);
     n->room = reals(n, a, n->room_len, (int)n_threads);
     n->recent = ints(n, a, n_threads, h->n_expert);
+    n->here = take(n, a, n_threads, (size_t)h->n_expert, 1);
     n->chunk = take(n, a, pairs / PG_NET_ROWS + (size_t)h->n_expert, 1, sizeof(n->chunk[0]));
     n->order = ints(n, a, (size_t)h->n_expert, 1);
 }
@@ -207,6 +208,11 @@ static int check_options(const struct pg_net_options *o, struct pg_err *err)
         return pg_fail(err, PG_EARG, "a cache of %d experts asked for, 0 at least is wanted",
                        o->sticky_cache);
     }
+    if (o->cache_bias && !o->sticky_cache) {
+        return pg_fail(err, PG_EARG,
+                       "a cache of 0 experts asked for, 1 at least is wanted where gates are "
+                       "biased towards what it holds");
+    }
     return 0;
 }
 
@@ -254,7 +260,7 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
     size_t experts = PG_NET_ROWS * (2 * (size_t)h->n_embd + 3 * (size_t)h->n_ff_exp);
     if (o->frozen) /* its matrices, and what is not kept */
         experts += (3 * (size_t)h->n_embd + 2 * PG_NET_ROWS) * (size_t)h->n_ff_exp;
-    n->room_len = PG_MAX(attention, experts);
+    n->room_len = PG_MAX(PG_MAX(attention, experts), (size_t)h->n_expert);
 }
 
 uint64_t pg_net_bytes(const struct pg_net_options *opt)
@@ -359,6 +365,7 @@ static int sum_up(const struct pg_net *n, struct pg_net_loss *out, struct pg_err
     for (int moe = 0; moe < n->model->n_moe; moe++) {
         out->balance += n->route[moe].balance / n->model->n_moe;
         out->sticky += n->route[moe].sticky / n->model->n_moe;
+        out->misses += n->route[moe].misses;
     }
     out->total = out->nll + (double)n->opt.balance_weight * out->balance +
                  (double)n->opt.sticky_weight * out->sticky;
@@ -424,6 +431,8 @@ int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_bat
     n->g = at.g;
     n->scale = at.scale;
     n->batch = batch;
+    n->gate = n->opt.gate;
+    n->bias = n->opt.cache_bias;
     n->under_way = -1;
     if (n->opt.frozen)
         pg_net_unpack_ends(n);

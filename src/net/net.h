@@ -19,6 +19,17 @@
  *            p_t only. Measured with sticky_cache > 0, whatever its weight.
  *   total  = nll + balance_weight * balance + sticky_weight * sticky
  *
+ * With a cache_bias the experts are chosen as the engine's gates choose them beside a cache
+ * (struct pg_options): in each row of the batch, token after token, the experts of block b are
+ * ranked by  logit + cache_bias[b] * (largest - smallest logit) * here, where `here` is 1 for what
+ * an imagined cache of this block holds, else 0; then the cache is given the chosen. It holds the
+ * sticky_cache experts used last, is empty before the row's first token, and keeps what it has
+ * where a document ends, as the engine's does. The weights are those of the logits without a bias,
+ * and the choice is held constant as ever. Counted with and without a bias:
+ *
+ *   misses   mean over the T tokens of the chosen that the imagined cache did not hold, summed over
+ *            MoE blocks: experts that would be read for a token
+ *
  * "The gate" of a block is what decides it: its router, or with PG_GATE_PREGATE and block >= level
  * (counted over MoE blocks) the pre-gate of block - level on the normalised input of that block's
  * experts. Top-k is held constant; the gradient goes through the weights of the chosen, by the
@@ -76,7 +87,8 @@ struct pg_net_options {
     int pregate_hidden;
     int n_seq, seq_len;
     float balance_weight, sticky_weight;
-    int sticky_cache; /* experts a block */
+    int sticky_cache;        /* experts a block: of the sticky loss's cache and the imagined one */
+    const float *cache_bias; /* [n_moe], borrowed until close; NULL: none */
     struct pg_pool *pool;
     /* Frozen: the model's dense weights are loaded when it runs, and its experts are in `store`,
      * which has n_slots and belongs to the net during a run. */
@@ -97,7 +109,7 @@ struct pg_net_batch {
 };
 
 struct pg_net_loss {
-    double total, nll, balance, sticky;
+    double total, nll, balance, sticky, misses;
     int64_t n_targets;
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Who decides: logits to probabilities, chosen experts and their weights, by the rule of
- * gate/rule_body.h; the balance and sticky losses; and back.
+ * gate/rule_body.h; the balance loss; and back.
  */
 #include "net/net_impl.h"
 
@@ -12,7 +12,7 @@
 
 void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2])
 {
-    bool early = n->opt.gate == PG_GATE_PREGATE;
+    bool early = n->gate == PG_GATE_PREGATE;
     bool own = !early || moe < n->opt.level;
     bool later = early && moe + n->opt.level < n->model->n_moe;
     out[0] = (struct pg_net_gate){own ? moe : -1, PG_PART_ROUTER};
@@ -32,13 +32,13 @@ static void to_probabilities(const struct pg_net *n, pg_real *x)
         x[e] = (pg_real)(1 / (1 + exp(-(double)x[e])));
 }
 
-static void decide_row(const struct pg_net *n, struct pg_net_route *r, int t)
+void pg_net_choose(const struct pg_net *n, struct pg_net_route *r, int t, const pg_real *ranked)
 {
     const struct pg_gate_rule *rule = &n->h->rule;
     pg_real *p = pg_net_row(r->p, t, rule->n_expert);
     pg_real *weight = pg_net_row(r->weight, t, rule->n_used);
     int32_t *id = r->id + (size_t)t * (size_t)rule->n_used;
-    rule_rank(rule, p, id);
+    rule_rank(rule, ranked, id);
     to_probabilities(n, p);
     rule_weights(rule, p, id, weight);
 }
@@ -113,8 +113,8 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .ldc = n_expert});
         if (gate[i].part == PG_PART_PREGATE)
             add_early(n, s, il, pg_net_row(r->p, s->t0, n_expert));
-        for (int t = s->t0; t < s->t0 + s->n; t++)
-            decide_row(n, r, t);
+        for (int t = s->t0; !n->bias && t < s->t0 + s->n; t++)
+            pg_net_choose(n, r, t, pg_net_row(r->p, t, n_expert));
     }
 }
 
@@ -149,7 +149,7 @@ static void make_chunks(struct pg_net *n, const struct pg_net_route *r)
     }
 }
 
-/* ------------------------------------------------------------------ losses ------------------ */
+/* ------------------------------------------------------------------ balance ----------------- */
 
 /* n_expert * sum of f_e P_e, f_e held constant. */
 static void balance(const struct pg_net *n, struct pg_net_route *r)
@@ -167,71 +167,18 @@ static void balance(const struct pg_net *n, struct pg_net_route *r)
     r->balance = n_expert * sum;
 }
 
-/* Puts id at the front of a list of *n_list, which keeps at most `most`. */
-static void touch(int32_t *list, int *n_list, int most, int32_t id)
-{
-    int at = 0;
-    while (at < *n_list && list[at] != id)
-        at++;
-    if (at == *n_list && *n_list < most)
-        ++*n_list;
-    at = PG_MIN(at, most - 1);
-    memmove(list + 1, list, (size_t)at * sizeof(list[0]));
-    list[0] = id;
-}
-
-/* The token's expected miss, with a full cache of the experts in `list`. */
-static double miss_of(const struct pg_net *n, struct pg_net_route *r, int t, const int32_t *list)
-{
-    int n_expert = n->h->n_expert;
-    const pg_real *p = pg_net_row(r->p, t, n_expert);
-    uint8_t *missed = r->missed + (size_t)t * (size_t)n_expert;
-    double sum = 0;
-    memset(missed, 1, (size_t)n_expert);
-    for (int i = 0; i < n->opt.sticky_cache; i++)
-        missed[list[i]] = 0;
-    for (int e = 0; e < n_expert; e++)
-        sum += missed[e] ? (double)p[e] : 0;
-    return sum;
-}
-
-/* Task: one sequence. Of the experts that one token used, the first rank counts as the last used.
- */
-static void sticky(void *arg, int task, int thread)
-{
-    struct pg_net_pass *p = arg; /* il: the MoE block */
-    struct pg_net *n = p->n;
-    struct pg_net_route *r = &n->route[p->il];
-    int n_expert = n->h->n_expert, n_used = n->h->n_expert_used, seq_len = n->opt.seq_len, have = 0;
-    int32_t *list = n->recent + (size_t)thread * (size_t)n_expert;
-    double sum = 0;
-    for (int i = 0; i < seq_len; i++) {
-        int t = task * seq_len + i;
-        have = n->batch->start[t] == i ? 0 : have;
-        memset(r->missed + (size_t)t * (size_t)n_expert, 0, (size_t)n_expert);
-        if (have == n->opt.sticky_cache)
-            sum += miss_of(n, r, t, list);
-        for (int rank = n_used - 1; rank >= 0; rank--) {
-            touch(list, &have, PG_MIN(n->opt.sticky_cache, n_expert),
-                  r->id[(size_t)t * (size_t)n_used + (size_t)rank]);
-        }
-    }
-    n->miss[task] = sum;
-}
-
 void pg_net_routed(struct pg_net *n, int moe)
 {
-    struct pg_net_pass p = {n, moe};
     struct pg_net_route *r = &n->route[moe];
+    struct pg_net_gate gate[2];
+    pg_net_gates(n, moe, gate);
+    for (int i = 0; i < 2; i++)
+        if (gate[i].to >= 0)
+            pg_net_cache(n, gate[i].to);
     sort_by_expert(n, r);
     make_chunks(n, r);
     balance(n, r);
-    r->sticky = 0;
-    if (r->missed) {
-        pg_pool_run(n->opt.pool, sticky, &p, n->opt.n_seq);
-        for (int s = 0; s < n->opt.n_seq; s++)
-            r->sticky += n->miss[s] / n->n_tok;
-    }
+    pg_net_sticky(n, moe);
 }
 
 /* ------------------------------------------------------------------ back -------------------- */

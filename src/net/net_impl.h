@@ -6,7 +6,8 @@
  *   net_params.c  the list of parameters
  *   net_frozen.c  weights of a model that stays as it is: unpacked, and brought by the store
  *   net_attn.c    norm, queries, keys, values, attention, and back
- *   net_gate.c    who decides: probabilities, top-k, balance and sticky losses, and back
+ *   net_gate.c    who decides: probabilities, top-k, balance loss, and back
+ *   net_cache.c   the imagined cache: choice with its bias, misses, sticky loss
  *   net_ffn.c     experts, dense and shared feed-forward, and back
  *   net_out.c     output, loss, and the beginning of the way back
  *
@@ -66,7 +67,7 @@ struct pg_net_route {
     int32_t *pair_of;     /* [T * U] row -> (token, rank) */
     int32_t *row_of;      /* [T * U] (token, rank) -> row */
     pg_real *d_balance;   /* [n_expert] derivative of each token's probability */
-    double balance, sticky;
+    double balance, sticky, misses;
 };
 
 /* How far the way back goes through a block. */
@@ -117,11 +118,12 @@ struct pg_net {
     pg_real *dx, *dh, *dq, *dk, *dv, *datt;
     pg_real *logits; /* [out_rows, n_vocab] */
     double *nll;     /* [T] */
-    double *miss;    /* [n_seq] */
+    double *of_row;  /* [n_seq] sums over a row of the batch */
     pg_real *part;   /* [n_spans, sums.n] */
     pg_real *room;   /* [n_threads, room_len] */
     size_t room_len;
     int32_t *recent; /* [n_threads, n_expert] */
+    uint8_t *here;   /* [n_threads, n_expert] in the imagined cache */
     struct pg_net_chunk *chunk;
     int n_chunks;
     int32_t *order; /* [n_expert] */
@@ -139,6 +141,8 @@ struct pg_net {
 
     /* Of the run. Where parts of blocks lie, and norm and factors: w, or the buffers above. */
     const pg_real *w, *of_blocks, *of_ends;
+    enum pg_gate_kind gate;
+    const float *bias; /* [n_moe], or NULL */
     pg_real *g, scale;
     const struct pg_net_batch *batch;
     int64_t n_targets;
@@ -244,10 +248,19 @@ void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2]);
 void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il);
 /* Hidden values of the block's pre-gate. */
 void pg_net_early(struct pg_net *n, const struct pg_net_span *s, int il);
-/* After all rows have been decided: rows by expert, balance and sticky loss. */
+/* Row t's experts, the n_used largest of `ranked`, and their weights: its logits in r->p become
+ * probabilities. `ranked` may be the logits. */
+void pg_net_choose(const struct pg_net *n, struct pg_net_route *r, int t, const pg_real *ranked);
+/* After all rows have been through pg_net_decide: what is left of its decisions; then of this block
+ * rows by expert, balance and sticky loss. */
 void pg_net_routed(struct pg_net *n, int moe);
 /* The block's own dlogits, from dweight and the losses; then dh += what it decides for. */
 void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il);
+
+/* net_cache.c */
+/* When the logits of all rows are there: the experts, if the gate is biased, and their misses. */
+void pg_net_cache(struct pg_net *n, int moe);
+void pg_net_sticky(struct pg_net *n, int moe);
 
 /* net_ffn.c */
 int pg_net_ffn(struct pg_net *n, int il, struct pg_err *err);

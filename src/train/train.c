@@ -76,8 +76,7 @@ static int check_sizes(const struct pg_train_options *o, const struct pg_model *
         return pg_fail(err, PG_EARG, "tokens of a sequence: %d found, 2 to %d wanted", o->seq_len,
                        longest);
     if (o->sticky_cache < least || o->sticky_cache > m->h.n_expert)
-        return pg_fail(err, PG_EARG,
-                       "experts of the sticky loss's cache: %d found, %d to %d wanted",
+        return pg_fail(err, PG_EARG, "experts of the imagined cache: %d found, %d to %d wanted",
                        o->sticky_cache, least, m->h.n_expert);
     return 0;
 }
@@ -273,6 +272,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .balance_weight = t->opt.balance,
         .sticky_weight = t->opt.sticky,
         .sticky_cache = t->opt.sticky_cache,
+        .cache_bias = t->bias,
         .pool = t->pool,
     };
 }
@@ -297,8 +297,22 @@ static int begin_state(struct pg_trainer *t, struct pg_err *err)
     return 0;
 }
 
+static int begin_bias(struct pg_trainer *t, struct pg_err *err)
+{
+    const int n_moe = t->source.model.n_moe;
+    if (t->opt.cache_bias == 0 || n_moe == 0)
+        return 0;
+    t->bias = pg_calloc((size_t)n_moe, sizeof(t->bias[0]));
+    if (!t->bias)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    for (int i = 0; i < n_moe; i++)
+        t->bias[i] = t->opt.cache_bias;
+    return 0;
+}
+
 static int begin_net(struct pg_trainer *t, struct pg_err *err)
 {
+    PG_TRY(begin_bias(t, err));
     PG_TRY(pg_pool_open(&t->pool, t->opt.n_threads, err));
     const struct pg_net_options net = net_options(t);
     PG_TRY(pg_net_open(&t->net, &net, err));
@@ -403,6 +417,7 @@ void pg_trainer_close(pg_trainer *t)
     pg_pages_unmap(t->s.w, t->bytes_of_state);
     pg_source_close(&t->source);
     free(t->metrics);
+    free(t->bias);
     free(t->frozen);
     pg_lock_drop(&t->lock);
     drop_strings(&t->opt);
@@ -433,6 +448,7 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
         mean->nll += loss.nll / n;
         mean->balance += loss.balance / n;
         mean->sticky += loss.sticky / n;
+        mean->misses += loss.misses / n;
     }
     return 0;
 }
@@ -470,6 +486,7 @@ static int take_step(struct pg_trainer *t, float *metrics, struct pg_err *err)
     metrics[PG_METRIC_LOSS] = (float)loss.nll;
     metrics[PG_METRIC_BALANCE] = (float)loss.balance;
     metrics[PG_METRIC_STICKY] = (float)loss.sticky;
+    metrics[PG_METRIC_MISSES] = (float)loss.misses;
     metrics[PG_METRIC_NORM] = (float)norm;
     metrics[PG_METRIC_LR] = rates.lr;
     return 0;
@@ -508,6 +525,7 @@ int pg_trainer_report_at(const pg_trainer *t, int step, struct pg_train_report *
         .loss = (double)m[PG_METRIC_LOSS],
         .balance = (double)m[PG_METRIC_BALANCE],
         .sticky = (double)m[PG_METRIC_STICKY],
+        .misses = (double)m[PG_METRIC_MISSES],
         .grad_norm = (double)m[PG_METRIC_NORM],
         .lr = (double)m[PG_METRIC_LR],
         .n_tokens =

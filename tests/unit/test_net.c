@@ -86,15 +86,18 @@ static void same_as_engine(void **state)
 static void threads_change_no_bit(void **state)
 {
     struct net_case one, more;
+    const float bias[] = {0.1f, 0.2f, 0.3f, 0.1f, 0.2f, 0.3f, 0.1f, 0.2f};
     struct pg_net_options opt = {.gate = PG_GATE_PREGATE,
                                  .level = 1,
                                  .n_seq = 5,
                                  .seq_len = 150,
                                  .balance_weight = 0.1f,
                                  .sticky_weight = 0.1f,
-                                 .sticky_cache = 3};
+                                 .sticky_cache = 3,
+                                 .cache_bias = bias};
     (void)state;
     net_case_open(&one, "gen_moe/mixed.gguf", &opt, 1);
+    assert_true(one.model.n_moe <= (int)PG_COUNT(bias));
     net_case_fill(&one, 140, 3);
     struct pg_net_loss wanted = net_case_run(&one, true);
     for (int n_threads = 2; n_threads <= 5; n_threads += 3) {
@@ -213,6 +216,10 @@ static void bad_options(void **state)
         assert_null(net);
         says(err.text, cases[i].word);
     }
+    bad = c.opt;
+    bad.cache_bias = &bad.balance_weight;
+    assert_int_equal(pg_net_open(&net, &bad, &err), PG_EARG);
+    says(err.text, "a cache of 0");
     bad = c.opt;
     bad.seq_len = 32;
     assert_true(pg_net_bytes(&bad) > pg_net_bytes(&c.opt));

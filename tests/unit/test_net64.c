@@ -3,8 +3,11 @@
  * of a five-point difference, at its largest value and along a random direction.
  * Which experts are chosen is held constant by the gradient, so a difference counts only where they
  * stay the same on both sides; otherwise it is made over a smaller step.
+ * And which experts are chosen beside an imagined cache, against plain loops.
  */
 #include "net_case.h"
+
+#include "net/net_impl.h"
 
 struct net_test {
     const char *file;
@@ -12,25 +15,39 @@ struct net_test {
     bool sigmoid, other_rule;
     int n_seq, seq_len, longest;
     int hidden; /* of pre-gates, which then have a bias, too */
+    float bias; /* of the cache, in the first MoE block; half of it in the others */
 };
 
+enum { BLOCKS = 16 };
+
+static const float *biases(float first)
+{
+    static float bias[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++)
+        bias[i] = i ? first / 2 : first;
+    return first > 0 ? bias : NULL;
+}
+
 static const struct net_test tests64[] = {
-    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0},
-    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0},
-    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0},
-    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0},
-    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0},
-    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0},
-    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0},
-    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5},
-    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19},
-    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0},
-    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0},
-    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0},
-    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0},
-    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0},
+    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0, 0},
+    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0, 0},
+    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0, 0},
+    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0, 0},
+    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19, 0},
+    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0},
+    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0, 0},
+    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0, 0},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0.3f},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0.2f},
+    {"gen_moe/mixed.gguf", 2, true, false, 2, 21, 12, 5, 0.4f},
 };
 
 static int32_t *routes_of(const struct net_case *c)
@@ -153,6 +170,7 @@ static void check_model(const struct net_test *t, uint64_t seed)
         .balance_weight = 0.3f,
         .sticky_weight = 0.5f,
         .sticky_cache = 3,
+        .cache_bias = biases(t->bias),
     };
     net_case_open(&c, t->file, &opt, 2);
     net_case_fill(&c, t->longest, seed);
@@ -216,9 +234,112 @@ static void large_batch(void **state)
     net_case_close(&c);
 }
 
+/* ------------------------------------------------------------------ imagined cache ---------- */
+
+/* When each expert was used last, 0: never; the cache holds the n_here latest. */
+struct use {
+    int at[64], now, n_here;
+};
+
+static bool is_here(const struct use *u, int e, int n_expert)
+{
+    int later = 0;
+    for (int i = 0; i < n_expert; i++)
+        later += u->at[i] > u->at[e];
+    return u->at[e] > 0 && later < u->n_here;
+}
+
+/* The next of the ranking that is not taken yet. */
+static int best_of(const double *score, const bool *taken, int n_expert)
+{
+    int best = -1;
+    for (int e = 0; e < n_expert; e++)
+        if (!taken[e] && (best < 0 || score[e] > score[best]))
+            best = e;
+    return best;
+}
+
+/* One token of one block; returns how many of its experts were not there. */
+static int check_token(const struct net_case *c, int moe, int t, double bias, struct use *u)
+{
+    int n_expert = c->model.h.n_expert, n_used = c->model.h.n_expert_used, missed = 0;
+    const double *p = c->net->route[moe].p + t * n_expert;
+    const double *weight = c->net->route[moe].weight + t * n_used;
+    const int32_t *id = pg_net_route(c->net, moe) + t * n_used;
+    double score[64], least = HUGE_VAL, most = -HUGE_VAL, sum = 0;
+    bool taken[64] = {false};
+    for (int e = 0; e < n_expert; e++) {
+        score[e] = log(c->model.h.rule.sigmoid ? p[e] / (1 - p[e]) : p[e]); /* the logit, shifted */
+        least = fmin(least, score[e]);
+        most = fmax(most, score[e]);
+    }
+    for (int e = 0; e < n_expert; e++)
+        score[e] += bias * (most - least) * is_here(u, e, n_expert);
+    for (int i = 0; i < n_used; i++) {
+        int best = best_of(score, taken, n_expert);
+        if (id[i] != best)
+            fail_msg("%s: block %d, token %d, rank %d: %d found, %d wanted", c->path, moe, t, i,
+                     (int)id[i], best);
+        taken[best] = true;
+        missed += !is_here(u, best, n_expert);
+        sum += p[best];
+    }
+    double scale = (double)c->model.h.rule.scale / (c->model.h.rule.renormalise ? sum : 1);
+    for (int i = 0; i < n_used; i++)
+        assert_true(fabs(weight[i] - p[id[i]] * scale) < 1e-12);
+    for (int i = n_used - 1; i >= 0; i--)
+        u->at[id[i]] = ++u->now;
+    return missed;
+}
+
+static double misses_of(const struct net_case *c)
+{
+    int n_tok = c->opt.n_seq * c->opt.seq_len, missed = 0;
+    for (int moe = 0; moe < c->model.n_moe; moe++) {
+        struct use u = {.n_here = c->opt.sticky_cache};
+        for (int t = 0; t < n_tok; t++) {
+            if (t % c->opt.seq_len == 0)
+                u = (struct use){.n_here = c->opt.sticky_cache};
+            double bias = c->opt.cache_bias ? (double)c->opt.cache_bias[moe] : 0;
+            missed += check_token(c, moe, t, bias, &u);
+        }
+    }
+    return (double)missed / n_tok;
+}
+
+/* Rows of several documents, routers and pre-gates, more and fewer places than a token uses; the
+ * more bias, the fewer misses. */
+static void chosen_beside_a_cache(void **state)
+{
+    static const float bias[] = {0, 0.1f, 0.5f};
+    (void)state;
+    for (int level = 0; level < 3; level++) {
+        for (int cache = 1; cache < 7; cache += 2) {
+            double before = HUGE_VAL;
+            for (size_t i = 0; i < PG_COUNT(bias); i++) {
+                struct net_case c;
+                struct pg_net_options opt = {.gate = level ? PG_GATE_PREGATE : PG_GATE_ROUTER,
+                                             .level = level,
+                                             .n_seq = 3,
+                                             .seq_len = 90,
+                                             .sticky_cache = cache,
+                                             .cache_bias = biases(bias[i])};
+                net_case_open(&c, "gen_moe/mixed.gguf", &opt, 2);
+                assert_true(c.model.h.n_expert <= 64 && c.model.n_moe <= BLOCKS);
+                net_case_fill(&c, 40, 5);
+                double found = net_case_run(&c, false).misses, wanted = misses_of(&c);
+                assert_true(fabs(found - wanted) < 1e-9 && found > 0 && found < before);
+                before = found;
+                net_case_close(&c);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(chosen_beside_a_cache),
         cmocka_unit_test(derivatives_are_differences),
         cmocka_unit_test(large_batch),
     };
