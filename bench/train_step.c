@@ -180,14 +180,16 @@ static int measure(struct bench *b, int repeats, struct pg_err *err)
     double product = 2.0 * ROWS * b->model.h.n_embd * PG_MAX(b->model.h.n_ff_exp, b->model.h.n_ff);
     double flop = forward_flop(b) * n_tok;
     struct pg_net_loss loss;
-    PG_TRY(pg_net_run(b->net, (struct pg_net_point){b->w, b->g, 1}, &b->batch, &loss,
+    PG_TRY(pg_net_run(b->net, (struct pg_net_point){b->w, b->g, 1, NULL}, &b->batch, &loss,
                       err)); /* pages touched */
     for (int i = 0; i < repeats; i++) {
         struct seconds begin = now();
-        PG_TRY(pg_net_run(b->net, (struct pg_net_point){b->w, NULL, 1}, &b->batch, &loss, err));
+        PG_TRY(
+            pg_net_run(b->net, (struct pg_net_point){b->w, NULL, 1, NULL}, &b->batch, &loss, err));
         note(&forward, begin);
         begin = now();
-        PG_TRY(pg_net_run(b->net, (struct pg_net_point){b->w, b->g, 1}, &b->batch, &loss, err));
+        PG_TRY(
+            pg_net_run(b->net, (struct pg_net_point){b->w, b->g, 1, NULL}, &b->batch, &loss, err));
         note(&both, begin);
         begin = now();
         pg_pool_run(b->pool, roof_task, b, n_threads);

@@ -420,6 +420,10 @@ struct pg_train_options {
     /* Above 0: experts are chosen as cache_bias of struct pg_options has it, beside a cache of
      * sticky_cache experts a block, so that the model learns on the routes that it will get. */
     float cache_bias;
+    /* Weight of the divergence KL(p_ref || p) of the next token's distribution from that of the
+     * model which training starts from, its own routers deciding: a trust region. Takes the weights
+     * once more, and a forward pass a step. */
+    float kl;
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 
@@ -430,6 +434,7 @@ struct pg_train_report {
     double balance, sticky; /* unweighted */
     double misses;          /* experts that a token's routes find missing in a cache of sticky_cache
                              * experts a block, all blocks together */
+    double kl;              /* nats a token; 0 without a weight for it */
     double grad_norm;       /* before clipping */
     double lr;
     uint64_t n_tokens; /* since the beginning, resumed parts included */

@@ -47,7 +47,7 @@ struct cli_args {
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
     int hint_extra;
     double cache_bias, temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
-    double lr, lr_end, weight_decay, clip, balance, sticky;
+    double lr, lr_end, weight_decay, clip, balance, sticky, kl;
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose;
     bool help, resume;
 };

@@ -133,6 +133,7 @@ static int options_make(struct train *r)
         .progress = on_progress,
         .user = r,
         .cache_bias = (float)a->cache_bias,
+        .kl = (float)a->kl,
     };
     if (!a->output)
         return cli_usage("train: where to? give -o OUT.gguf");
@@ -268,6 +269,7 @@ static int print_result(const struct train *r)
     json_object_set_new(j, "balance", cli_json_real(s->balance));
     json_object_set_new(j, "sticky", cli_json_real(s->sticky));
     json_object_set_new(j, "misses", cli_json_real(s->misses));
+    json_object_set_new(j, "kl", cli_json_real(s->kl));
     json_object_set_new(j, "tokens", json_integer((json_int_t)s->n_tokens));
     json_object_set_new(j, "seconds", cli_json_real(r->seconds));
     json_object_set_new(j, "tps", cli_json_real(tps));

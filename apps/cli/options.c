@@ -169,6 +169,7 @@ static const struct option options[] = {
 {"sticky", 0, "LAMBDA", TRAIN, REAL, AT(sticky), 0, 1e6, NULL, "weight of the expected cache misses: gates that are kind to the cache (0)"},
 {"sticky-cache", 0, "N", TRAIN, INTEGER, AT(sticky_cache), 1, 65536, NULL, "experts a block that this cache is taken to hold (twice what a token uses)"},
 {"cache-bias", 0, "X", TRAIN, REAL, AT(cache_bias), 0, 1, NULL, "prefer experts that this cache holds, as run --cache-bias will (0)"},
+{"kl", 0, "W", TRAIN, REAL, AT(kl), 0, 1e6, NULL, "weight of the divergence from the model that training starts from (0)"},
 {"freeze", 0, "LIST", TRAIN, TEXT, AT(freeze), 0, 0, NULL, "tensors that stay as they are, commas between, * for any: token_embd*,*.attn_*"},
 {"type", 0, "TYPE", TRAIN, TEXT, AT(type), 0, 0, NULL, "of the matrices in the result: F16, BF16 or F32 (F16)"},
 {"checkpoint-every", 0, "N", TRAIN, INTEGER, AT(checkpoint_every), 1, BIG, NULL, "steps from one checkpoint to the next (100)"},

@@ -22,7 +22,7 @@ struct range {
 struct options {
     const char *init; /* the macro that sets the size */
     size_t bytes;
-    struct range range[26]; /* ends with a name of NULL */
+    struct range range[27]; /* ends with a name of NULL */
 };
 
 // clang-format off
@@ -92,6 +92,7 @@ static const struct options all[] = {
     {AT(sticky), FLOAT, 0, 1e6},
     {AT(sticky_cache), INT, 0, 1 << 16},
     {AT(cache_bias), FLOAT, 0, 1},
+    {AT(kl), FLOAT, 0, 1e6},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
     {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT

@@ -148,6 +148,11 @@ static void carve_passes(struct pg_net *n, struct pg_arena *a)
     n->dv = reals(n, a, t, n->n_kv);
     n->logits = reals(n, a, (size_t)n->out_rows, h->n_vocab);
     n->nll = take(n, a, t, 1, sizeof(double));
+    if (n->opt.kl_weight > 0) {
+        n->ref_h = reals(n, a, t, h->n_embd);
+        n->ref_logits = reals(n, a, (size_t)n->out_rows, h->n_vocab);
+        n->kl = take(n, a, t, 1, sizeof(double));
+    }
     n->of_row = take(n, a, (size_t)n->opt.n_seq, 1, sizeof(double));
     n->part = reals(n, a, n->sums.n, n->n_spans);
     n->room = reals(n, a, n->room_len, (int)n_threads);
@@ -260,7 +265,8 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
     size_t experts = PG_NET_ROWS * (2 * (size_t)h->n_embd + 3 * (size_t)h->n_ff_exp);
     if (o->frozen) /* its matrices, and what is not kept */
         experts += (3 * (size_t)h->n_embd + 2 * PG_NET_ROWS) * (size_t)h->n_ff_exp;
-    n->room_len = PG_MAX(PG_MAX(attention, experts), (size_t)h->n_expert);
+    size_t row = (size_t)PG_MAX(h->n_expert, o->kl_weight > 0 ? h->n_vocab : 0);
+    n->room_len = PG_MAX(PG_MAX(attention, experts), row);
 }
 
 uint64_t pg_net_bytes(const struct pg_net_options *opt)
@@ -362,13 +368,15 @@ static int sum_up(const struct pg_net *n, struct pg_net_loss *out, struct pg_err
     for (int t = 0; t < n->n_tok; t++)
         out->nll += n->nll[t];
     out->nll /= (double)n->n_targets;
+    for (int t = 0; n->kl && t < n->n_tok; t++)
+        out->kl += n->kl[t] / (double)n->n_targets;
     for (int moe = 0; moe < n->model->n_moe; moe++) {
         out->balance += n->route[moe].balance / n->model->n_moe;
         out->sticky += n->route[moe].sticky / n->model->n_moe;
         out->misses += n->route[moe].misses;
     }
     out->total = out->nll + (double)n->opt.balance_weight * out->balance +
-                 (double)n->opt.sticky_weight * out->sticky;
+                 (double)n->opt.sticky_weight * out->sticky + (double)n->opt.kl_weight * out->kl;
     if (!isfinite(out->total)) {
         return pg_fail(err, PG_ENUMERIC,
                        "numerical error: the loss is %g (too large a learning rate, or damaged "
@@ -389,8 +397,13 @@ static void come_to(struct pg_net *n, int il, bool back)
         pg_net_attention(n, il);
 }
 
-static int forward(struct pg_net *n, struct pg_err *err)
+/* To the last block's output. */
+static int forward(struct pg_net *n, const pg_real *w, struct pg_err *err)
 {
+    n->w = w;
+    n->of_blocks = n->opt.frozen ? n->block_w : w;
+    n->of_ends = n->opt.frozen ? n->end_w : w;
+    pg_net_rope(n);
     pg_net_embed(n);
     for (int il = 0; il < n->h->n_layer; il++) {
         come_to(n, il, false);
@@ -398,7 +411,18 @@ static int forward(struct pg_net *n, struct pg_err *err)
         PG_TRY(pg_net_ffn(n, il, err));
         PG_TRY(pg_net_tick(n, err));
     }
-    pg_net_output(n);
+    return 0;
+}
+
+/* What the model says whose routers decide. */
+static int refer(struct pg_net *n, const pg_real *w, struct pg_err *err)
+{
+    PG_ASSERT(w || n->opt.frozen);
+    n->ref_w = w;
+    n->gate = PG_GATE_ROUTER;
+    n->bias = NULL;
+    PG_TRY(forward(n, w, err));
+    pg_net_reference(n);
     return 0;
 }
 
@@ -425,19 +449,18 @@ int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_bat
                struct pg_net_loss *out, struct pg_err *err)
 {
     PG_TRY(check_batch(n, batch, err));
-    n->w = at.w;
-    n->of_blocks = n->opt.frozen ? n->block_w : at.w;
-    n->of_ends = n->opt.frozen ? n->end_w : at.w;
     n->g = at.g;
     n->scale = at.scale;
     n->batch = batch;
-    n->gate = n->opt.gate;
-    n->bias = n->opt.cache_bias;
     n->under_way = -1;
     if (n->opt.frozen)
         pg_net_unpack_ends(n);
-    pg_net_rope(n);
-    PG_TRY(forward(n, err));
+    if (n->ref_h)
+        PG_TRY(refer(n, at.reference, err));
+    n->gate = n->opt.gate;
+    n->bias = n->opt.cache_bias;
+    PG_TRY(forward(n, at.w, err));
+    pg_net_output(n);
     if (at.g)
         PG_TRY(backward(n, err));
     return sum_up(n, out, err);

@@ -17,7 +17,11 @@
  *            before t in its document used last (LRU; of one token's, the first rank counts as the
  *            last used); 0 while C_t is not full. C_t is held constant: the gradient goes through
  *            p_t only. Measured with sticky_cache > 0, whatever its weight.
- *   total  = nll + balance_weight * balance + sticky_weight * sticky
+ *   kl       mean over the M of  KL(p_ref || p) = sum_v p_ref(v) log(p_ref(v) / p(v)), p this
+ * model's distribution of the next token, p_ref that of the weights `reference` (struct
+ *            pg_net_point; frozen: of the model) with routers deciding and no bias; p_ref is held
+ *            constant. Only with kl_weight > 0
+ *   total  = nll + balance_weight * balance + sticky_weight * sticky + kl_weight * kl
  *
  * With a cache_bias the experts are chosen as the engine's gates choose them beside a cache
  * (struct pg_options): in each row of the batch, token after token, the experts of block b are
@@ -89,6 +93,7 @@ struct pg_net_options {
     float balance_weight, sticky_weight;
     int sticky_cache;        /* experts a block: of the sticky loss's cache and the imagined one */
     const float *cache_bias; /* [n_moe], borrowed until close; NULL: none */
+    float kl_weight;
     struct pg_pool *pool;
     /* Frozen: the model's dense weights are loaded when it runs, and its experts are in `store`,
      * which has n_slots and belongs to the net during a run. */
@@ -109,7 +114,7 @@ struct pg_net_batch {
 };
 
 struct pg_net_loss {
-    double total, nll, balance, sticky, misses;
+    double total, nll, balance, sticky, misses, kl;
     int64_t n_targets;
 };
 
@@ -127,6 +132,7 @@ struct pg_net_point {
     const pg_real *w;
     pg_real *g;
     pg_real scale;
+    const pg_real *reference; /* [n_values], with kl_weight > 0 and not frozen; else NULL */
 };
 
 /* The loss and the gradient. PG_EARG for a batch that is none (no target at all, ids out of range),

@@ -94,11 +94,11 @@ void pg_net_unpack_block(struct pg_net *n, int il)
     unpack_all(n, &u);
 }
 
-const pg_real *pg_net_output_rows(struct pg_net *n, int row, int n_rows)
+const pg_real *pg_net_output_rows(struct pg_net *n, const pg_real *w, int row, int n_rows)
 {
     struct unpack u = {{&n->model->output}, {n->tile}, row, n_rows, 1};
     if (!n->opt.frozen)
-        return n->w + n->at_output + (size_t)row * (size_t)n->h->n_embd;
+        return w + n->at_output + (size_t)row * (size_t)n->h->n_embd;
     unpack_all(n, &u);
     return n->tile;
 }
@@ -116,7 +116,7 @@ static int next_block(struct pg_net *n, int moe, bool back, int *n_wanted)
 {
     const struct pg_model *m = n->model;
     int next = back ? moe - 1 : moe + 1, n_pairs = n->n_tok * n->h->n_expert_used;
-    if (next >= m->n_moe || next < n->opt.level)
+    if (next >= m->n_moe || next < n->opt.level || n->gate == PG_GATE_ROUTER)
         return -1;
     const struct pg_net_route *r = &n->route[next];
     memset(n->wanted, 0, (size_t)n->h->n_expert * sizeof(n->wanted[0]));

@@ -118,9 +118,12 @@ struct pg_net {
     pg_real *dx, *dh, *dq, *dk, *dv, *datt;
     pg_real *logits; /* [out_rows, n_vocab] */
     double *nll;     /* [T] */
-    double *of_row;  /* [n_seq] sums over a row of the batch */
-    pg_real *part;   /* [n_spans, sums.n] */
-    pg_real *room;   /* [n_threads, room_len] */
+    /* Of the reference, or NULL: its h_end and logits, and its divergence, [T]. */
+    pg_real *ref_h, *ref_logits;
+    double *kl;
+    double *of_row; /* [n_seq] sums over a row of the batch */
+    pg_real *part;  /* [n_spans, sums.n] */
+    pg_real *room;  /* [n_threads, room_len] */
     size_t room_len;
     int32_t *recent; /* [n_threads, n_expert] */
     uint8_t *here;   /* [n_threads, n_expert] in the imagined cache */
@@ -140,7 +143,7 @@ struct pg_net {
     int first_decided;      /* the lowest block that a pre-gate decides */
 
     /* Of the run. Where parts of blocks lie, and norm and factors: w, or the buffers above. */
-    const pg_real *w, *of_blocks, *of_ends;
+    const pg_real *w, *of_blocks, *of_ends, *ref_w;
     enum pg_gate_kind gate;
     const float *bias; /* [n_moe], or NULL */
     pg_real *g, scale;
@@ -216,7 +219,7 @@ void pg_net_unpack_ends(struct pg_net *n);
 /* The block's tensors but experts into block_w. */
 void pg_net_unpack_block(struct pg_net *n, int il);
 /* Rows [row, row + n_rows) of the output matrix: into `tile` unless they are there. */
-const pg_real *pg_net_output_rows(struct pg_net *n, int row, int n_rows);
+const pg_real *pg_net_output_rows(struct pg_net *n, const pg_real *w, int row, int n_rows);
 /* fn once for each expert of the block that has rows, as they are brought. `task` is the place of
  * its lease in n->lease. */
 int pg_net_bring(struct pg_net *n, int il, bool back, pg_task_fn *fn, struct pg_err *err);
@@ -271,7 +274,9 @@ int pg_net_ffn_back(struct pg_net *n, int il, struct pg_err *err);
 /* net_out.c */
 void pg_net_embed(struct pg_net *n);
 void pg_net_embed_back(struct pg_net *n);
-/* Losses to n->nll; with a gradient wanted, dx of the last block's output. */
+/* After the way forward: ref_h. */
+void pg_net_reference(struct pg_net *n);
+/* Losses to n->nll and n->kl; with a gradient wanted, dx of the last block's output. */
 void pg_net_output(struct pg_net *n);
 
 #endif

@@ -61,6 +61,9 @@ struct out {
     int t0, n_rows;      /* the rows whose logits are there */
     int first, n_out;    /* of the vocabulary, what is multiplied with */
     const pg_real *w;    /* [n_out, n_embd] */
+    const pg_real *of;   /* the weights that it is part of */
+    const pg_real *h;    /* [T, n_embd] what is multiplied */
+    pg_real *logits;     /* [out_rows, n_vocab] */
     int n_groups, parts; /* of rows; of columns of a product, each a task of its own */
 };
 
@@ -81,18 +84,39 @@ static struct group part_of(const struct out *o, int task, int n)
     return (struct group){at, PG_MIN(each, n - at)};
 }
 
-/* Logits to the loss and, times scale / n_targets, to its derivative. */
-static void loss_row(struct pg_net *n, int t, pg_real *logits)
+/* sum p_ref (z_ref - z) - lse_ref, which is the divergence less the lse of z; the reference's
+ * logits become its probabilities. */
+static pg_real diverge(const struct pg_net *n, const pg_real *logits, pg_real *ref, pg_real *room)
+{
+    int n_vocab = n->h->n_vocab;
+    memcpy(room, ref, (size_t)n_vocab * sizeof(room[0]));
+    n->ops->axpy(-1, logits, room, n_vocab);
+    pg_real lse = n->ops->softmax(ref, 1, 1, n_vocab);
+    return n->ops->dot(ref, room, n_vocab) - lse;
+}
+
+/* Logits to the losses and, times scale / n_targets, to their derivative. ref: the reference's, or
+ * NULL. */
+static void loss_row(struct pg_net *n, int t, pg_real *logits, pg_real *ref, pg_real *room)
 {
     int target = n->batch->target[t], n_vocab = n->h->n_vocab;
     if (target < 0) {
         n->nll[t] = 0;
+        if (ref)
+            n->kl[t] = 0;
         memset(logits, 0, (size_t)n_vocab * sizeof(logits[0]));
         return;
     }
     pg_real times = n->scale / (pg_real)n->n_targets, z = logits[target];
-    n->nll[t] = (double)(n->ops->softmax(logits, 1, times, n_vocab) - z);
+    pg_real of_ref = ref ? times * (pg_real)n->opt.kl_weight : 0;
+    pg_real apart = ref ? diverge(n, logits, ref, room) : 0;
+    pg_real lse = n->ops->softmax(logits, 1, times + of_ref, n_vocab);
+    n->nll[t] = (double)(lse - z);
     logits[target] -= times;
+    if (ref) {
+        n->kl[t] = (double)(apart + lse);
+        n->ops->axpy(-of_ref, ref, logits, n_vocab);
+    }
 }
 
 static void norm_group(void *arg, int task, int thread)
@@ -122,21 +146,25 @@ static void to_logits(void *arg, int task, int thread)
                                  .m = g.n,
                                  .n = c.n,
                                  .k = n_embd,
-                                 .a = pg_net_row(n->h_end, o->t0 + g.at, n_embd),
+                                 .a = o->h + (size_t)(o->t0 + g.at) * (size_t)n_embd,
                                  .lda = n_embd,
                                  .b = o->w + (size_t)c.at * (size_t)n_embd,
                                  .ldb = n_embd,
-                                 .c = pg_net_row(n->logits, g.at, n_vocab) + o->first + c.at,
+                                 .c = pg_net_row(o->logits, g.at, n_vocab) + o->first + c.at,
                                  .ldc = n_vocab});
 }
 
 static void loss_group(void *arg, int task, int thread)
 {
     struct out *o = arg;
+    struct pg_net *n = o->n;
     struct group g = group_of(o, task);
-    (void)thread;
-    for (int i = g.at; i < g.at + g.n; i++)
-        loss_row(o->n, o->t0 + i, pg_net_row(o->n->logits, i, o->n->h->n_vocab));
+    int n_vocab = n->h->n_vocab;
+    for (int i = g.at; i < g.at + g.n; i++) {
+        loss_row(n, o->t0 + i, pg_net_row(n->logits, i, n_vocab),
+                 n->ref_h ? pg_net_row(n->ref_logits, i, n_vocab) : NULL,
+                 n->room + (size_t)thread * n->room_len);
+    }
 }
 
 /* dh of some rows, of a part of its values, += what the tile brings. */
@@ -168,9 +196,38 @@ static void over_tiles(struct out *o, pg_task_fn *fn)
     struct pg_net *n = o->n;
     for (o->first = 0; o->first < n->h->n_vocab; o->first += n->tile_rows) {
         o->n_out = PG_MIN(n->tile_rows, n->h->n_vocab - o->first);
-        o->w = pg_net_output_rows(n, o->first, o->n_out);
+        o->w = pg_net_output_rows(n, o->of, o->first, o->n_out);
         pg_pool_run(n->opt.pool, fn, o, o->n_groups * o->parts);
     }
+}
+
+/* The same rows' logits, of the reference. */
+static void ref_logits(const struct out *o)
+{
+    struct pg_net *n = o->n;
+    struct out ref = *o;
+    ref.of = n->ref_w;
+    ref.h = n->ref_h;
+    ref.logits = n->ref_logits;
+    over_tiles(&ref, to_logits);
+}
+
+static void reference(void *arg, int task, int thread)
+{
+    struct pg_net_pass *p = arg;
+    struct pg_net *n = p->n;
+    struct pg_net_span s = pg_net_span(n, task);
+    int n_embd = n->h->n_embd;
+    (void)thread;
+    for (int t = s.t0; t < s.t0 + s.n; t++) {
+        n->ops->norm(pg_net_row(n->x_end, t, n_embd), n->of_ends + n->at_norm, n->eps,
+                     pg_net_row(n->ref_h, t, n_embd), n_embd);
+    }
+}
+
+void pg_net_reference(struct pg_net *n)
+{
+    pg_net_over_spans(n, reference, 0);
 }
 
 static void norm_rows_back(void *arg, int task, int thread)
@@ -198,10 +255,15 @@ void pg_net_output(struct pg_net *n)
     bool large = n->opt.frozen && (int64_t)n->tile_rows * n->h->n_embd >= 1 << 20;
     for (int t0 = 0; t0 < n->n_tok; t0 += n->out_rows) {
         struct out o = {.n = n, .t0 = t0, .n_rows = PG_MIN(n->out_rows, n->n_tok - t0)};
+        o.of = n->w;
+        o.h = n->h_end;
+        o.logits = n->logits;
         o.parts = large ? 4 : 1;
         o.n_groups = (o.n_rows + PG_NET_OUT_ROWS - 1) / PG_NET_OUT_ROWS;
         pg_pool_run(n->opt.pool, norm_group, &o, o.n_groups);
         over_tiles(&o, to_logits);
+        if (n->ref_h)
+            ref_logits(&o);
         pg_pool_run(n->opt.pool, loss_group, &o, o.n_groups);
         if (n->g)
             over_tiles(&o, from_logits);

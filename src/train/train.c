@@ -133,6 +133,12 @@ static int check_options(const struct pg_train_options *opt, struct pg_err *err)
         return pg_fail(err, PG_EARG, "to start from scratch and from %s is one too many",
                        opt->from_model);
     }
+    if (opt->from_scratch && opt->kl > 0) {
+        return pg_fail(err, PG_EARG,
+                       "a divergence from the model that training starts from has weight %g, and "
+                       "training starts from scratch; from a model is wanted",
+                       (double)opt->kl);
+    }
     return 0;
 }
 
@@ -273,6 +279,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .sticky_weight = t->opt.sticky,
         .sticky_cache = t->opt.sticky_cache,
         .cache_bias = t->bias,
+        .kl_weight = t->opt.kl,
         .pool = t->pool,
     };
 }
@@ -281,13 +288,14 @@ static int begin_state(struct pg_trainer *t, struct pg_err *err)
 {
     size_t n = t->params->n_values, bytes;
     float *all = NULL;
-    if (!__builtin_mul_overflow(n, 4 * sizeof(float), &bytes)) {
+    if (!__builtin_mul_overflow(n, (t->opt.kl > 0 ? 5 : 4) * sizeof(float), &bytes)) {
         t->bytes_of_state = bytes;
         all = pg_pages_map(bytes);
     }
     t->metrics = pg_calloc((size_t)t->opt.n_steps, PG_METRIC_COUNT * sizeof(float));
     if (all)
         t->s = (struct pg_adam_state){all, all + n, all + 2 * n, all + 3 * n};
+    t->ref = all && t->opt.kl > 0 ? all + 4 * n : NULL;
     if (!all || !t->metrics) {
         return pg_fail(err, PG_ENOMEM,
                        "out of memory: %zu parameters with gradient and moments, and the reports "
@@ -319,6 +327,8 @@ static int begin_net(struct pg_trainer *t, struct pg_err *err)
     t->params = pg_net_params(t->net);
     PG_TRY(begin_state(t, err));
     PG_TRY(begin_weights(t, err));
+    if (t->ref)
+        memcpy(t->ref, t->s.w, t->params->n_values * sizeof(float));
     PG_TRY(begin_frozen(t, err));
     PG_TRY(pg_adam_open(&t->adam, t->params, t->frozen, t->pool, err));
     return pg_blas_check(t->opt.n_threads, err);
@@ -442,13 +452,14 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
         struct pg_net_loss loss;
         pg_batches_next(&t->batches, &b);
         const struct pg_net_batch batch = {b.token, b.target, b.start};
-        const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n};
+        const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n, t->ref};
         PG_TRY(pg_net_run(t->net, at, &batch, &loss, err));
         mean->total += loss.total / n;
         mean->nll += loss.nll / n;
         mean->balance += loss.balance / n;
         mean->sticky += loss.sticky / n;
         mean->misses += loss.misses / n;
+        mean->kl += loss.kl / n;
     }
     return 0;
 }
@@ -487,6 +498,7 @@ static int take_step(struct pg_trainer *t, float *metrics, struct pg_err *err)
     metrics[PG_METRIC_BALANCE] = (float)loss.balance;
     metrics[PG_METRIC_STICKY] = (float)loss.sticky;
     metrics[PG_METRIC_MISSES] = (float)loss.misses;
+    metrics[PG_METRIC_KL] = (float)loss.kl;
     metrics[PG_METRIC_NORM] = (float)norm;
     metrics[PG_METRIC_LR] = rates.lr;
     return 0;
@@ -526,6 +538,7 @@ int pg_trainer_report_at(const pg_trainer *t, int step, struct pg_train_report *
         .balance = (double)m[PG_METRIC_BALANCE],
         .sticky = (double)m[PG_METRIC_STICKY],
         .misses = (double)m[PG_METRIC_MISSES],
+        .kl = (double)m[PG_METRIC_KL],
         .grad_norm = (double)m[PG_METRIC_NORM],
         .lr = (double)m[PG_METRIC_LR],
         .n_tokens =

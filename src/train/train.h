@@ -26,6 +26,7 @@ enum pg_metric {
     PG_METRIC_BALANCE,
     PG_METRIC_STICKY,
     PG_METRIC_MISSES,
+    PG_METRIC_KL,
     PG_METRIC_NORM,
     PG_METRIC_LR,
     PG_METRIC_SECONDS,
@@ -52,6 +53,7 @@ struct pg_trainer {
     struct pg_adam adam;
     struct pg_adam_state s;
     size_t bytes_of_state;
+    float *ref;          /* [n_values] the weights that training began with, or NULL */
     float *bias;         /* [n_moe] the cache's, or NULL */
     float *metrics;      /* [n_steps, PG_METRIC_COUNT] */
     struct pg_lock lock; /* on OUT */

@@ -115,7 +115,7 @@ class Train(Case):
     # ------------------------------------------------------------ the same bits
 
     WAYS = [[], ["--gate", "pregate", "--sticky", "0.1", "--schedule", "cosine", "--warmup", "3", "--accumulate",
-                 "2", "--freeze", "*.attn_q*", "--seed", "7"]]
+                 "2", "--freeze", "*.attn_q*", "--seed", "7", "--cache-bias", "0.1", "--kl", "0.5"]]
 
     def test_resume(self):
         for way, number in zip(self.WAYS, (signal.SIGINT, signal.SIGTERM)):

@@ -26,7 +26,7 @@ struct net_case {
     struct pg_net_options opt;
     struct pg_net *net;
     const struct pg_params *params;
-    pg_real *w, *g;
+    pg_real *w, *g, *ref; /* ref: of the divergence, or NULL */
     int32_t *token, *target, *start;
     struct pg_net_batch batch;
 };
@@ -98,6 +98,14 @@ static void net_draw(const struct net_case *c, const struct pg_param *p, uint64_
         c->w[p->at + i] = (pg_real)(0.6 * net_uniform(&seed));
 }
 
+/* The weights that the divergence is from: those there are, moved a little. */
+static void net_case_refer(const struct net_case *c)
+{
+    uint64_t seed = 5;
+    for (size_t i = 0; c->ref && i < c->params->n_values; i++)
+        c->ref[i] = c->w[i] * (pg_real)(1 + 0.1 * net_uniform(&seed));
+}
+
 /* opt: gate, level, shape of the batch and losses; n_threads of a pool that is made. */
 static void net_case_open(struct net_case *c, const char *file, const struct pg_net_options *opt,
                           int n_threads)
@@ -117,6 +125,7 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
     c->params = pg_net_params(c->net);
     c->w = calloc(c->params->n_values, sizeof(pg_real));
     c->g = calloc(c->params->n_values, sizeof(pg_real));
+    c->ref = c->opt.kl_weight > 0 ? calloc(c->params->n_values, sizeof(pg_real)) : NULL;
     c->token = calloc(3 * n_tok, sizeof(int32_t));
     assert_true(c->w && c->g && c->token);
     c->target = c->token + n_tok;
@@ -135,6 +144,7 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
                 net_fold_pregate(c, p);
         }
     }
+    net_case_refer(c);
 }
 
 static void net_case_close(struct net_case *c)
@@ -145,6 +155,7 @@ static void net_case_close(struct net_case *c)
     pg_gguf_close(c->gguf);
     free(c->w);
     free(c->g);
+    free(c->ref);
     free(c->token);
 }
 
@@ -174,8 +185,8 @@ static struct pg_net_loss net_case_run(struct net_case *c, bool gradient)
     struct pg_net_loss loss;
     struct pg_err err = {0};
     memset(c->g, 0, c->params->n_values * sizeof(pg_real));
-    if (pg_net_run(c->net, (struct pg_net_point){c->w, gradient ? c->g : NULL, 1}, &c->batch, &loss,
-                   &err))
+    if (pg_net_run(c->net, (struct pg_net_point){c->w, gradient ? c->g : NULL, 1, c->ref},
+                   &c->batch, &loss, &err))
         fail_msg("%s: %s", c->path, err.text);
     return loss;
 }

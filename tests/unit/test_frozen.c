@@ -15,19 +15,21 @@ struct shape {
     const char *type; /* of the latter */
     int level, n_hidden;
     bool bias;
+    bool beside; /* a cache that biases its gates, and the model as it was */
 };
+static const float cache_bias[16] = {0.1f, 0.2f, 0.1f, 0.2f, 0.1f, 0.2f, 0.1f, 0.2f};
 static const struct shape shapes[] = {
-    {"gguf_moe/full_mixtral.gguf", NULL, 1, 0, false},
-    {"gguf_moe/single_mixtral.gguf", NULL, 1, 8, true},
-    {"gguf_moe/qwen_moe_tiny.gguf", NULL, 1, 0, true},
-    {"gen_moe/qwen3moe.gguf", NULL, 1, 8, true},
-    {"gen_moe/olmoe.gguf", NULL, 1, 0, false},
-    {"gen_moe/mixed.gguf", NULL, 1, 8, true}, /* dense blocks between; 3 with experts */
-    {"gen_moe/mixed.gguf", NULL, 2, 0, false},
-    {"olmoe-tiny", "Q4_K", 1, 16, true},
-    {"qwen3-tiny", "Q6_K", 2, 0, true},
-    {"qwen2moe-tiny", "Q8_0", 1, 16, false}, /* a shared expert */
-    {"mixtral-tiny", "BF16", 1, 0, false},
+    {"gguf_moe/full_mixtral.gguf", NULL, 1, 0, false, false},
+    {"gguf_moe/single_mixtral.gguf", NULL, 1, 8, true, false},
+    {"gguf_moe/qwen_moe_tiny.gguf", NULL, 1, 0, true, false},
+    {"gen_moe/qwen3moe.gguf", NULL, 1, 8, true, false},
+    {"gen_moe/olmoe.gguf", NULL, 1, 0, false, false},
+    {"gen_moe/mixed.gguf", NULL, 1, 8, true, true}, /* dense blocks between; 3 with experts */
+    {"gen_moe/mixed.gguf", NULL, 2, 0, false, false},
+    {"olmoe-tiny", "Q4_K", 1, 16, true, false},
+    {"qwen3-tiny", "Q6_K", 2, 0, true, false},
+    {"qwen2moe-tiny", "Q8_0", 1, 16, false, true}, /* a shared expert */
+    {"mixtral-tiny", "BF16", 1, 0, false, false},
 };
 
 static const char *made(const struct shape *s, char path[128])
@@ -100,8 +102,8 @@ static struct pg_net_loss frozen_run(struct frozen *f, const struct net_case *c,
     struct pg_net_loss loss;
     struct pg_err err = {0};
     memset(f->g, 0, pg_net_params(f->net)->n_values * sizeof(float));
-    if (pg_net_run(f->net, (struct pg_net_point){f->w, gradient ? f->g : NULL, 1}, &c->batch, &loss,
-                   &err))
+    if (pg_net_run(f->net, (struct pg_net_point){f->w, gradient ? f->g : NULL, 1, NULL}, &c->batch,
+                   &loss, &err))
         fail_msg("%s: %s", c->path, err.text);
     return loss;
 }
@@ -117,8 +119,14 @@ static void open_flat(struct net_case *c, const char *file, const struct shape *
                                  .balance_weight = 0.05f,
                                  .sticky_weight = 0.1f,
                                  .sticky_cache = 2};
+    if (s->beside) {
+        opt.cache_bias = cache_bias;
+        opt.kl_weight = 0.3f;
+    }
     net_case_open(c, file, &opt, 2);
     net_case_fill(c, 90, 5);
+    if (c->ref) /* the frozen net's is its model */
+        memcpy(c->ref, c->w, c->params->n_values * sizeof(float));
 }
 
 static void same_gradient(const struct frozen *f, const struct net_case *c)
@@ -176,7 +184,7 @@ static void the_flat_net_has_the_same_bits(void **state)
  * the lowest that a pre-gate decides. */
 static void experts_are_read_twice_a_step(void **state)
 {
-    const struct shape s = {"olmoe-tiny", "Q4_K", 1, 0, false};
+    const struct shape s = {"olmoe-tiny", "Q4_K", 1, 0, false, false};
     char path[128];
     struct net_case c;
     struct frozen f;
@@ -217,7 +225,7 @@ static int stop(void *user)
 
 static void it_can_be_stopped_and_refused(void **state)
 {
-    const struct shape s = {"gen_moe/olmoe.gguf", NULL, 1, 0, false};
+    const struct shape s = {"gen_moe/olmoe.gguf", NULL, 1, 0, false, false};
     struct net_case c;
     struct frozen f;
     struct pg_net_loss loss, wanted;
@@ -232,8 +240,9 @@ static void it_can_be_stopped_and_refused(void **state)
     f.opt.tick = stop;
     f.opt.user = &asked;
     assert_int_equal(pg_net_open(&f.net, &f.opt, &err), 0);
-    assert_int_equal(pg_net_run(f.net, (struct pg_net_point){f.w, f.g, 1}, &c.batch, &loss, &err),
-                     PG_ECANCELLED);
+    assert_int_equal(
+        pg_net_run(f.net, (struct pg_net_point){f.w, f.g, 1, NULL}, &c.batch, &loss, &err),
+        PG_ECANCELLED);
     loss = frozen_run(&f, &c, true); /* the store is as usable as before */
     assert_memory_equal(&loss, &wanted, sizeof(loss));
     same_gradient(&f, (net_case_run(&c, true), &c));

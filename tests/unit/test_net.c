@@ -94,7 +94,8 @@ static void threads_change_no_bit(void **state)
                                  .balance_weight = 0.1f,
                                  .sticky_weight = 0.1f,
                                  .sticky_cache = 3,
-                                 .cache_bias = bias};
+                                 .cache_bias = bias,
+                                 .kl_weight = 0.1f};
     (void)state;
     net_case_open(&one, "gen_moe/mixed.gguf", &opt, 1);
     assert_true(one.model.n_moe <= (int)PG_COUNT(bias));
@@ -129,7 +130,8 @@ static void gradients_add_up(void **state)
     assert_non_null(twice);
     for (int i = 0; i < 2; i++)
         assert_int_equal(
-            pg_net_run(c.net, (struct pg_net_point){c.w, twice, 0.5f}, &c.batch, &loss, &err), 0);
+            pg_net_run(c.net, (struct pg_net_point){c.w, twice, 0.5f, NULL}, &c.batch, &loss, &err),
+            0);
     for (int i = 0; i < c.params->n; i++) {
         const struct pg_param *p = &c.params->p[i];
         float max = 0, apart = 0;
@@ -150,7 +152,8 @@ static void refused(struct net_case *c, int code, const char *word)
     struct pg_net_loss loss;
     struct pg_err err = {0};
     assert_int_equal(
-        pg_net_run(c->net, (struct pg_net_point){c->w, c->g, 1}, &c->batch, &loss, &err), code);
+        pg_net_run(c->net, (struct pg_net_point){c->w, c->g, 1, NULL}, &c->batch, &loss, &err),
+        code);
     says(err.text, word);
 }
 

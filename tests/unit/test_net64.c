@@ -15,6 +15,7 @@ struct net_test {
     bool sigmoid, other_rule;
     int n_seq, seq_len, longest;
     int hidden; /* of pre-gates, which then have a bias, too */
+    float kl;
     float bias; /* of the cache, in the first MoE block; half of it in the others */
 };
 
@@ -29,25 +30,26 @@ static const float *biases(float first)
 }
 
 static const struct net_test tests64[] = {
-    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0, 0},
-    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0, 0},
-    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0, 0},
-    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0, 0},
-    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5, 0},
-    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19, 0},
-    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0, 0},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0},
-    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0, 0},
-    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0},
-    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0, 0},
-    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0.3f},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0.2f},
-    {"gen_moe/mixed.gguf", 2, true, false, 2, 21, 12, 5, 0.4f},
+    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
+    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0, 0, 0},
+    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0, 0, 0},
+    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
+    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5, 0, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19, 0, 0},
+    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0, 0, 0},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0.3f},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 1, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0.7f, 0.2f},
+    {"gen_moe/mixed.gguf", 2, true, false, 2, 21, 12, 5, 2, 0.4f},
 };
 
 static int32_t *routes_of(const struct net_case *c)
@@ -83,8 +85,8 @@ static bool loss_at(struct net_case *c, const struct direction *v, double h, dou
     struct pg_net_loss l;
     for (size_t i = 0; i < v->p->n; i++)
         c->w[v->p->at + i] = v->w[v->p->at + i] + h * v->d[i];
-    assert_int_equal(pg_net_run(c->net, (struct pg_net_point){c->w, NULL, 1}, &c->batch, &l, &err),
-                     0);
+    assert_int_equal(
+        pg_net_run(c->net, (struct pg_net_point){c->w, NULL, 1, c->ref}, &c->batch, &l, &err), 0);
     memcpy(c->w + v->p->at, v->w + v->p->at, v->p->n * sizeof(double));
     *loss = l.total;
     return routes_are(c, v->routes);
@@ -171,6 +173,7 @@ static void check_model(const struct net_test *t, uint64_t seed)
         .sticky_weight = 0.5f,
         .sticky_cache = 3,
         .cache_bias = biases(t->bias),
+        .kl_weight = t->kl,
     };
     net_case_open(&c, t->file, &opt, 2);
     net_case_fill(&c, t->longest, seed);
@@ -180,6 +183,7 @@ static void check_model(const struct net_test *t, uint64_t seed)
         c.model.h.rule.scale = 1.75f;
     }
     struct pg_net_loss loss = net_case_run(&c, true);
+    assert_true(loss.kl > 0 || t->kl == 0);
     int32_t *routes = routes_of(&c);
     double *w = malloc(c.params->n_values * sizeof(double));
     assert_non_null(w);
@@ -336,10 +340,45 @@ static void chosen_beside_a_cache(void **state)
     }
 }
 
+/* ------------------------------------------------------------------ divergence -------------- */
+
+/* From a model to itself there is none; else it is the sum over the vocabulary, whose terms are the
+ * net's own nll with each token in turn as the target. */
+static void diverges_as_defined(void **state)
+{
+    struct net_case c, plain;
+    struct pg_net_options opt = {.n_seq = 1, .seq_len = 4, .kl_weight = 1}, other = opt;
+    double log_p[2], wanted = 0;
+    (void)state;
+    other.kl_weight = 0;
+    net_case_open(&c, "gen_moe/qwen3moe.gguf", &opt, 2);
+    net_case_open(&plain, "gen_moe/qwen3moe.gguf", &other, 2);
+    net_case_fill(&c, 4, 3);
+    net_case_fill(&plain, 4, 3);
+    memcpy(c.ref, c.w, c.params->n_values * sizeof(double));
+    assert_true(fabs(net_case_run(&c, false).kl) < 1e-14);
+    net_case_refer(&c);
+    for (int t = 0; t < 4; t++)
+        c.target[t] = plain.target[t] = t == 2 ? 0 : -1;
+    double found = net_case_run(&c, false).kl;
+    for (int v = 0; v < c.model.h.n_vocab; v++) {
+        plain.target[2] = v;
+        for (int i = 0; i < 2; i++) {
+            memcpy(plain.w, i ? c.ref : c.w, c.params->n_values * sizeof(double));
+            log_p[i] = -net_case_run(&plain, false).nll;
+        }
+        wanted += exp(log_p[1]) * (log_p[1] - log_p[0]);
+    }
+    assert_true(wanted > 1e-6 && fabs(found - wanted) < 1e-10 * wanted + 1e-14);
+    net_case_close(&plain);
+    net_case_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chosen_beside_a_cache),
+        cmocka_unit_test(diverges_as_defined),
         cmocka_unit_test(derivatives_are_differences),
         cmocka_unit_test(large_batch),
     };

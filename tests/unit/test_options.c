@@ -256,6 +256,7 @@ static const struct bad bad[] = {
     {TRAIN, AT(pg_train_options, sticky), REAL, {-1, NAN, INFINITY}},
     {TRAIN, AT(pg_train_options, sticky_cache), WHOLE, {-1, 1e6}},
     {TRAIN, AT(pg_train_options, cache_bias), REAL, {-0.1, 1.1, NAN, INFINITY}},
+    {TRAIN, AT(pg_train_options, kl), REAL, {-1, 1e7, NAN, INFINITY}},
     {TRAIN, AT(pg_train_options, checkpoint_every), WHOLE, {-1}},
     {TRAIN, AT(pg_train_options, n_threads), WHOLE, {-1, 257}},
     {TUNE, AT(pg_tune_options, n_data), WHOLE, {-1}},
