@@ -514,6 +514,9 @@ struct pg_eval_options {
     int n_predict;    /* qa, summarize: tokens of an answer at most; 0 = 32, 128 */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
+    /* qa, summarize: file for what was answered, a JSON object a line in the order of the data, by
+     * atomic rename; NULL: none. */
+    const char *predictions;
 };
 #define PG_EVAL_OPTIONS_INIT .size = sizeof(struct pg_eval_options)
 
@@ -538,8 +541,9 @@ PG_API int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_ev
                    struct pg_err *err);
 PG_API void pg_eval_report_free(struct pg_eval_report *r);
 
-/* The scores themselves, of UTF-8 text. SQuAD's normalisation; ROUGE as in rouge-score without
- * stemming, n at least 1. In [0, 1]; NaN when out of memory. */
+/* The scores themselves, of UTF-8 text. SQuAD's normalisation, and of its two rules for F1 where
+ * nothing is left of a text that of v2.0: 1 if nothing is left of both (v1.1 has 0); ROUGE as in
+ * rouge-score without stemming, n at least 1. In [0, 1]; NaN when out of memory. */
 struct pg_rouge {
     double precision, recall, f1;
 };

@@ -127,16 +127,19 @@ static int read_question(struct pg_items *it, const char *passage, const json_t 
                          struct pg_err *err)
 {
     struct pg_item item = {.passage = passage};
-    json_t *question, *answers = json_object_get(qa, "answers");
+    json_t *question, *answers = json_object_get(qa, "answers"), *id = json_object_get(qa, "id");
+    json_t *impossible = json_object_get(qa, "is_impossible");
     PG_TRY(get_text(qa, "question", &question, err));
+    it->v2 = it->v2 || (impossible && !it->has_version);
     if (answers && !json_is_array(answers))
         return wrong("answers", answers, "a list", err);
-    if (json_is_true(json_object_get(qa, "is_impossible")) || json_array_size(answers) == 0) {
+    if (json_is_true(impossible) || json_array_size(answers) == 0) {
         it->n_skipped++;
         return 0;
     }
     item.question = keep_text(it, question, err);
-    if (!item.question)
+    item.id = json_is_string(id) ? keep_text(it, id, err) : NULL;
+    if (!item.question || (json_is_string(id) && !item.id))
         return PG_ENOMEM;
     PG_TRY(keep_answers(it, &item, answers, err));
     return add_item(it, &item, err);
@@ -174,6 +177,15 @@ static int read_article(struct pg_items *it, const json_t *article, struct pg_er
     return 0;
 }
 
+/* "1.1" or "v2.0" */
+static void read_version(struct pg_items *it, const json_t *version)
+{
+    const char *s = json_is_string(version) ? json_string_value(version) : "";
+    s += *s == 'v';
+    it->has_version = *s >= '0' && *s <= '9';
+    it->v2 = it->has_version && strtod(s, NULL) >= 2;
+}
+
 static int read_squad(struct pg_items *it, const json_t *root, struct pg_err *err)
 {
     json_t *list, *article;
@@ -181,6 +193,7 @@ static int read_squad(struct pg_items *it, const json_t *root, struct pg_err *er
     if (!json_is_object(root))
         return wrong("SQuAD file", root, "an object", err);
     PG_TRY(get_list(root, "data", &list, err));
+    read_version(it, json_object_get(root, "version"));
     json_array_foreach(list, i, article)
     {
         if (enough(it))

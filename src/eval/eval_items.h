@@ -15,6 +15,7 @@
 
 struct pg_item {
     const char *passage, *question; /* question NULL: the passage is to be summed up */
+    const char *id;                 /* of a question; NULL: the data has none */
     const char *const *answer;      /* [n_answers] each is right */
     int n_answers;
 };
@@ -23,6 +24,8 @@ struct pg_items {
     struct pg_item *item;
     int n;
     uint64_t n_skipped;
+    bool has_version;
+    bool v2;   /* questions of SQuAD v2.0, by `version`, or where there is none by is_impossible */
     int n_max; /* no more than these; 0 = all */
     size_t cap, n_owned, cap_owned;
     void **owned; /* texts and lists that the items point to */

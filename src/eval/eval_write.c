@@ -9,7 +9,8 @@
  */
 #include "engine/lanes.h"
 #include "eval/eval.h"
-#include "eval/eval_items.h"
+#include "eval/predictions.h"
+#include "eval/score.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -36,8 +37,10 @@ struct answer {
 struct writing {
     struct pg_evaluation *v;
     struct pg_items items;
-    struct marks *marks;   /* [items.n] */
-    struct answer *answer; /* [n_lanes] */
+    struct marks *marks; /* [items.n] */
+    char **said;         /* [items.n] the answers, for the file of predictions; NULL: none */
+    struct pg_outfile predictions; /* while `said` is there */
+    struct answer *answer;         /* [n_lanes] */
     struct pg_lanes lanes;
     int next;   /* item that no lane has taken */
     int room;   /* tokens of a prompt at most */
@@ -157,16 +160,30 @@ static bool find_line(const struct answer *l, size_t *from, size_t *end)
     return stop != NULL;
 }
 
+/* Whether one of the answers is more than articles and punctuation: by the rules of v2.0 those that
+ * are not do not count then. */
+static bool has_words(const struct pg_item *item)
+{
+    for (int i = 0; i < item->n_answers; i++)
+        if (!pg_score_is_empty(item->answer[i]))
+            return true;
+    return false;
+}
+
 /* The best of the right answers counts, for each mark by itself. */
-static int mark_answer(struct marks *m, const struct pg_item *item, const char *text,
+static int mark_answer(struct marks *m, const struct writing *w, uint64_t tag, const char *text,
                        struct pg_err *err)
 {
+    const struct pg_item *item = &w->items.item[tag];
+    bool drop = item->question && w->items.v2 && has_words(item);
     for (int i = 0; i < item->n_answers; i++) {
         const char *right = item->answer[i];
         struct marks one = {{0}};
+        if (drop && pg_score_is_empty(right))
+            continue;
         if (item->question) {
             one.of[0] = pg_exact_match(text, right);
-            one.of[1] = pg_answer_f1(text, right);
+            one.of[1] = pg_score_f1(text, right, w->items.v2);
         } else {
             one.of[0] = pg_rouge_n(text, right, 1).f1;
             one.of[1] = pg_rouge_n(text, right, 2).f1;
@@ -199,7 +216,9 @@ static int end_item(void *user, const struct pg_sequence *s, struct pg_err *err)
     find_line(a, &from, &end);
     a->text[end] = '\0';
     w->n_tokens += (uint64_t)a->n_tokens;
-    return mark_answer(&w->marks[s->tag], &w->items.item[s->tag], a->text + from, err);
+    if (w->said && !(w->said[s->tag] = strdup(a->text + from)))
+        return pg_fail(err, PG_ENOMEM, "out of memory: an answer of %zu bytes", end - from);
+    return mark_answer(&w->marks[s->tag], w, s->tag, a->text + from, err);
 }
 
 /* The answer ends with the first line that says something. */
@@ -240,6 +259,27 @@ static int open_lanes(struct writing *w, struct pg_err *err)
     return w->answer && w->marks ? 0 : pg_fail(err, PG_ENOMEM, "out of memory");
 }
 
+/* Before the work, not after it. */
+static int open_predictions(struct writing *w, struct pg_err *err)
+{
+    if (!w->v->opt.predictions)
+        return 0;
+    PG_TRY(pg_outfile_open(&w->predictions, w->v->opt.predictions, err));
+    w->said = pg_calloc((size_t)w->items.n, sizeof(*w->said));
+    if (w->said)
+        return 0;
+    pg_outfile_abandon(&w->predictions);
+    return pg_fail(err, PG_ENOMEM, "out of memory");
+}
+
+static int write_predictions(struct writing *w, struct pg_err *err)
+{
+    for (int i = 0; w->said && i < w->items.n; i++)
+        PG_TRY(pg_prediction_write(&w->predictions, &w->items.item[i], w->said[i], w->marks[i].of,
+                                   err));
+    return w->said ? pg_outfile_commit(&w->predictions, err) : 0;
+}
+
 static int open_writing(struct writing *w, struct pg_err *err)
 {
     struct pg_eval_options *o = &w->v->opt;
@@ -255,6 +295,7 @@ static int open_writing(struct writing *w, struct pg_err *err)
     }
     PG_TRY(pg_items_open(&w->items, o->data, questions, o->n_max, err));
     PG_TRY(measure_tail(w, err));
+    PG_TRY(open_predictions(w, err));
     return open_lanes(w, err);
 }
 
@@ -286,6 +327,11 @@ static void close_writing(struct writing *w)
         free(w->answer[i].text);
     free(w->answer);
     free(w->marks);
+    for (int i = 0; w->said && i < w->items.n; i++)
+        free(w->said[i]);
+    if (w->said)
+        pg_outfile_abandon(&w->predictions);
+    free(w->said);
     pg_lanes_close(&w->lanes);
     pg_items_close(&w->items);
 }
@@ -295,6 +341,7 @@ int pg_eval_write(struct pg_evaluation *v, struct pg_err *err)
     struct writing w = {.v = v};
     int rc = open_writing(&w, err);
     rc = rc ? rc : pg_lanes_run(&w.lanes, err);
+    rc = rc ? rc : write_predictions(&w, err);
     if (!rc)
         report(&w);
     close_writing(&w);

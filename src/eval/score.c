@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * Marks of an answer: exact match and F1 over words, after SQuAD's normalisation.
  *
- * A text is made small, loses the punctuation of ASCII and the words a, an and the, and its words
- * are what is left between white space. Small letters are made of those of ASCII, Latin, Greek,
- * Cyrillic and Armenian, one by one: a capital sigma becomes σ even at a word's end. Where an
- * article touches a character beyond ASCII, what is a letter is known by blocks of characters.
+ * What Python's str.lower(), re and str.split() do in SQuAD's scripts: a text is made small, with
+ * the one letter that becomes two and the sigma at a word's end, loses the punctuation of ASCII and
+ * the words a, an and the, and its words are what is left between white space. The tables are
+ * utf8proc's; docs/decisions/011-unicode.md says how they differ from those of a given Python.
  */
 #include "eval/score.h"
 
@@ -14,6 +14,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 /* ------------------------------------------------------------------ characters -------------- */
 
@@ -28,35 +29,10 @@ int pg_score_char(const char *s, size_t n, uint32_t *cp)
     return length;
 }
 
-struct capitals {
-    uint16_t first, last, step;
-    int16_t to_small;
-};
-
-static const struct capitals capitals[] = {
-    {0x41, 0x5A, 1, 32},    {0xC0, 0xD6, 1, 32},        {0xD8, 0xDE, 1, 32},
-    {0x100, 0x12E, 2, 1},   {0x132, 0x136, 2, 1},       {0x139, 0x147, 2, 1},
-    {0x14A, 0x176, 2, 1},   {0x178, 0x178, 1, -121},    {0x179, 0x17D, 2, 1},
-    {0x1CD, 0x1DB, 2, 1},   {0x1DE, 0x1EE, 2, 1},       {0x1F8, 0x21E, 2, 1},
-    {0x222, 0x232, 2, 1},   {0x386, 0x386, 1, 38},      {0x388, 0x38A, 1, 37},
-    {0x38C, 0x38C, 1, 64},  {0x38E, 0x38F, 1, 63},      {0x391, 0x3A1, 1, 32},
-    {0x3A3, 0x3AB, 1, 32},  {0x3D8, 0x3EE, 2, 1},       {0x400, 0x40F, 1, 80},
-    {0x410, 0x42F, 1, 32},  {0x460, 0x480, 2, 1},       {0x48A, 0x4BE, 2, 1},
-    {0x4C0, 0x4C0, 1, 15},  {0x4C1, 0x4CD, 2, 1},       {0x4D0, 0x52E, 2, 1},
-    {0x531, 0x556, 1, 48},  {0x1E00, 0x1E94, 2, 1},     {0x1E9E, 0x1E9E, 1, -7615},
-    {0x1EA0, 0x1EFE, 2, 1}, {0x212A, 0x212A, 1, -8383}, {0x212B, 0x212B, 1, -8262},
-};
-
 uint32_t pg_score_lower(uint32_t cp)
 {
-    for (size_t i = 0; i < PG_COUNT(capitals); i++) {
-        const struct capitals *c = &capitals[i];
-        if (cp >= c->first && cp <= c->last) {
-            bool is_capital = (cp - c->first) % c->step == 0;
-            return is_capital ? (uint32_t)((int32_t)cp + c->to_small) : cp;
-        }
-    }
-    return cp;
+    return cp < 0x80 ? cp + (cp >= 'A' && cp <= 'Z' ? 32 : 0)
+                     : (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
 }
 
 struct range {
@@ -86,45 +62,105 @@ static bool is_punctuation(uint32_t cp)
     return in_ranges(ascii, PG_COUNT(ascii), cp);
 }
 
-/* Part of a word, so that an article that touches it is none. */
+static utf8proc_category_t category(uint32_t cp)
+{
+    return utf8proc_category((utf8proc_int32_t)cp);
+}
+
+/* Part of a word, so that an article that touches it is none: letters and numbers. */
 static bool is_letter(uint32_t cp)
 {
-    static const struct range none[] = {
-        {0x00, 0x2F},     {0x3A, 0x40},     {0x5B, 0x60},     {0x7B, 0xA9},     {0xAB, 0xB1},
-        {0xB4, 0xB4},     {0xB6, 0xB8},     {0xBB, 0xBB},     {0xBF, 0xBF},     {0xD7, 0xD7},
-        {0xF7, 0xF7},     {0x2C2, 0x2C5},   {0x2D2, 0x2DF},   {0x300, 0x36F},   {0x2000, 0x206F},
-        {0x207A, 0x207E}, {0x208A, 0x208E}, {0x20A0, 0x20F0}, {0x2190, 0x245F}, {0x2500, 0x2775},
-        {0x2794, 0x2BFF}, {0x3000, 0x3004}, {0x3008, 0x3020}, {0xFE10, 0xFE6F}, {0xFF01, 0xFF0F},
-        {0xFF1A, 0xFF20}, {0xFF3B, 0xFF40}, {0xFF5B, 0xFF65}, {0xFFF9, 0xFFFD}, {0x1F000, 0x1FBEF},
+    switch (category(cp)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Looked through, in both directions, for a letter that makes a sigma the last of a word. */
+static bool is_ignorable(uint32_t cp)
+{
+    static const struct range inside_words[] = {
+        {0x27, 0x27},     {0x2E, 0x2E},     {0x3A, 0x3A},     {0xB7, 0xB7},
+        {0x387, 0x387},   {0x55F, 0x55F},   {0x5F4, 0x5F4},   {0x2018, 0x2019},
+        {0x2024, 0x2024}, {0x2027, 0x2027}, {0xFE13, 0xFE13}, {0xFE52, 0xFE52},
+        {0xFE55, 0xFE55}, {0xFF07, 0xFF07}, {0xFF0E, 0xFF0E}, {0xFF1A, 0xFF1A},
     };
-    return !in_ranges(none, PG_COUNT(none), cp);
+    switch (category(cp)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_SK:
+        return true;
+    default:
+        return in_ranges(inside_words, PG_COUNT(inside_words), cp);
+    }
+}
+
+/* A capital or a small letter, of those that are not ignorable. */
+static bool is_cased(uint32_t cp)
+{
+    static const struct range others[] = {
+        {0xAA, 0xAA},       {0xBA, 0xBA},       {0x2160, 0x217F},   {0x24B6, 0x24E9},
+        {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189},
+    };
+    utf8proc_category_t c = category(cp);
+    return c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LL || c == UTF8PROC_CATEGORY_LT ||
+           in_ranges(others, PG_COUNT(others), cp);
 }
 
 /* ------------------------------------------------------------------ normalisation ----------- */
 
-static size_t put(char *out, uint32_t cp, const char *as_it_was, int length)
+/* Whether the next character that counts is a letter with case: then no word ends before it. */
+static bool goes_on(const char *s, size_t n)
 {
-    if (cp == 0xFFFD) { /* a byte that is no UTF-8 stays itself */
-        memcpy(out, as_it_was, (size_t)length);
-        return (size_t)length;
+    uint32_t cp;
+    for (size_t at = 0; at < n;) {
+        at += (size_t)pg_score_char(s + at, n - at, &cp);
+        if (!is_ignorable(cp))
+            return is_cased(cp);
     }
-    return (size_t)pg_utf8_encode(cp, out);
+    return false;
 }
 
-/* Small letters, no punctuation. Returns the length, which no letter's small form increases but
- * that of U+0130, from two bytes to three. */
+/* The small form of the character, which `rest` follows; at most three bytes for two, and no more
+ * bytes than before for others. `cased`: a letter with case is the last before it that counts. */
+static size_t put_small(char *out, uint32_t cp, bool cased, const char *rest, size_t n_rest)
+{
+    if (cp == 0x130) { /* i and the dot above it */
+        memcpy(out, "i\xCC\x87", 3);
+        return 3;
+    }
+    bool is_last = cp == 0x3A3 && cased && !goes_on(rest, n_rest);
+    return (size_t)pg_utf8_encode(is_last ? 0x3C2 : pg_score_lower(cp), out);
+}
+
+/* Small letters, no punctuation. Returns the length, half as much again as before at most. */
 static size_t make_plain(const char *text, char *out)
 {
     size_t n = strlen(text), n_out = 0;
+    bool cased = false;
     uint32_t cp;
     for (size_t at = 0; at < n;) {
         int length = pg_score_char(text + at, n - at, &cp);
-        if (cp == 0x130) { /* i and the dot above it */
-            memcpy(out + n_out, "i\xCC\x87", 3);
-            n_out += 3;
+        const char *rest = text + at + length;
+        if (cp == 0xFFFD) { /* a byte that is no UTF-8 stays itself */
+            memcpy(out + n_out, text + at, (size_t)length);
+            n_out += (size_t)length;
         } else if (!is_punctuation(cp)) {
-            n_out += put(out + n_out, pg_score_lower(cp), text + at, length);
+            n_out += put_small(out + n_out, cp, cased, rest, n - (size_t)(rest - text));
         }
+        if (!is_ignorable(cp))
+            cased = is_cased(cp);
         at += (size_t)length;
     }
     return n_out;
@@ -173,14 +209,21 @@ static size_t squeeze(char *s, size_t n)
     return n_out;
 }
 
-/* For free(); NULL when out of memory. */
-static char *normalise(const char *text)
+char *pg_score_normalise(const char *text)
 {
     size_t n = strlen(text), bytes;
     char *out = __builtin_add_overflow(n, n / 2 + 1, &bytes) ? NULL : malloc(bytes);
     if (out)
         squeeze(out, make_plain(text, out));
     return out;
+}
+
+bool pg_score_is_empty(const char *text)
+{
+    char *s = pg_score_normalise(text);
+    bool empty = s && !*s;
+    free(s);
+    return empty;
 }
 
 /* ------------------------------------------------------------------ marks ------------------- */
@@ -223,21 +266,21 @@ static size_t in_common(char **a, size_t n_a, char **b, size_t n_b)
     return n;
 }
 
-static double f1_of(char **a, size_t n_a, char **b, size_t n_b)
+static double f1_of(char **a, size_t n_a, char **b, size_t n_b, bool v2)
 {
     if (n_a == 0 || n_b == 0)
-        return n_a == n_b; /* an empty answer is right where the truth is empty */
+        return v2 && n_a == n_b;
     double common = (double)in_common(a, n_a, b, n_b);
     double precision = common / (double)n_a, recall = common / (double)n_b;
     return common > 0 ? 2 * precision * recall / (precision + recall) : 0;
 }
 
-double pg_answer_f1(const char *answer, const char *truth)
+double pg_score_f1(const char *answer, const char *truth, bool v2)
 {
-    char *a = normalise(answer), *b = normalise(truth);
+    char *a = pg_score_normalise(answer), *b = pg_score_normalise(truth);
     size_t n_a = 0, n_b = 0;
     char **word_a = a ? cut_words(a, &n_a) : NULL, **word_b = b ? cut_words(b, &n_b) : NULL;
-    double f1 = word_a && word_b ? f1_of(word_a, n_a, word_b, n_b) : (double)NAN;
+    double f1 = word_a && word_b ? f1_of(word_a, n_a, word_b, n_b, v2) : (double)NAN;
     free(word_a);
     free(word_b);
     free(a);
@@ -245,9 +288,14 @@ double pg_answer_f1(const char *answer, const char *truth)
     return f1;
 }
 
+double pg_answer_f1(const char *answer, const char *truth)
+{
+    return pg_score_f1(answer, truth, true);
+}
+
 double pg_exact_match(const char *answer, const char *truth)
 {
-    char *a = normalise(answer), *b = normalise(truth);
+    char *a = pg_score_normalise(answer), *b = pg_score_normalise(truth);
     double same = a && b ? strcmp(a, b) == 0 : (double)NAN;
     free(a);
     free(b);
