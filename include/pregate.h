@@ -97,7 +97,14 @@ enum pg_mode {
 };
 
 /* Which expert leaves when a slot is needed. */
-enum pg_evict { PG_EVICT_CYCLE, PG_EVICT_LRU, PG_EVICT_LFU, PG_EVICT_LIFO, PG_EVICT_COUNT };
+enum pg_evict {
+    PG_EVICT_CYCLE,
+    PG_EVICT_LRU,
+    PG_EVICT_LFU,
+    PG_EVICT_LIFO,
+    PG_EVICT_RANDOM, /* any, from a fixed seed: the baseline */
+    PG_EVICT_COUNT
+};
 
 enum pg_hints { PG_HINTS_AUTO, PG_HINTS_ON, PG_HINTS_OFF };
 enum pg_kv_type { PG_KV_F16, PG_KV_F32 };
@@ -146,6 +153,17 @@ struct pg_options {
     int n_logit_rows;
     uint64_t caller_bytes;
     int hint_extra; /* experts that lookahead and hint name beyond those a token uses, best first */
+    /* Expert slots: exactly so many, whatever the budget leaves. Without memory_bytes the budget is
+     * then the least that holds the rest. AUTO is not resident; RESIDENT takes only all. 0 = what
+     * the budget leaves. */
+    int n_slots;
+    /* For measuring: experts are read at fixed points of a step, hinted ones included, and waited
+     * for there. What is read, and with cache_bias what is answered, is then a function of the
+     * tokens, the steps and n_slots, not of how fast the disk was. PG_HINTS_AUTO is as ON. */
+    bool steady;
+    /* File for the routes that are run, as pg_routes_open reads them; NULL: none. See
+     * pg_routes_finish. */
+    const char *routes_out;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -562,6 +580,12 @@ PG_API int pg_routes_n_tokens(const pg_routes *r);
 PG_API int pg_routes_n_blocks(const pg_routes *r);
 PG_API int pg_routes_n_used(const pg_routes *r);   /* experts a token and block */
 PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
+
+/* The routes that an engine with routes_out has run, a line a token of each step that succeeded, in
+ * the order of the steps and of their rows: of one session the order of its text, of several side
+ * by side as they were mixed. What decided is in them, a cache's bias included. The file appears
+ * here, whole; without this call, or after an error, not at all. */
+PG_API int pg_routes_finish(pg_engine *e, struct pg_err *err);
 
 /* For pg_replay only: the optimum, which knows the future. */
 #define PG_EVICT_BELADY PG_EVICT_COUNT

@@ -436,7 +436,7 @@ static void put_head(const struct bench *b)
 static void put_table(const struct bench *b)
 {
     puts("<section><h2>All numbers</h2><div class=scroll><table><tr><th>mode<th>eviction<th>budget"
-         "<th>prompt tok/s<th>decode tok/s<th>MiB/token<th>in memory<th>hinted<th>missed"
+         "<th>slots<th>prompt tok/s<th>decode tok/s<th>MiB/token<th>in memory<th>hinted<th>missed"
          "<th>stalled<th>of the floor<th>peak used</tr>");
     for (int i = 0; i < b->n_rows; i++) {
         const struct bench_row *row = &b->rows[i];
@@ -444,15 +444,16 @@ static void put_table(const struct bench *b)
         printf("<tr><td>%s<td>%s<td>%s", pg_mode_name(row->mode), pg_evict_name(row->evict),
                cli_size_text(row->memory_bytes, size));
         if (row->error[0]) {
-            fputs("<td colspan=9 class=why>", stdout);
+            fputs("<td colspan=10 class=why>", stdout);
             put_escaped(row->error);
             puts("</tr>");
             continue;
         }
         const struct pg_stats *d = &row->typical->decode;
-        printf("<td>%.1f<td>%.2f ± %.2f<td>%.1f<td>%.1f %%<td>%.1f %%<td>%.1f %%<td>%.0f %%<td>%.2f"
+        printf("<td>%d<td>%.1f<td>%.2f ± %.2f<td>%.1f<td>%.1f %%<td>%.1f %%<td>%.1f %%<td>%.0f "
+               "%%<td>%.2f"
                "<td>%s</tr>\n",
-               row->prefill_tps, row->decode_tps, row->decode_tps_sd,
+               row->n_slots, row->prefill_tps, row->decode_tps, row->decode_tps_sd,
                bench_per_token(b, (double)d->expert_bytes_read) / MIB,
                100 * bench_share(row, d->hits),
                100 * bench_share(row, d->hinted_in_time + d->hinted_late),

@@ -30,8 +30,8 @@ static void print_head(const struct bench *b)
 static void print_md_row(const struct bench *b, const struct bench_row *row)
 {
     char size[16], peak[16];
-    printf("| %-12s | %-6s | %10s |", pg_mode_name(row->mode), pg_evict_name(row->evict),
-           cli_size_text(row->memory_bytes, size));
+    printf("| %-12s | %-6s | %10s | %5d |", pg_mode_name(row->mode), pg_evict_name(row->evict),
+           cli_size_text(row->memory_bytes, size), row->n_slots);
     if (row->error[0]) {
         printf(" %s |\n", row->error);
         return;
@@ -61,9 +61,11 @@ static void print_stopped(const struct bench *b)
 void bench_print_md(const struct bench *b)
 {
     print_head(b);
-    puts("| mode         | evict  |     memory | prefill |  decode tok/s   | MiB/token | hit % | "
+    puts("| mode         | evict  |     memory | slots | prefill |  decode tok/s   | MiB/token | "
+         "hit % | "
          "hint % | miss % | stall % | floor |  peak used |\n"
-         "|--------------|--------|-----------:|--------:|----------------:|----------:|------:|-"
+         "|--------------|--------|-----------:|------:|--------:|----------------:|----------:|---"
+         "---:|-"
          "------:|-------:|--------:|------:|-----------:|");
     for (int i = 0; i < b->n_rows; i++)
         print_md_row(b, &b->rows[i]);
@@ -87,24 +89,24 @@ void bench_print_csv(const struct bench *b)
 {
     puts("mode,evict,memory_bytes,prefill_tps,decode_tps,decode_tps_sd,peak_rss_bytes,"
          "expert_bytes_read,expert_requests,hits,hinted_in_time,hinted_late,missed,stall_seconds,"
-         "compute_seconds,floor_seconds,overlap_efficiency,error");
+         "compute_seconds,floor_seconds,overlap_efficiency,n_slots,error");
     for (int i = 0; i < b->n_rows; i++) {
         const struct bench_row *row = &b->rows[i];
         printf("%s,%s,%" PRIu64 ",", pg_mode_name(row->mode), pg_evict_name(row->evict),
                row->memory_bytes);
         if (row->error[0]) {
-            fputs(",,,,,,,,,,,,,,", stdout);
+            fputs(",,,,,,,,,,,,,,,", stdout);
             print_csv_text(row->error);
             putchar('\n');
             continue;
         }
         const struct pg_stats *d = &row->typical->decode;
         printf("%.9g,%.9g,%.9g,%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
-               ",%" PRIu64 ",%.9g,%.9g,%.9g,%.9g,\n",
+               ",%" PRIu64 ",%.9g,%.9g,%.9g,%.9g,%d,\n",
                row->prefill_tps, row->decode_tps, row->decode_tps_sd, row->peak_rss_bytes,
                d->expert_bytes_read, d->expert_requests, d->hits, d->hinted_in_time, d->hinted_late,
                d->missed, d->stall_seconds, d->compute_seconds, row->floor_seconds,
-               row->overlap_efficiency);
+               row->overlap_efficiency, row->n_slots);
     }
 }
 

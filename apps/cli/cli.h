@@ -32,6 +32,7 @@ struct cli_args {
     const char *command;
     const char *subject; /* the argument by position or -m: MODEL, SHAPE or TRACE */
     const char *prompt, *file, *output, *format, *trace, *sidecar, *routes, *tokens;
+    const char *routes_out, *predictions;
     const char *from, *batch, *freeze, *csv, *svg;
     const char *modes, *memories, *policies, *type, *slots, *ratios;
     struct cli_files data; /* its array is freed by main */
@@ -43,6 +44,7 @@ struct cli_args {
     int mode, evict, hints, kv, io_path, cpu, gate, schedule;
     int trained_for, n_hidden, n_tokens; /* of tune */
     double holdout;
+    int n_slots; /* 0: not given */
     int n_steps, n_accumulate, n_warmup, sticky_cache, checkpoint_every;
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
     int hint_extra;

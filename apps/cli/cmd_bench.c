@@ -229,6 +229,7 @@ static void row_measure(struct bench *b, struct bench_row *row)
     if (!rc) {
         pg_engine_plan(e, &plan);
         row->n_slots = plan.n_slots;
+        row->memory_bytes = plan.budget;
         pg_engine_info(e, &b->model);
         b->model_known = true;
         rc = measure_session(b, e, &rep, &err);
@@ -320,6 +321,11 @@ static int memories_parse(const struct cli_args *args, struct lists *l)
 {
     char items[BENCH_LIST_MAX][CLI_ITEM];
     struct pg_machine machine;
+    if (!args->memories && args->n_slots) { /* each row has what its slots take */
+        l->n_memories = 1;
+        l->memories[0] = 0;
+        return CLI_OK;
+    }
     if (!args->memories)
         return memories_default(args, l);
     pg_machine_info(&machine);

@@ -58,10 +58,12 @@ static void choose_sessions(struct pg_options *opt, const struct cli_args *args)
         return; /* opening will say why */
     for (opt->n_sessions = 16; opt->n_sessions > 0; opt->n_sessions /= 2) {
         opt->caller_bytes = data_bytes(args, opt);
+        /* With --slots the texts side by side depend on nothing that moves. */
+        const uint64_t whole = args->n_slots ? plan.dense + plan.slots : plan.budget;
         /* What opens barely now may not in a moment; the minimum has that to spare. */
         const bool fits =
             !pg_plan_make(&plan, opt, &err) && plan.mode == one.mode && plan.minimum <= plan.budget;
-        if (opt->n_sessions == 1 || (fits && plan.kv <= plan.budget / 8))
+        if (opt->n_sessions == 1 || (fits && plan.kv <= whole / 8))
             return;
     }
 }
@@ -73,6 +75,8 @@ static int eval_open(struct evaluation *v, struct pg_err *err)
     v->budget = opt.memory_bytes;
     if (v->args->task == PG_EVAL_AGREE && opt.mode == PG_MODE_AUTO)
         opt.mode = has_sidecar(&opt) ? PG_MODE_HINT : PG_MODE_LOOKAHEAD;
+    opt.steady = v->args->n_slots > 0;
+    opt.routes_out = v->args->routes_out;
     opt.n_logit_rows = 8; /* as many as are held at a time */
     choose_sessions(&opt, v->args);
     const int rc = pg_engine_open(&v->engine, &opt, err);
@@ -169,8 +173,8 @@ static void print_table(const struct evaluation *v)
     printf("mode             %s\n", pg_mode_name(v->plan.mode));
     printf("time             %.2f s, %.0f tok/s, stalled %.2f s\n", v->seconds,
            cli_ratio(n_evaluated(v), v->seconds), v->stats.stall_seconds);
-    printf("experts          %.1f %% hits, %s read/token\n", 100 * hit_rate(v),
-           cli_size_text((uint64_t)read_per_token(v), read));
+    printf("experts          %.1f %% hits, %s read/token, %d slots\n", 100 * hit_rate(v),
+           cli_size_text((uint64_t)read_per_token(v), read), v->plan.n_slots);
     printf("memory           peak %s of %s\n", cli_size_text(pg_peak_rss(), peak),
            cli_size_text(v->budget, budget));
 }
@@ -244,6 +248,7 @@ static int print_json(const struct evaluation *v)
     cli_put_real(o, "seconds", v->seconds);
     cli_put_real(o, "tps", cli_ratio(n_evaluated(v), v->seconds));
     cli_put_real(o, "bytes_read_per_token", read_per_token(v));
+    cli_put_size(o, "n_slots", (uint64_t)v->plan.n_slots);
     cli_put_real(o, "hit_rate", hit_rate(v));
     cli_put_real(o, "stall_seconds", v->stats.stall_seconds);
     cli_put_size(o, "memory_bytes", v->budget);
@@ -262,13 +267,14 @@ static int eval_run(struct evaluation *v, struct pg_err *err)
     struct pg_eval_options opt = {PG_EVAL_OPTIONS_INIT,          .task = (enum pg_eval_task)a->task,
                                   .data = a->data_file,          .n_max = a->n_max,
                                   .windows = a->windows,         .n_predict = a->n_predict,
-                                  .progress = cli_progress_step, .user = &v->progress};
+                                  .progress = cli_progress_step, .user = &v->progress,
+                                  .predictions = a->predictions};
     const uint64_t start = cli_now_ns();
     const int rc = pg_eval(v->engine, &opt, &v->report, err);
     cli_progress_clear();
     v->seconds = (double)(cli_now_ns() - start) * 1e-9;
     pg_engine_stats(v->engine, &v->stats);
-    return rc;
+    return rc || !a->routes_out ? rc : pg_routes_finish(v->engine, err);
 }
 
 int cli_eval(const struct cli_args *args)
@@ -277,6 +283,8 @@ int cli_eval(const struct cli_args *args)
     struct evaluation v = {.args = args};
     if (!args->data_file)
         return cli_usage("eval: on which text? give --data FILE");
+    if (args->predictions && args->task != PG_EVAL_QA && args->task != PG_EVAL_SUMMARIZE)
+        return cli_usage("eval: --predictions is for --task qa and summarize, which write answers");
     int rc = eval_open(&v, &err);
     rc = rc ? rc : eval_run(&v, &err);
     int code = rc ? cli_failed(&err) : CLI_OK;

@@ -108,6 +108,7 @@ static int print_json(const struct replay_table *t, const struct cli_args *args)
     json_object_set_new(o, "n_used", json_integer(pg_routes_n_used(t->routes)));
     json_object_set_new(o, "n_expert", json_integer(pg_routes_n_expert(t->routes)));
     json_object_set_new(o, "working_set", json_integer(t->working_set));
+    json_object_set_new(o, "rule", json_string("a wave never evicts its own; no bypass"));
     for (int i = 0; i < t->n_sizes; i++)
         for (int p = 0; p < N_POLICIES; p++) {
             const struct pg_replay *r = t->sizes[i].result[p];
@@ -127,10 +128,12 @@ static int print_json(const struct replay_table *t, const struct cli_args *args)
 
 static int print_text(const struct replay_table *t, const struct cli_args *args)
 {
-    printf("%s: %d tokens, %d blocks, %d of %d experts a block; one token uses %d.\n"
-           "Hits in %% of requests. belady knows the future: no policy can do better.\n",
-           args->subject, t->n_tokens, pg_routes_n_blocks(t->routes), pg_routes_n_used(t->routes),
-           pg_routes_n_expert(t->routes), t->working_set);
+    printf(
+        "%s: %d tokens, %d blocks, %d of %d experts a block; one token uses %d.\n"
+        "Hits in %% of requests. belady knows the future; like all here it takes each miss into a "
+        "slot, and a\nwave never evicts its own: no policy that keeps to this can do better.\n",
+        args->subject, t->n_tokens, pg_routes_n_blocks(t->routes), pg_routes_n_used(t->routes),
+        pg_routes_n_expert(t->routes), t->working_set);
     print_table(t, WHOLE, "Whole trace");
     if (args->split) {
         print_table(t, FIRST_HALF, "First half");

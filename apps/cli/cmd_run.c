@@ -16,6 +16,7 @@ struct run {
     struct cli_progress progress;
     pg_engine *engine;
     pg_session *session;
+    pg_routes *routes; /* forced; may be NULL */
     struct pg_sampling sampling;
     struct pg_detok detok;
     char *prompt; /* text */
@@ -233,6 +234,7 @@ static int print_json(const struct run *r, const struct pg_stats *p, const struc
     cli_put_real(o, "decode_tps", cli_ratio(evaluated(d), cli_stats_seconds(d)));
     cli_put_real(o, "hit_rate", found_rate(d));
     cli_put_real(o, "bytes_read_per_token", cli_ratio((double)d->expert_bytes_read, evaluated(d)));
+    cli_put_size(o, "n_slots", (uint64_t)r->plan.n_slots);
     cli_put_real(o, "stall_seconds", d->stall_seconds);
     cli_put_size(o, "peak_rss_bytes", pg_peak_rss());
     cli_put_size(o, "memory_bytes", r->plan.budget);
@@ -290,9 +292,13 @@ static int run_open(struct run *r, struct pg_err *err)
     struct pg_options opt;
     cli_engine_options(&opt, r->args, &r->progress);
     opt.trace_events = trace_events(r->args);
+    opt.routes_out = r->args->routes_out;
     int rc = r->args->trace ? cli_outfile_check(r->args->trace, false, err) : 0;
     rc = rc ? rc : prompt_read(r, err);
     opt.caller_bytes = own_bytes(r);
+    if (!rc && r->args->routes)
+        rc = pg_routes_open(&r->routes, r->args->routes, err);
+    opt.routes = r->routes;
     rc = rc ? rc : pg_engine_open(&r->engine, &opt, err);
     if (rc)
         return rc;
@@ -343,6 +349,8 @@ static int run_report(struct run *r, struct pg_err *err)
     int code = r->args->json ? print_json(r, &p, &d) : CLI_OK;
     if (r->args->trace && pg_trace_write(r->engine, r->args->trace, err))
         code = cli_failed(err);
+    if (r->args->routes_out && pg_routes_finish(r->engine, err))
+        code = cli_failed(err);
     return code;
 }
 
@@ -360,6 +368,7 @@ int cli_run(const struct cli_args *args)
         code = cli_interrupt_code();
     pg_session_close(r.session);
     pg_engine_close(r.engine);
+    pg_routes_close(r.routes);
     free(r.prompt);
     free(r.ids);
     free(r.text);

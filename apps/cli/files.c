@@ -82,7 +82,8 @@ static bool same_file(const char *a, const char *b)
 
 int cli_outputs_check(const struct cli_args *a)
 {
-    const char *const written[] = {a->output, a->trace, a->csv, a->svg};
+    const char *const written[] = {a->output, a->trace,      a->csv,
+                                   a->svg,    a->routes_out, a->predictions};
     const char *const read[] = {a->subject, a->file, a->sidecar, a->routes, a->from, a->data_file};
     const int n_read = (int)(sizeof(read) / sizeof(read[0]));
     for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++)

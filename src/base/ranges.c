@@ -46,7 +46,8 @@ static const struct options all[] = {
     {AT(cache_bias), FLOAT, 0, 1},
     {AT(n_logit_rows), INT, 0, INT32_MAX},
     {AT(caller_bytes), BYTES, 0, 0x1p60}, /* sums of it stay sums */
-    {AT(hint_extra), INT, 0, 1023}}},
+    {AT(hint_extra), INT, 0, 1023},
+    {AT(n_slots), INT, 0, 1 << 24}}},
 #undef STRUCT
 #define STRUCT pg_session_options
 [PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {

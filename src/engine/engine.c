@@ -74,6 +74,7 @@ static int open_store(struct pg_engine *e, struct pg_err *err)
         .arena = e->slots.base,
         .evict = e->opt.evict,
         .hints = e->opt.hints,
+        .steady = e->opt.steady,
         .n_exposed = e->opt.mode == PG_MODE_PREGATE ? e->level : 0,
         .trace = e->trace,
         .block_of = e->block_of,
@@ -125,6 +126,8 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
     PG_TRY(pg_kernels_init(&e->compute.k, e->opt.cpu, err));
     PG_TRY(pg_engine_plan_memory(e, err));
     PG_TRY(check_limit(e, err));
+    if (e->opt.routes_out) /* before the work, not after it */
+        PG_TRY(pg_routes_out_open(&e->routes_out, e->opt.routes_out, err));
     PG_TRY(pg_pool_open(&e->compute.pool, e->opt.n_threads, err));
     if (e->opt.trace_events) {
         PG_TRY(pg_trace_open(&e->trace, e->opt.trace_events, err));
@@ -183,7 +186,7 @@ int pg_engine_open(pg_engine **out, const struct pg_options *opt, struct pg_err 
         pg_engine_close(e);
         return rc;
     }
-    e->opt.model = e->opt.sidecar = NULL;
+    e->opt.model = e->opt.sidecar = e->opt.routes_out = NULL;
     log_open(e);
     *out = e;
     return 0;
@@ -198,6 +201,7 @@ void pg_engine_close(pg_engine *e)
     pg_io_close(e->io);
     pg_pool_close(e->compute.pool);
     pg_trace_close(e->trace);
+    pg_routes_out_close(&e->routes_out);
     pg_vocab_close(e->vocab);
     pg_model_close(&e->model);
     pg_gguf_close(e->gguf);
@@ -268,6 +272,13 @@ void pg_engine_stats(const pg_engine *e, struct pg_stats *out)
     out->peak_rss_bytes = pg_peak_rss();
     out->io_path = pg_io_describe(e->io);
     out->cpu_level = e->compute.k.name;
+}
+
+int pg_routes_finish(pg_engine *e, struct pg_err *err)
+{
+    if (!e->routes_out.open)
+        return pg_fail(err, PG_EARG, "the engine has no routes_out, or no longer");
+    return pg_routes_out_finish(&e->routes_out, err);
 }
 
 int pg_trace_write(const pg_engine *e, const char *path, struct pg_err *err)

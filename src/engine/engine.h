@@ -48,6 +48,7 @@ struct pg_engine {
     struct pg_store *store; /* NULL for a dense model */
     struct pg_trace *trace;
     struct pg_gate gate;
+    struct pg_routes_out routes_out;
     struct pg_forward forward;
     struct pg_block_memory dense, slots, tables, scratch;
     int *block_of;               /* [n_moe] among all blocks, for the trace */

@@ -6,6 +6,7 @@
 
 #include "base/ranges.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { MIN_BATCH = 8, MAX_BATCH = 512, DEFAULT_CTX = 4096 };
@@ -40,12 +41,18 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .routers = e->routers,
             .pregates = e->pregates,
             .routes = e->opt.routes,
+            .routes_out = e->opt.routes_out ? &e->routes_out : NULL,
             .cache_bias = e->opt.cache_bias,
             .n_extra = e->opt.hint_extra,
             .store = e->store,
             .compute = &e->compute,
         };
         pg_gate_init(&e->gate, &go, a);
+    }
+    if (e->opt.routes_out) {
+        e->routes_out.n_blocks = e->model.n_moe;
+        e->routes_out.n_used = e->model.h.n_expert_used;
+        pg_routes_out_carve(&e->routes_out, n_batch, a);
     }
     pg_forward_init(&e->forward, &fo, a);
     e->token = pg_arena_take(a, n * sizeof(int32_t));
@@ -124,14 +131,39 @@ bool pg_engine_touches(const struct pg_engine *e)
     return ((uint64_t)e->opt.n_threads + 8) * PG_PAGE_HUGE > e->plan.budget / KERNEL_PART;
 }
 
+/* Slots without which the mode, or the caller, is not content. */
+static int least_slots(const struct pg_engine *e, int total)
+{
+    if (e->opt.n_slots)
+        return e->opt.n_slots;
+    return e->opt.mode == PG_MODE_RESIDENT ? total : PG_MIN(total, PG_SLOTS_MIN);
+}
+
+/* Only the slots are given: the budget is what a step that goes well with them needs. */
+static bool is_sized_by_slots(const struct pg_engine *e)
+{
+    return e->opt.n_slots && !e->opt.memory_bytes;
+}
+
+/* The budget's room for slots and batch, in which a model that fits whole leaves the rest to the
+ * batch; otherwise slots come first. A given number of slots is all that the batch depends on, so
+ * that it moves neither with the threads nor with what the program is found to take. */
+static uint64_t room_of_batch(const struct pg_engine *e, uint64_t room)
+{
+    const struct pg_plan *p = &e->plan;
+    uint64_t beside = (uint64_t)p->n_expert_total * p->slot_bytes;
+    if (e->opt.n_slots)
+        return (uint64_t)e->opt.n_slots * p->slot_bytes;
+    return room > beside + room / 16 ? 16 * (room - beside) : room;
+}
+
 /* Fills the plan for e->opt.mode. Returns whether it fits. */
 static bool fill_plan(struct pg_engine *e)
 {
     const struct pg_model *m = &e->model;
     struct pg_plan *p = &e->plan;
     int total = m->n_moe * m->h.n_expert;
-    bool resident = e->opt.mode == PG_MODE_RESIDENT;
-    int least = total == 0 ? 0 : resident ? total : PG_MIN(total, PG_SLOTS_MIN);
+    int least = least_slots(e, total);
     p->mode = e->opt.mode;
     p->dense = m->dense_bytes + pg_tables_bytes(e);
     p->kv = (uint64_t)e->opt.n_sessions * pg_session_bytes(e, e->opt.n_ctx);
@@ -142,23 +174,24 @@ static bool fill_plan(struct pg_engine *e)
     p->n_expert_total = total;
     uint64_t base = overhead_bytes(e, total);
     int least_batch = e->opt.n_batch ? e->opt.n_batch : PG_MIN(MIN_BATCH, most_in_step(e));
+    if (is_sized_by_slots(e))
+        least_batch = choose_batch(e, room_of_batch(e, 0));
     uint64_t need =
         p->dense + p->kv + base + step_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
     need += need / (KERNEL_PART - 1) + 1;
     p->minimum = (need + MINIMUM_SPARE + MINIMUM_STEP - 1) / MINIMUM_STEP * MINIMUM_STEP;
+    if (is_sized_by_slots(e))
+        p->budget = p->minimum;
     p->overhead = base + PG_MAX(p->budget, need) / KERNEL_PART;
 
     uint64_t fixed = p->dense + p->kv + p->overhead;
-    /* A model that fits whole leaves the rest to the batch; otherwise slots come first. */
-    uint64_t room = sub(p->budget, fixed + e->opt.caller_bytes);
-    uint64_t beside = (uint64_t)total * p->slot_bytes;
-    p->n_batch = choose_batch(e, room > beside + room / 16 ? 16 * (room - beside) : room);
+    p->n_batch = choose_batch(e, room_of_batch(e, sub(p->budget, fixed + e->opt.caller_bytes)));
     if (p->budget < fixed + step_bytes(e, p->n_batch) + (uint64_t)least * p->slot_bytes)
         p->n_batch = least_batch;
     p->scratch = scratch_bytes(e, p->n_batch);
     p->caller = caller_bytes(e, p->n_batch);
     uint64_t n_slots = total ? sub(p->budget, fixed + p->scratch + p->caller) / p->slot_bytes : 0;
-    p->n_slots = (int)PG_MIN(n_slots, (uint64_t)total);
+    p->n_slots = (int)PG_MIN(n_slots, (uint64_t)(e->opt.n_slots ? e->opt.n_slots : total));
     p->slots = (uint64_t)p->n_slots * p->slot_bytes;
     return p->budget >= need && p->n_slots >= least;
 }
@@ -168,20 +201,44 @@ static double mib(uint64_t bytes)
     return (double)bytes / (1 << 20);
 }
 
+/* All that is left, less a sixteenth for the rest of the machine; UINT64_MAX where that is not
+ * known. */
+static uint64_t memory_left(void)
+{
+    uint64_t limit = pg_os_memory_limit();
+    uint64_t available = PG_MIN(pg_os_memory_available(), limit);
+    uint64_t there = PG_MIN(available + pg_os_rss(), limit);
+    return limit == UINT64_MAX ? UINT64_MAX : there - there / 16;
+}
+
+/* Returns PG_EBUDGET with the numbers. */
+static int too_little(const struct pg_engine *e, struct pg_err *err)
+{
+    const struct pg_plan *p = &e->plan;
+    char what[48] = "two experts";
+    if (p->mode == PG_MODE_RESIDENT)
+        snprintf(what, sizeof(what), "all experts");
+    else if (e->opt.n_slots)
+        snprintf(what, sizeof(what), "%d experts", e->opt.n_slots);
+    return pg_fail(
+        err, PG_EBUDGET,
+        "%llu bytes are too little for mode %s: the minimum is %.2f MiB (dense weights "
+        "%.1f, context of %d tokens %.1f, program %.1f, the caller's data %.1f, scratch and %s "
+        "%.1f)",
+        (unsigned long long)p->budget, pg_mode_name(p->mode), mib(p->minimum), mib(p->dense),
+        e->opt.n_ctx, mib(p->kv), mib(p->overhead), mib(p->caller), what,
+        mib(p->minimum - p->dense - p->kv - p->overhead - p->caller));
+}
+
 int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
 {
     bool fits;
+    uint64_t left = memory_left();
     e->plan.budget = e->opt.memory_bytes;
-    if (!e->plan.budget) { /* all that is left, less a sixteenth for the rest of the machine */
-        uint64_t limit = pg_os_memory_limit();
-        uint64_t available = PG_MIN(pg_os_memory_available(), limit);
-        if (limit == UINT64_MAX) { /* unknown is no licence to take everything */
-            return pg_fail(err, PG_ENOMEM,
-                           "how much memory this machine has cannot be read; give a budget");
-        }
-        uint64_t there = PG_MIN(available + pg_os_rss(), limit);
-        e->plan.budget = there - there / 16;
-    }
+    if (!e->plan.budget && !e->opt.n_slots && left == UINT64_MAX) /* no licence to take it all */
+        return pg_fail(err, PG_ENOMEM,
+                       "how much memory this machine has cannot be read; give a budget");
+    e->plan.budget = e->plan.budget ? e->plan.budget : left;
     if (e->opt.mode == PG_MODE_AUTO) { /* the whole model if it fits; the minimum is lookahead's */
         uint64_t minimum;
         e->opt.mode = PG_MODE_LOOKAHEAD;
@@ -199,17 +256,14 @@ int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
         fits = fill_plan(e);
     }
     e->opt.n_batch = e->plan.n_batch;
-    if (!fits) {
-        const struct pg_plan *p = &e->plan;
-        return pg_fail(
-            err, PG_EBUDGET,
-            "%llu bytes are too little for mode %s: the minimum is %.2f MiB (dense weights "
-            "%.1f, context of %d tokens %.1f, program %.1f, the caller's data %.1f, scratch and %s "
-            "%.1f)",
-            (unsigned long long)p->budget, pg_mode_name(p->mode), mib(p->minimum), mib(p->dense),
-            e->opt.n_ctx, mib(p->kv), mib(p->overhead), mib(p->caller),
-            p->mode == PG_MODE_RESIDENT ? "all experts" : "two experts",
-            mib(p->minimum - p->dense - p->kv - p->overhead - p->caller));
+    if (!fits)
+        return too_little(e, err);
+    if (is_sized_by_slots(e) && e->plan.budget > left) {
+        return pg_fail(err, PG_EBUDGET,
+                       "%d expert slots take a budget of %llu bytes, %llu are left on this machine "
+                       "or in its control group",
+                       e->opt.n_slots, (unsigned long long)e->plan.budget,
+                       (unsigned long long)left);
     }
     return 0;
 }
@@ -226,6 +280,25 @@ static int check_routes(const struct pg_engine *e, struct pg_err *err)
                        pg_routes_n_blocks(r), pg_routes_n_used(r), pg_routes_n_expert(r), m->n_moe,
                        m->h.n_expert_used, m->h.n_expert);
     }
+    if (e->opt.routes_out && m->n_moe == 0)
+        return pg_fail(err, PG_EARG, "routes: the model has no experts, so no routes to write");
+    return 0;
+}
+
+/* A given number of slots: as many as there are experts at most, and no fewer in resident mode. */
+static int check_slots(struct pg_engine *e, struct pg_err *err)
+{
+    int n = e->opt.n_slots, total = e->model.n_moe * e->model.h.n_expert;
+    int least = e->opt.mode == PG_MODE_RESIDENT ? total : PG_MIN(total, PG_SLOTS_MIN);
+    if (!n)
+        return 0;
+    if (total == 0)
+        return pg_fail(err, PG_EARG, "expert slots: %d found, but the model has no experts", n);
+    if (n < least || n > total)
+        return pg_fail(err, PG_EARG, "expert slots: %d found, %d to %d wanted%s", n, least, total,
+                       e->opt.mode == PG_MODE_RESIDENT ? " (mode resident keeps all experts)" : "");
+    if (e->opt.mode == PG_MODE_AUTO)
+        e->opt.mode = PG_MODE_LOOKAHEAD;
     return 0;
 }
 
@@ -249,6 +322,7 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
         }
         o->mode = PG_MODE_RESIDENT; /* a model without experts is the same in all of them */
     }
+    PG_TRY(check_slots(e, err));
     return check_routes(e, err);
 }
 

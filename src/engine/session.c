@@ -252,6 +252,8 @@ int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int 
         rows[i].session->has_logits = false; /* their memory is written to */
     PG_TRY(all_logits ? all_logits_of(e, &rows[0], n, all_logits, err)
                       : keep_logits(e, rows, n_rows, err));
+    if (e->routes_out.open)
+        PG_TRY(pg_routes_out_step(&e->routes_out, n, err));
     for (int i = 0; i < n_rows; i++)
         advance(&rows[i]);
     account(e, n, n_decode, begin, &before);

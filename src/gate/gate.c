@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "gate/gate.h"
 
-#include "store/routes.h"
-
 #define REAL float
 #include "gate/rule_body.h"
 
@@ -212,8 +210,8 @@ static void check_call(const struct pg_gate_options *o, int block, const struct 
     PG_ASSERT(h->n_tok >= 1 && h->n_tok <= o->max_tok);
 }
 
-int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
-                   const struct pg_route **out, struct pg_err *err)
+static int decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+                  const struct pg_route **out, struct pg_err *err)
 {
     const struct pg_gate_options *o = &g->opt;
     check_call(o, block, h);
@@ -233,6 +231,15 @@ int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32
                        .forced = o->routes};
     *out = &g->now;
     return choose(&r, &o->routers[block], h) ? numeric(block, err) : 0;
+}
+
+int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
+                   const struct pg_route **out, struct pg_err *err)
+{
+    PG_TRY(decide(g, block, h, pos, out, err));
+    if (g->opt.routes_out)
+        pg_routes_out_add(g->opt.routes_out, block, (*out)->id, h->n_tok);
+    return 0;
 }
 
 /* Votes of all tokens' experts of ranks [from, to); those that are new follow the n of hint_ids.

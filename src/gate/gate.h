@@ -23,6 +23,7 @@
 #define PG_GATE_GATE_H
 
 #include "cpu/linear.h"
+#include "store/routes.h"
 #include "store/store.h"
 
 /* How logits become experts and weights. */
@@ -63,6 +64,7 @@ struct pg_gate_options {
     const struct pg_pregate *routers;  /* [n_block], borrowed */
     const struct pg_pregate *pregates; /* [n_block], none in the last `level`; NULL: none */
     const pg_routes *routes;           /* forced decisions; NULL: none */
+    struct pg_routes_out *routes_out;  /* told what is decided; NULL: nobody */
     float cache_bias;                  /* see struct pg_options */
     int n_extra;                       /* experts that a hint names beyond those a token uses */
     struct pg_store *store;

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT
- * The choice of a victim that all policies share, and the three of the paper: lru, lfu, lifo.
+ * The choice of a victim that all policies share, the three of the paper (lru, lfu, lifo), and the
+ * baseline (random).
  */
 #include "store/policy_impl.h"
 
 #include "base/os.h"
+#include "base/random.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const evict_names[PG_EVICT_COUNT] = {
-    [PG_EVICT_CYCLE] = "cycle",
-    [PG_EVICT_LRU] = "lru",
-    [PG_EVICT_LFU] = "lfu",
-    [PG_EVICT_LIFO] = "lifo",
+    [PG_EVICT_CYCLE] = "cycle", [PG_EVICT_LRU] = "lru",       [PG_EVICT_LFU] = "lfu",
+    [PG_EVICT_LIFO] = "lifo",   [PG_EVICT_RANDOM] = "random",
 };
 
 const char *pg_evict_name(enum pg_evict p)
@@ -45,6 +45,20 @@ static uint64_t lfu_worth(const struct pg_policy *p, int slot)
 static uint64_t lifo_worth(const struct pg_policy *p, int slot)
 {
     return UINT64_MAX - p->admitted[slot];
+}
+
+/* Drawn anew for each victim: between two of them one expert at least is admitted. */
+static uint64_t random_worth(const struct pg_policy *p, int slot)
+{
+    enum { SEED = 1 };
+    uint64_t x = p->serial << 32 ^ (uint64_t)(uint32_t)p->key_of[slot] ^ (uint64_t)SEED << 63;
+    return pg_random_mix(x);
+}
+
+static void random_forecast(struct pg_policy *p)
+{
+    for (int block = 0; block < p->n_block; block++)
+        p->stale[block] = true;
 }
 
 static uint64_t no_weight(const struct pg_policy *p, int block)
@@ -85,6 +99,8 @@ static const struct pg_policy_kind kinds[PG_EVICT_COUNT] = {
     [PG_EVICT_LRU] = PAST(lru_worth),
     [PG_EVICT_LFU] = PAST(lfu_worth),
     [PG_EVICT_LIFO] = PAST(lifo_worth),
+    [PG_EVICT_RANDOM] = {random_worth, no_weight, no_carve, no_event, no_event, no_hint,
+                         random_forecast},
 };
 
 /* ---- open and close ------------------------------------------------------------------------ */

@@ -82,6 +82,7 @@ static size_t carve(struct pg_store *s, struct pg_arena *a)
     TAKE(ids, n_expert);
     TAKE(want, n_expert);
     TAKE(ready, n_expert);
+    TAKE(placed, n_expert);
     TAKE(queue, n_slots);
     TAKE(hints, n_block);
     TAKE(hint_ids, n_key);
@@ -207,26 +208,52 @@ static void slot_empty(struct pg_store *s, int slot)
     struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(!it->pending && !it->queued && s->hint_slot != slot);
     PG_ASSERT(s->slot_of[it->key] == slot);
-    if (it->state == SLOT_READY) {
-        pg_policy_remove(s->policy, slot);
-        if (it->hinted)
-            s->stats.hinted_unused++;
-    }
+    pg_policy_remove(s->policy, slot);
+    if (it->state == SLOT_READY && it->hinted)
+        s->stats.hinted_unused++;
     s->slot_of[it->key] = -1;
     slot_to(s, slot, SLOT_FREE);
     *it = (struct pg_slot){.key = -1, .wave = -1};
     s->free_slots[s->n_free++] = slot;
 }
 
+/* Where the wave's id at this position is; -1: nowhere. */
+static int slot_of_id(const struct pg_store *s, int i)
+{
+    return s->slot_of[s->wave.block * s->opt.n_expert + s->ids[i]];
+}
+
 /* An expert of the wave that was delivered and released: its place is free for the wave's rest. */
 static int released_slot(const struct pg_store *s)
 {
     for (int i = 0; i < s->wave.n; i++) {
-        int slot = s->slot_of[s->wave.block * s->opt.n_expert + s->ids[i]];
+        int slot = slot_of_id(s, i);
         if (s->want[i] == WANT_DELIVERED && slot >= 0 && s->slots[slot].state == SLOT_READY)
             return slot;
     }
     return -1;
+}
+
+/* The one of the wave that has had a slot for longest. */
+static int first_placed(struct pg_store *s)
+{
+    struct pg_store_wave *w = &s->wave;
+    while (w->next_out < w->n_placed && slot_of_id(s, s->placed[w->next_out]) < 0)
+        w->next_out++;
+    return w->next_out < w->n_placed ? s->placed[w->next_out] : -1;
+}
+
+/* Who leaves for a demand read when all others are hinted for certain, or are of the wave. */
+static int last_resort(struct pg_store *s)
+{
+    int i = s->opt.steady && !s->wave.held ? first_placed(s) : -1;
+    if (i >= 0) { /* this one, when it is released */
+        int slot = slot_of_id(s, i);
+        bool released = s->want[i] == WANT_DELIVERED && s->slots[slot].state == SLOT_READY;
+        return released ? slot : -1;
+    }
+    int slot = released_slot(s);
+    return slot >= 0 ? slot : pg_policy_victim(s->policy, s->may[MAY_DEMAND]);
 }
 
 int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted)
@@ -235,9 +262,7 @@ int pg_store_take_slot(struct pg_store *s, bool for_hint, int *evicted)
     if (!s->n_free) {
         int victim = pg_policy_victim(s->policy, s->may[for_hint ? MAY_HINT : MAY_CERTAIN]);
         if (victim < 0 && !for_hint)
-            victim = released_slot(s);
-        if (victim < 0 && !for_hint)
-            victim = pg_policy_victim(s->policy, s->may[MAY_DEMAND]);
+            victim = last_resort(s);
         if (victim < 0)
             return -1;
         *evicted = s->slots[victim].key;
@@ -258,6 +283,7 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     it->by_hint = it->waits = it->hinted = by_hint;
     it->begin_ns = UINT64_MAX;
     s->slot_of[key] = slot;
+    pg_policy_admit(s->policy, slot, key); /* in the order of the calls, not of arrival */
     for (int k = 0; k < PG_SLABS; k++) {
         if (!place->bytes[k])
             continue;
@@ -336,7 +362,6 @@ void pg_store_arrived(struct pg_store *s, int slot)
     struct pg_slot *it = &s->slots[slot];
     PG_ASSERT(!it->todo && !it->pending && !it->failed);
     slot_to(s, slot, SLOT_READY);
-    pg_policy_admit(s->policy, slot, it->key);
     if (it->wave >= 0) {
         s->want[it->wave] = WANT_READY;
         s->ready[s->wave.n_ready++] = it->wave;
@@ -431,6 +456,7 @@ static bool take_missing(struct pg_store *s)
     pg_store_load(s, slot, w->block * s->opt.n_expert + s->ids[w->next_missing], false);
     s->slots[slot].wave = w->next_missing;
     s->want[w->next_missing] = WANT_LOADING;
+    s->placed[w->n_placed++] = w->next_missing;
     w->n_missing--;
     if (s->slots[slot].todo)
         queue_back(s, slot);
@@ -452,8 +478,31 @@ static void pump(struct pg_store *s)
             break;
         }
     }
-    if (!s->n_queue && !(s->wave.active && s->wave.n_missing))
+    if (!s->opt.steady && !s->n_queue && !(s->wave.active && s->wave.n_missing))
         pg_store_hint_pump(s);
+}
+
+/* Of a steady store: all hints for which there is room, read and arrived. */
+static void settle(struct pg_store *s)
+{
+    if (!s->opt.steady || (s->wave.active && s->wave.n_missing))
+        return;
+    do
+        pg_store_hint_pump(s);
+    while ((s->n_hints_queued || s->hint.n) && pg_io_n_pending(s->opt.io) && reap(s, true));
+}
+
+/* Of a steady store: as many slots for the wave as reads may be under way, whatever else is. */
+static void place_first(struct pg_store *s)
+{
+    uint64_t bytes = 0;
+    while (s->opt.steady && bytes < s->window_bytes && s->wave.n_missing) {
+        int next = s->wave.n_placed;
+        if (!take_missing(s))
+            return;
+        bytes +=
+            pg_store_expert_bytes(s, s->wave.block * s->opt.n_expert + s->ids[s->placed[next]]);
+    }
 }
 
 void pg_store_here(const struct pg_store *s, int block, uint8_t *here)
@@ -517,6 +566,7 @@ static void want_id(struct pg_store *s, int i)
     PG_ASSERT(it->wave < 0); /* ids are distinct */
     it->wave = i;
     it->hinted = false;
+    s->placed[s->wave.n_placed++] = i;
     if (ready) {
         s->want[i] = WANT_READY;
         s->ready[s->wave.n_ready++] = i;
@@ -543,6 +593,7 @@ void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
         want_id(s, i);
     }
     pg_store_hint_forget(s, block);
+    place_first(s);
     pump(s);
 }
 
@@ -603,6 +654,10 @@ static void wait_ready(struct pg_store *s)
     struct pg_store_wave *w = &s->wave;
     uint64_t begin = pg_io_now(s->opt.io);
     while (w->next_ready == w->n_ready && !w->failed) {
+        if (!pg_io_n_pending(s->opt.io)) {
+            w->held = true;
+            pump(s);
+        }
         /* Nothing under way and nothing to deliver: the caller holds every slot. */
         PG_ASSERT(pg_io_n_pending(s->opt.io) > 0);
         reap(s, true);
@@ -628,6 +683,7 @@ int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
     struct pg_store_wave *w = &s->wave;
     PG_ASSERT(w->active);
     pg_store_poll(s);
+    settle(s);
     if (w->n_delivered < w->n && w->next_ready == w->n_ready && !w->failed)
         wait_ready(s);
     if (w->failed) {
@@ -642,6 +698,7 @@ int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
         else
             end_wave(s);
         pump(s);
+        settle(s);
         return rc;
     }
     int i = s->ready[w->next_ready++];

@@ -20,6 +20,12 @@
  * is under way when its expert is wanted is joined, not repeated. Demand reads always go before
  * hinted ones. Single-threaded: reads progress while the caller computes, and the queues are
  * refilled at each call; pg_store_poll does only that.
+ *
+ * Normally a slot is taken when the io has room for its reads, so who leaves, and which hints are
+ * read at all, depends on how fast the disk is. A *steady* store takes slots at fixed points: for
+ * the wave's experts in their order, for hints when all of these have a slot and when the wave is
+ * over, waiting for the hinted reads there; and of a wave larger than the slots they leave in their
+ * order. Then all counts are a function of the calls.
  */
 #ifndef PG_STORE_STORE_H
 #define PG_STORE_STORE_H
@@ -46,6 +52,7 @@ struct pg_store_options {
     enum pg_evict evict;
     enum pg_hints hints;
     int n_exposed;          /* the first blocks, when all others are hinted for certain; else 0 */
+    bool steady;            /* placed at fixed points, see below; PG_HINTS_AUTO is as ON */
     struct pg_trace *trace; /* NULL: none */
     const int *block_of;    /* [n_block] the model's number of each, in the trace; NULL: the same */
     /* Another expert's reads begin only while fewer bytes are under way; 0 = 3 MiB. Disks serve

@@ -185,8 +185,8 @@ static void close_window(struct pg_store *s)
 void pg_store_step(struct pg_store *s, int n_decode)
 {
     PG_ASSERT(n_decode >= 0);
-    if (!n_decode || s->opt.hints != PG_HINTS_AUTO)
-        return;
+    if (!n_decode || s->opt.hints != PG_HINTS_AUTO || s->opt.steady)
+        return; /* what pays is a question of time */
     s->check.n_rows += n_decode;
     if (s->check.n_rows > WINDOW)
         close_window(s);

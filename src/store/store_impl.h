@@ -47,6 +47,8 @@ struct pg_store_wave {
     int next_missing; /* first id that may be WANT_MISSING */
     int n_missing;
     int n_ready, next_ready; /* s->ready[next_ready .. n_ready) can be delivered */
+    int n_placed, next_out;  /* s->placed[next_out .. n_placed) have a slot, or left out of turn */
+    bool held;               /* the caller holds the one whose turn it is: any other may go */
 };
 
 /* What a block's last hint said. Its queue is ids[next .. n). */
@@ -81,9 +83,10 @@ struct pg_store {
     uint8_t *may[N_MAY]; /* [n_slots] who may be evicted; enum pg_may */
 
     struct pg_store_wave wave;
-    int32_t *ids;   /* [n_expert] of the wave */
-    uint8_t *want;  /* [n_expert] enum pg_want */
-    int32_t *ready; /* [n_expert] positions in ids, hits first, then as they arrive */
+    int32_t *ids;    /* [n_expert] of the wave */
+    uint8_t *want;   /* [n_expert] enum pg_want */
+    int32_t *ready;  /* [n_expert] positions in ids, hits first, then as they arrive */
+    int32_t *placed; /* [n_expert] positions, hits first, then as they were given slots */
 
     int32_t *queue; /* ring of slots with reads to submit on demand, [n_slots] */
     int queue_head, n_queue;

@@ -608,13 +608,49 @@ class Cli(Case):
                                      "json").stdout)
         self.assertEqual((whole["n_tokens"], whole["working_set"]), (60, 8))
         self.assertEqual((whole["n_blocks"], whole["n_layers"]), (4, 4))
-        self.assertEqual(len(whole["rows"]), 15)
+        self.assertEqual(len(whole["rows"]), 18)
         for size in [4, 8, 16]:
             hits = {r["policy"]: r["hits"] for r in whole["rows"] if r["n_slots"] == size}
-            self.assertEqual(set(hits), {"cycle", "lru", "lfu", "lifo", "belady"})
+            self.assertEqual(set(hits), {"cycle", "lru", "lfu", "lifo", "random", "belady"})
             self.assertEqual(max(hits.values()), hits["belady"])
         table = text_of(self.good("replay", self.trace(), "--slots", "4", "--split"))
         self.assertIn("Second half", table)
+        self.assertIn("never evicts its own", table)
+
+    def test_routes_out(self):
+        """What was run is written, is forced on another run, and comes out the same; and replay reads it."""
+        out, again = self.path("a.jsonl"), self.path("b.jsonl")
+        self.story(self.small, "--mode", "ondemand", "--cache-bias", "0.5", "--routes-out", out)
+        forced = self.story(self.small, "--mode", "lookahead", "--routes", out, "--routes-out", again)
+        self.assertEqual(self.bytes_of("a.jsonl"), self.bytes_of("b.jsonl"))
+        lines = [json.loads(x) for x in self.bytes_of("a.jsonl").splitlines()]
+        self.assertEqual([x["tok"] for x in lines], list(range(forced["n_prompt"] + 95)))
+        plain = self.path("c.jsonl")
+        self.story(self.small, "--mode", "ondemand", "--routes-out", plain)
+        self.assertNotEqual(self.bytes_of("a.jsonl"), self.bytes_of("c.jsonl"))
+        replayed = json.loads(self.good("replay", out, "--slots", "24", "-o", "json").stdout)
+        self.assertEqual(replayed["n_tokens"], len(lines))
+        self.bad(1, [out, "is an input"], "run", self.model, "-p", "a", "--routes", out, "--routes-out", out)
+        self.bad(1, ["nowhere"], "run", self.model, "-p", "a", "--routes-out", self.path("nowhere/x"))
+
+    def test_slots(self):
+        plan = json.loads(self.good("plan", self.model, "--slots", "30", "--no-measure", "--json").stdout)
+        self.assertEqual((plan["n_slots"], plan["mode"], plan["fits"]), (30, "lookahead", True))
+        if not SANITIZED:
+            self.assertEqual(plan["budget"], plan["minimum"])
+        total = plan["n_expert_total"]
+        run = ("run", self.model, "-p", "once", "-n", "2")
+        for n, memory in ((2, ()), (total, ()), (30, ("--memory", "200M"))):
+            self.good(*run, "--slots", n, *memory)
+        self.bad(1, ["1 found", f"2 to {total} wanted"], *run, "--slots", 1)
+        self.bad(1, [f"{total + 1} found", f"2 to {total} wanted"], *run, "--slots", total + 1)
+        self.bad(1, ["30 found", f"{total} to {total} wanted", "resident"], *run, "--slots", 30, "--mode", "resident")
+        self.good(*run, "--slots", total, "--mode", "resident")
+        if not SANITIZED:
+            self.bad(1, ["too little", "30 experts"], *run, "--slots", 30, "--memory", plan["minimum"] - MIB)
+        rows = list(csv.DictReader(io.StringIO(text_of(self.bench("csv", "--slots", "30", "--modes", "ondemand")))))
+        self.assertEqual(rows[0]["n_slots"], "30")
+        self.assertIn("| slots |", text_of(self.bench("md", "--slots", "30", "--modes", "ondemand")))
 
     def story(self, memory, *more):
         out = self.good("run", self.model, "--memory", memory, "-c", "128", "-n", "96", "--temp", "0",

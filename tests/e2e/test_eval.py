@@ -84,6 +84,43 @@ class Eval(Case):
         for word in ("perplexity", "nll per token", "tokens", "documents", "memory"):
             self.assertIn("\n" + word if word != "perplexity" else word, result.stdout.decode())
 
+    def same_with_slots(self, model, *words):
+        """Threads, how experts are read and the budget: the same bytes, the same answer."""
+        found = []
+        for more in (("-t", "1", "--io", "uring"), ("-t", "3", "--io", "pread"), ("-t", "2", "--memory", "300M")):
+            result = self.good("eval", model, "--data", self.text, "--max", "2", "-c", "96", "--slots", "24", "--json",
+                               *words, *more)
+            found.append(json.loads(result.stdout))
+        counts = [[f["ppl"], f["n_slots"], f["plan"]["n_batch"]] +
+                  [f["stats"][k] for k in ("expert_bytes_read", "hits", "hinted_in_time", "missed", "hinted_unused")]
+                  for f in found]
+        self.assertEqual(counts[0][1], 24)
+        self.assertEqual(counts[1:], 2 * counts[:1], words)
+        return found[0]
+
+    def test_same_slots_same_bytes(self):
+        pregated = os.path.join(SOURCE, "models", "tinystories-moe-pregated.gguf")
+        one = ("-b", "1")
+        plain = self.same_with_slots(self.model, "--mode", "ondemand", *one)
+        biased = self.same_with_slots(self.model, "--mode", "ondemand", "--cache-bias", "0.1", *one)
+        self.assertLess(biased["bytes_read_per_token"], plain["bytes_read_per_token"])
+        self.same_with_slots(self.model, "--mode", "ondemand")  # wider than the slots
+        self.same_with_slots(self.model, "--mode", "lookahead", "--cache-bias", "0.1", *one)
+        self.same_with_slots(self.model, "--mode", "ondemand", "--evict", "random", *one)
+        self.same_with_slots(pregated, "--mode", "pregate", "--cache-bias", "0.1", *one)
+        self.same_with_slots(pregated, "--mode", "pregate", "--cache-bias", "0.1")
+
+    def test_routes_out(self):
+        """A text at a time: its routes in its order, whatever is read with."""
+        two = self.put("two.txt", "<|endoftext|>\n".join(self.docs[:2]))
+        for name, more in (("a", ("-t", "1")), ("b", ("-t", "2", "--io", "pread")), ("c", ("-b", "8"))):
+            found = self.run_json("--data", two, "-c", "40", "--slots", "24", "--mode", "ondemand", "-b", "1", *more,
+                                  "--routes-out", self.path(name))
+        self.assertEqual(self.bytes_of("a"), self.bytes_of("b"))
+        lines = [[json.loads(x)["layers"] for x in self.bytes_of(n).splitlines()] for n in "ac"]
+        self.assertEqual(len(lines[0]), found["tokens"])
+        self.assertEqual(sorted(lines[0]), sorted(lines[1]))  # the same tokens, side by side
+
     # ------------------------------------------------------------ the other tasks
 
     def test_agree(self):
@@ -126,6 +163,42 @@ class Eval(Case):
         self.assertEqual((found["docs"], found["skipped"], found["cut"]), (1, 1, 0))
         self.assertTrue(0 <= found["exact_match"] <= found["f1"] <= 100)
         self.assertTrue(1 <= found["tokens"] <= 32)
+
+    def predictions(self, task, text, *more):
+        data = self.put("data", text)
+        found = self.run_json("--task", task, "--data", data, "--predictions", self.path("said"), *more)
+        return found, [json.loads(x) for x in self.bytes_of("said").splitlines()]
+
+    def test_predictions(self):
+        qas = [{"id": f"q{i}", "question": f"who is {i}?", "answers": [{"text": "a cat"}, {"text": t}]}
+               for i, t in enumerate(("dog", "the", "\u00e9t\u00e9"))]
+        data = {"data": [{"paragraphs": [{"context": "there was a cat.", "qas": qas}]}]}
+        found, said = self.predictions("qa", json.dumps(data))
+        self.assertEqual([(x["id"], x["question"], x["gold"]) for x in said],
+                         [(q["id"], q["question"], [a["text"] for a in q["answers"]]) for q in qas])
+        for key in "exact_match", "f1":
+            self.assertAlmostEqual(100 * sum(x[key] for x in said) / 3, found[key], delta=1e-6)
+        self.assertTrue(all(isinstance(x["answer"], str) for x in said))
+        pairs = [{"source": f"a cat and {w}.", "target": ["cat", w]} for w in ("a dog", "a bird", "a tree", "a house")]
+        found, said = self.predictions("summarize", "\n".join(map(json.dumps, pairs)), "-n", "9")
+        self.assertEqual([(x["document"], x["gold"]) for x in said], [(p["source"], p["target"]) for p in pairs])
+        for key in "rouge1", "rouge2", "rougeL":
+            self.assertAlmostEqual(100 * sum(x[key] for x in said) / 4, found[key], delta=1e-6)
+        self.bad(2, ["qa and summarize"], self.model, "--data", self.text, "--predictions", self.path("no"))
+        self.assertFalse(os.path.exists(self.path("no")))
+        self.bad(1, ["would be written"], self.model, "--task", "qa", "--data", self.path("data"), "--predictions",
+                 self.path("data"))
+
+    def test_nothing_left(self):
+        """Gold and answer of which normalisation leaves nothing, by the rule of the data's version."""
+        for version, f1 in (("1.1", 0), ("v2.0", 100), (None, 0)):
+            qas = [{"question": "?", "answers": [{"text": "The"}]}]
+            data = {"data": [{"paragraphs": [{"context": "The", "qas": qas}]}]}
+            if version:
+                data["version"] = version
+            found, said = self.predictions("qa", json.dumps(data), "-n", "1")
+            if said[0]["exact_match"] == 1:
+                self.assertEqual(found["f1"], f1, version)
 
     def test_summarize(self):
         path = self.put("sum.jsonl", '{"source": ["a cat.", "a dog."], "target": ["cat and dog"]}\n')

@@ -25,6 +25,7 @@ struct world_options {
     uint64_t slab_bytes; /* of each slab; 0: random sizes, some slabs absent, odd offsets */
     enum pg_evict evict;
     enum pg_hints hints;
+    bool steady;
     size_t window_bytes;
     struct pg_trace *trace;
 };
@@ -107,6 +108,7 @@ static inline void world_open(struct world *w, const struct world_options *opt)
         .arena = w->arena,
         .evict = opt->evict,
         .hints = opt->hints,
+        .steady = opt->steady,
         .window_bytes = opt->window_bytes,
         .trace = opt->trace,
     };

@@ -395,6 +395,83 @@ static void test_wave_larger_than_slots(void **state)
     }
 }
 
+/* As the engine does: all that is there is computed together and released in that order. */
+static void run_groups(struct world *w)
+{
+    struct pg_lease lease[64];
+    int n_held = 0, rc = 1;
+    for (; rc == 1; n_held = 0) {
+        while ((n_held == 0 || pg_store_n_ready(w->store) > 0) &&
+               (rc = pg_store_next(w->store, &lease[n_held], NULL)) == 1)
+            n_held++;
+        for (int i = 0; i < n_held; i++)
+            pg_store_release(w->store, &lease[i]);
+    }
+    assert_int_equal(rc, 0);
+}
+
+/* Random waves, some larger than the slots, with hints of which some are right. */
+static struct pg_store_stats run_steady(uint64_t seed, const struct pg_io_sim *sim, int n_slots)
+{
+    struct world w;
+    struct world_options opt = {.sim = *sim,
+                                .n_block = 4,
+                                .n_expert = 16,
+                                .n_slots = n_slots,
+                                .evict = (enum pg_evict)(seed % PG_EVICT_COUNT),
+                                .steady = true,
+                                .window_bytes = 30000};
+    struct random r = {seed * 2 + 1}, time = {sim->latency_ns * 2 + 1};
+    world_open(&w, &opt);
+    for (int step = 0; step < 200; step++) {
+        int32_t ids[16], next[16];
+        int n = 1 + random_below(&r, step % 10 ? 6 : 16);
+        bool certain = random_chance(&r, 0.5);
+        random_ids(&r, 16, ids, n);
+        random_ids(&r, 16, next, 4);
+        pg_store_step(w.store, 1);
+        pg_store_acquire(w.store, step % 4, ids, n);
+        pg_store_hint(w.store, (step + 1) % 4, next, 4, certain);
+        pg_io_sim_advance(w.io, (uint64_t)random_below(&time, 300000));
+        run_groups(&w);
+        pg_store_check(w.store);
+        for (int i = random_below(&time, 3); i > 0; i--) {
+            pg_io_sim_advance(w.io, (uint64_t)random_below(&time, 300000));
+            pg_store_poll(w.store);
+        }
+    }
+    struct pg_store_stats st = world_stats(&w);
+    world_close(&w);
+    return st;
+}
+
+/* How fast the disk is, in which order it answers and how much it takes at a time: the same counts.
+ */
+static void test_steady(void **state)
+{
+    (void)state;
+    static const struct pg_io_sim disks[] = {
+        {.seed = 7, .latency_ns = 1000, .bytes_per_s = 0, .depth = 64},
+        {.seed = 7, .latency_ns = 90000, .jitter_ns = 200000, .shuffle = true, .depth = 16},
+        {.seed = 7, .latency_ns = 20000, .bytes_per_s = 100 << 20, .depth = 2, .shuffle = true},
+    };
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        int n_slots = 2 + (int)(seed % 23);
+        struct pg_store_stats first = run_steady(seed, &disks[0], n_slots);
+        assert_true(first.hint_bytes_read > 0 && first.hints_active);
+        for (size_t i = 1; i < PG_COUNT(disks); i++) {
+            struct pg_store_stats st = run_steady(seed, &disks[i], n_slots);
+            assert_int_equal(st.bytes_read, first.bytes_read);
+            assert_int_equal(st.hint_bytes_read, first.hint_bytes_read);
+            assert_int_equal(st.hits, first.hits);
+            assert_int_equal(st.hinted_in_time, first.hinted_in_time);
+            assert_int_equal(st.hinted_late, first.hinted_late);
+            assert_int_equal(st.missed, first.missed);
+            assert_int_equal(st.hinted_unused, first.hinted_unused);
+        }
+    }
+}
+
 /* Read n fails once, for n = 1, 2, 3 ...: nobody notices. */
 static void test_failed_once(void **state)
 {
@@ -693,7 +770,7 @@ int main(void)
         cmocka_unit_test(test_hints_off),         cmocka_unit_test(test_self_check),
         cmocka_unit_test(test_trace_events),      cmocka_unit_test(test_open_arguments),
         cmocka_unit_test(test_random_worlds),     cmocka_unit_test(test_changed_file),
-        cmocka_unit_test(test_misuse_is_caught),
+        cmocka_unit_test(test_misuse_is_caught),  cmocka_unit_test(test_steady),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

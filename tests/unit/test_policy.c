@@ -86,6 +86,36 @@ static void test_replay_arguments(void **state)
     assert_int_equal(none.requests, 0);
 }
 
+/* The same each time, another choice each time that it is asked, and all are chosen in the end. */
+static void test_random(void **state)
+{
+    (void)state;
+    enum { N = 8, TURNS = 400 };
+    struct pg_policy *p[2];
+    uint8_t may[N];
+    int n_chosen[N] = {0};
+    memset(may, 1, sizeof(may));
+    for (int k = 0; k < 2; k++) {
+        assert_int_equal(pg_policy_open(&p[k], PG_EVICT_RANDOM, 2, 16, N, NULL), 0);
+        for (int i = 0; i < N; i++)
+            pg_policy_admit(p[k], i, 16 * (i % 2) + i);
+    }
+    for (int turn = 0; turn < TURNS; turn++) {
+        int slot = pg_policy_victim(p[0], may);
+        assert_int_equal(pg_policy_victim(p[0], may), slot);
+        assert_int_equal(pg_policy_victim(p[1], may), slot);
+        n_chosen[slot]++;
+        for (int k = 0; k < 2; k++) {
+            pg_policy_remove(p[k], slot);
+            pg_policy_admit(p[k], slot, 16 * (slot % 2) + (8 * turn + slot) % 16);
+        }
+    }
+    for (int i = 0; i < N; i++) /* 50 are expected, with a deviation of 6.6 */
+        assert_true(n_chosen[i] > 20 && n_chosen[i] < 80);
+    for (int k = 0; k < 2; k++)
+        pg_policy_close(p[k]);
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -436,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_small_sequences),
         cmocka_unit_test(test_own_wave),
         cmocka_unit_test(test_replay_arguments),
+        cmocka_unit_test(test_random),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_cycle_distance),
         cmocka_unit_test(test_cycle_exposed),
