@@ -58,11 +58,11 @@ static void choose_sessions(struct pg_options *opt, const struct cli_args *args)
         return; /* opening will say why */
     for (opt->n_sessions = 16; opt->n_sessions > 0; opt->n_sessions /= 2) {
         opt->caller_bytes = data_bytes(args, opt);
-        /* With --slots the texts side by side depend on nothing that moves. */
-        const uint64_t whole = args->n_slots ? plan.dense + plan.slots : plan.budget;
         /* What opens barely now may not in a moment; the minimum has that to spare. */
         const bool fits =
             !pg_plan_make(&plan, opt, &err) && plan.mode == one.mode && plan.minimum <= plan.budget;
+        /* With --slots the texts side by side depend on nothing that moves. */
+        const uint64_t whole = args->n_slots ? plan.dense + plan.slots : plan.budget;
         if (opt->n_sessions == 1 || (fits && plan.kv <= whole / 8))
             return;
     }
