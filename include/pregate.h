@@ -106,6 +106,12 @@ enum pg_evict {
     PG_EVICT_COUNT
 };
 
+/* How experts that have a slot are preferred (cache_bias). */
+enum pg_cache_form {
+    PG_CACHE_LOGITS, /* by a part of the range of the token's logits */
+    PG_CACHE_MARGIN  /* over those up to so much more probable, but the first, which stays */
+};
+
 enum pg_hints { PG_HINTS_AUTO, PG_HINTS_ON, PG_HINTS_OFF };
 enum pg_kv_type { PG_KV_F16, PG_KV_F32 };
 enum pg_io_path { PG_IO_AUTO, PG_IO_URING, PG_IO_PREAD };
@@ -144,9 +150,10 @@ struct pg_options {
     /* Long work (loading, long prefill): done of total bytes or tokens. Non-zero return cancels. */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user; /* handed to log and progress */
-    /* Above 0: experts that have a slot are preferred. Gates rank by logit + cache_bias * (largest
-     * - smallest logit of the token) for those; the chosen keep their own weights. Fewer bytes,
-     * another answer, and one that depends on the budget (after arXiv 2412.00099). */
+    /* Above 0: experts that have a slot are preferred. Gates rank those by logit + cache_bias *
+     * (largest - smallest logit of the token), or as cache_form below has it; the chosen keep their
+     * own weights. Fewer bytes, another answer, and one that depends on the budget (after arXiv
+     * 2412.00099). */
     float cache_bias;
     /* What the caller will take of memory_bytes for itself, so that the bound holds: rows of logits
      * (pg_session_eval), of which it never has more than a step's tokens; and other bytes. */
@@ -164,6 +171,13 @@ struct pg_options {
     /* File for the routes that are run, as pg_routes_open reads them; NULL: none. See
      * pg_routes_finish. */
     const char *routes_out;
+    /* With PG_CACHE_MARGIN gates rank by probability (before the chosen are renormalised) +
+     * cache_bias for those that have a slot, and each token's first expert is never another. */
+    enum pg_cache_form cache_form;
+    /* Instead of cache_bias: one for each block with experts, 0 to 1, NULL: none. Borrowed for the
+     * call. */
+    int n_block_bias;
+    const float *block_bias;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -442,6 +456,10 @@ struct pg_train_options {
      * model which training starts from, its own routers deciding: a trust region. Takes the weights
      * once more, and a forward pass a step. */
     float kl;
+    /* As in struct pg_options. */
+    enum pg_cache_form cache_form;
+    int n_block_bias;
+    const float *block_bias;
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 

@@ -27,6 +27,12 @@ struct cli_files {
     int n;
 };
 
+enum { CLI_REALS = 256 };
+struct cli_reals {
+    float v[CLI_REALS];
+    int n; /* 0: not given */
+};
+
 /* Everything that the options of any command can say. options.c fills it, defaults first. */
 struct cli_args {
     const char *command;
@@ -48,7 +54,8 @@ struct cli_args {
     int n_steps, n_accumulate, n_warmup, sticky_cache, checkpoint_every;
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
     int hint_extra;
-    double cache_bias, temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+    struct cli_reals cache_bias, cache_margin; /* of them one at most; a value, or one a block */
+    double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     double lr, lr_end, weight_decay, clip, balance, sticky, kl;
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose;
     bool help, resume;
@@ -164,6 +171,15 @@ void cli_outfile_abandon(struct cli_outfile *f); /* fine after commit */
 int cli_fail(struct pg_err *err, int code, const char *fmt, ...) CLI_PRINTF(3, 4);
 
 /* ---------------------------------------------------------------- engine and reports -------- */
+
+/* What --cache-bias and --cache-margin say, as the options of the library have it. */
+struct cli_bias {
+    enum pg_cache_form form;
+    float one;
+    const float *each;
+    int n;
+};
+struct cli_bias cli_bias_of(const struct cli_args *args);
 
 /* The engine's options that the command line gives; progress and log go to *progress. */
 void cli_engine_options(struct pg_options *opt, const struct cli_args *args,

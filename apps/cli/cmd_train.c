@@ -103,6 +103,7 @@ static float or_none(double v)
 static int options_make(struct train *r)
 {
     const struct cli_args *a = r->args;
+    const struct cli_bias bias = cli_bias_of(a);
     struct pg_train_options *o = &r->opt;
     *o = (struct pg_train_options){
         PG_TRAIN_OPTIONS_INIT,
@@ -132,7 +133,10 @@ static int options_make(struct train *r)
         .log = on_log,
         .progress = on_progress,
         .user = r,
-        .cache_bias = (float)a->cache_bias,
+        .cache_bias = bias.one,
+        .cache_form = bias.form,
+        .block_bias = bias.each,
+        .n_block_bias = bias.n,
         .kl = (float)a->kl,
     };
     if (!a->output)

@@ -31,7 +31,7 @@ enum on {
     MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL
 };
 
-enum kind { FLAG, TEXT, FILES, INTEGER, SEED, REAL, SIZE, CHOICE };
+enum kind { FLAG, TEXT, FILES, INTEGER, SEED, REAL, REALS, SIZE, CHOICE };
 
 struct option {
     const char *name;
@@ -129,7 +129,8 @@ static const struct option options[] = {
 {"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
 {"evict", 0, "POLICY", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
 {"hints", 0, "WHEN", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
-{"cache-bias", 0, "X", ENGINE, REAL, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer (0)"},
+{"cache-bias", 0, "X[,X...]", ENGINE, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer; of all blocks, or one a block (0)"},
+{"cache-margin", 0, "M[,M...]", ENGINE, REALS, AT(cache_margin), 0, 1, NULL, "the same over those up to M more probable, a token's first expert but never: better at the same bytes (0)"},
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are hinted (1)"},
 {"extra", 0, "N", ENGINE, INTEGER, AT(hint_extra), 0, 1023, NULL, "experts that lookahead and hint name beyond those a token uses (0)"},
 {"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
@@ -169,7 +170,8 @@ static const struct option options[] = {
 {"balance", 0, "X", TRAIN, REAL, AT(balance), 0, 1e6, NULL, "weight of the load-balancing loss (0.01)"},
 {"sticky", 0, "LAMBDA", TRAIN, REAL, AT(sticky), 0, 1e6, NULL, "weight of the expected cache misses: gates that are kind to the cache (0)"},
 {"sticky-cache", 0, "N", TRAIN, INTEGER, AT(sticky_cache), 1, 65536, NULL, "experts a block that this cache is taken to hold (twice what a token uses)"},
-{"cache-bias", 0, "X", TRAIN, REAL, AT(cache_bias), 0, 1, NULL, "prefer experts that this cache holds, as run --cache-bias will (0)"},
+{"cache-bias", 0, "X[,X...]", TRAIN, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that this cache holds, as run --cache-bias will (0)"},
+{"cache-margin", 0, "M[,M...]", TRAIN, REALS, AT(cache_margin), 0, 1, NULL, "the same for run --cache-margin (0)"},
 {"kl", 0, "W", TRAIN, REAL, AT(kl), 0, 1e6, NULL, "weight of the divergence from the model that training starts from (0)"},
 {"freeze", 0, "LIST", TRAIN, TEXT, AT(freeze), 0, 0, NULL, "tensors that stay as they are, commas between, * for any: token_embd*,*.attn_*"},
 {"type", 0, "TYPE", TRAIN, TEXT, AT(type), 0, 0, NULL, "of the matrices in the result: F16, BF16 or F32 (F16)"},
@@ -332,6 +334,28 @@ static int set_real(const struct option *o, const char *value, double *out)
     return bad_value(o, value, wanted);
 }
 
+/* A number, or some with commas between. */
+static int set_reals(const struct option *o, const char *value, struct cli_reals *out)
+{
+    out->n = 0;
+    for (const char *at = value;; at++) {
+        char *end;
+        const double v = strtod(at, &end);
+        const bool good = end != at && isfinite(v) && v >= o->min && v <= o->max;
+        if (!good || (*end && *end != ',') || out->n == CLI_REALS) {
+            char wanted[80];
+            snprintf(wanted, sizeof(wanted),
+                     "a number from %g to %g, or up to %d with commas between", o->min, o->max,
+                     CLI_REALS);
+            return bad_value(o, value, wanted);
+        }
+        out->v[out->n++] = (float)v;
+        at = end;
+        if (!*at)
+            return 0;
+    }
+}
+
 static int set_seed(const struct option *o, const char *value, struct cli_args *a)
 {
     char *end;
@@ -394,6 +418,8 @@ static int set_value(const struct option *o, const char *value, struct cli_args 
         return set_integer(o, value, at);
     case REAL:
         return set_real(o, value, at);
+    case REALS:
+        return set_reals(o, value, at);
     case SEED:
         return set_seed(o, value, a);
     case SIZE:
@@ -485,6 +511,10 @@ int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int arg
             position = argv[i];
         }
     }
+    if (args->cache_bias.n && args->cache_margin.n)
+        return cli_usage("%s: --cache-bias and --cache-margin are two ways to prefer experts that "
+                         "are in memory; one is wanted",
+                         cmd->name);
     if (position && args->subject && !args->help)
         return cli_usage("%s: %s is given twice: \"%s\" and \"%s\"", cmd->name, cmd->subject,
                          args->subject, position);

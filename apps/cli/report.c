@@ -9,9 +9,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct cli_bias cli_bias_of(const struct cli_args *args)
+{
+    const bool margin = args->cache_margin.n > 0;
+    const struct cli_reals *r = margin ? &args->cache_margin : &args->cache_bias;
+    struct cli_bias b = {.form = margin ? PG_CACHE_MARGIN : PG_CACHE_LOGITS};
+    if (r->n == 1)
+        b.one = r->v[0];
+    else if (r->n > 1)
+        b.each = r->v, b.n = r->n;
+    return b;
+}
+
 void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                         struct cli_progress *progress)
 {
+    const struct cli_bias bias = cli_bias_of(args);
     progress->verbose = args->verbose;
     *opt = (struct pg_options){PG_OPTIONS_INIT,
                                .model = args->subject,
@@ -29,7 +42,10 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                                .kv_type = (enum pg_kv_type)args->kv,
                                .io_path = (enum pg_io_path)args->io_path,
                                .cpu = (enum pg_cpu_level)args->cpu,
-                               .cache_bias = (float)args->cache_bias,
+                               .cache_bias = bias.one,
+                               .cache_form = bias.form,
+                               .block_bias = bias.each,
+                               .n_block_bias = bias.n,
                                .log = cli_progress_log,
                                .progress = cli_progress_step,
                                .user = progress};

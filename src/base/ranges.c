@@ -22,7 +22,7 @@ struct range {
 struct options {
     const char *init; /* the macro that sets the size */
     size_t bytes;
-    struct range range[27]; /* ends with a name of NULL */
+    struct range range[29]; /* ends with a name of NULL */
 };
 
 // clang-format off
@@ -47,7 +47,9 @@ static const struct options all[] = {
     {AT(n_logit_rows), INT, 0, INT32_MAX},
     {AT(caller_bytes), BYTES, 0, 0x1p60}, /* sums of it stay sums */
     {AT(hint_extra), INT, 0, 1023},
-    {AT(n_slots), INT, 0, 1 << 24}}},
+    {AT(n_slots), INT, 0, 1 << 24},
+    {AT(cache_form), INT, 0, PG_CACHE_MARGIN},
+    {AT(n_block_bias), INT, 0, INT32_MAX}}},
 #undef STRUCT
 #define STRUCT pg_session_options
 [PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {
@@ -94,6 +96,8 @@ static const struct options all[] = {
     {AT(sticky_cache), INT, 0, 1 << 16},
     {AT(cache_bias), FLOAT, 0, 1},
     {AT(kl), FLOAT, 0, 1e6},
+    {AT(cache_form), INT, 0, PG_CACHE_MARGIN},
+    {AT(n_block_bias), INT, 0, INT32_MAX},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
     {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT

@@ -211,6 +211,7 @@ void pg_engine_close(pg_engine *e)
     unmap_block(&e->scratch);
     free(e->block_of);
     free(e->routers);
+    free(e->cache_bias);
     free(e->pregates);
     free(e);
 }

@@ -53,6 +53,7 @@ struct pg_engine {
     struct pg_block_memory dense, slots, tables, scratch;
     int *block_of;               /* [n_moe] among all blocks, for the trace */
     struct pg_pregate *routers;  /* [n_moe] */
+    float *cache_bias;           /* [n_moe]; NULL: none */
     struct pg_pregate *pregates; /* [n_moe] */
     char sidecar_path[4096];     /* empty: none */
     int level;

@@ -42,7 +42,8 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .pregates = e->pregates,
             .routes = e->opt.routes,
             .routes_out = e->opt.routes_out ? &e->routes_out : NULL,
-            .cache_bias = e->opt.cache_bias,
+            .cache_bias = e->cache_bias,
+            .cache_form = e->opt.cache_form,
             .n_extra = e->opt.hint_extra,
             .store = e->store,
             .compute = &e->compute,
@@ -302,6 +303,23 @@ static int check_slots(struct pg_engine *e, struct pg_err *err)
     return 0;
 }
 
+static int take_bias(struct pg_engine *e, struct pg_err *err)
+{
+    const struct pg_gate_biases given = {e->opt.cache_bias, e->opt.block_bias, e->opt.n_block_bias};
+    const int n_moe = e->model.n_moe;
+    if (given.one == 0 && !given.each)
+        return 0;
+    float *bias = pg_calloc((size_t)PG_MAX(1, n_moe), sizeof(bias[0]));
+    int any =
+        bias ? pg_gate_biases(&given, n_moe, bias, err) : pg_fail(err, PG_ENOMEM, "out of memory");
+    e->opt.block_bias = NULL;
+    if (any > 0)
+        e->cache_bias = bias;
+    else
+        free(bias);
+    return PG_MIN(any, 0);
+}
+
 /* Defaults and bounds of the options that need the model's shape. */
 static int resolve_options(struct pg_engine *e, struct pg_err *err)
 {
@@ -323,6 +341,7 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
         o->mode = PG_MODE_RESIDENT; /* a model without experts is the same in all of them */
     }
     PG_TRY(check_slots(e, err));
+    PG_TRY(take_bias(e, err));
     return check_routes(e, err);
 }
 

@@ -27,7 +27,7 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
     if (opt->mode == PG_MODE_LOOKAHEAD || opt->mode == PG_MODE_HINT)
         g->named.n_used = PG_MIN(opt->rule.n_used + opt->n_extra, opt->rule.n_expert);
     g->logits = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
-    if (opt->cache_bias > 0) {
+    if (opt->cache_bias) {
         g->ranked = pg_arena_take(a, (size_t)opt->max_tok * n_expert * sizeof(float));
         g->here = pg_arena_take(a, n_expert);
     }
@@ -91,17 +91,15 @@ struct ruling {
     bool *failed;
 };
 
-/* The row's logits, raised where the cache already holds the expert. */
-static void bias_row(const struct pg_gate *g, const float *logits, float *ranked)
+/* What the row's experts are ranked by, beside the cache. */
+static void prefer_row(const struct ruling *r, const float *logits, float *ranked)
 {
-    float least = logits[0], most = logits[0];
-    for (int i = 1; i < g->opt.rule.n_expert; i++) {
-        least = PG_MIN(least, logits[i]);
-        most = PG_MAX(most, logits[i]);
-    }
-    float bonus = g->opt.cache_bias * (most - least);
-    for (int i = 0; i < g->opt.rule.n_expert; i++)
-        ranked[i] = logits[i] + (g->here[i] ? bonus : 0);
+    const struct pg_gate_options *o = &r->g->opt;
+    const struct pg_gate_bias by = {o->cache_form, o->cache_bias[r->block]};
+    memcpy(ranked, logits, (size_t)o->rule.n_expert * sizeof(ranked[0]));
+    if (by.form == PG_CACHE_MARGIN)
+        to_probabilities(&o->rule, &o->compute->k, ranked);
+    rule_prefer(&o->rule, by, r->g->here, ranked);
 }
 
 static void rule_row(void *arg, int t, int thread)
@@ -121,7 +119,7 @@ static void rule_row(void *arg, int t, int thread)
         ok = pg_gate_rule_weigh(rule, &o->compute->k, logits, id, weight);
     } else if (r->g->ranked) {
         float *ranked = r->g->ranked + (size_t)t * (size_t)rule->n_expert;
-        bias_row(r->g, logits, ranked);
+        prefer_row(r, logits, ranked);
         pg_gate_rule_rank(rule, ranked, id);
         ok = pg_gate_rule_weigh(rule, &o->compute->k, logits, id, weight);
     } else {
@@ -325,6 +323,28 @@ int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t
     int n = union_of(g, r.to, h->n_tok);
     pg_store_hint(o->store, to, g->hint_ids, n, decides);
     return 0;
+}
+
+int pg_gate_biases(const struct pg_gate_biases *b, int n_block, float *out, struct pg_err *err)
+{
+    int any = 0;
+    if (b->each && b->one > 0)
+        return pg_fail(err, PG_EARG,
+                       "cache bias: %g for all blocks and one for each found, one of "
+                       "the two wanted",
+                       (double)b->one);
+    if (b->each && b->n != n_block)
+        return pg_fail(err, PG_EARG,
+                       "cache bias: %d values found, %d wanted, one for each block with experts",
+                       b->n, n_block);
+    for (int i = 0; i < n_block; i++) {
+        out[i] = b->each ? b->each[i] : b->one;
+        if (!(out[i] >= 0 && out[i] <= 1))
+            return pg_fail(err, PG_EARG, "cache bias of block %d: %g found, 0 to 1 wanted", i,
+                           (double)out[i]);
+        any |= out[i] > 0;
+    }
+    return any;
 }
 
 void pg_gate_fold(const struct pg_weight *router, const float *gain_from, const float *gain_to,

@@ -34,6 +34,12 @@ struct pg_gate_rule {
     float scale;      /* applied last */
 };
 
+/* How experts that have a slot are preferred for a block (struct pg_options). */
+struct pg_gate_bias {
+    enum pg_cache_form form;
+    float bias;
+};
+
 /* The map of one router or pre-gate: inp h + bias + up silu(down h + down_bias). Parts whose data
  * is NULL it does not have; without `inp` there is no gate. All but `inp` are F32. */
 struct pg_pregate {
@@ -65,8 +71,9 @@ struct pg_gate_options {
     const struct pg_pregate *pregates; /* [n_block], none in the last `level`; NULL: none */
     const pg_routes *routes;           /* forced decisions; NULL: none */
     struct pg_routes_out *routes_out;  /* told what is decided; NULL: nobody */
-    float cache_bias;                  /* see struct pg_options */
-    int n_extra;                       /* experts that a hint names beyond those a token uses */
+    const float *cache_bias;           /* [n_block], see struct pg_options; NULL: none */
+    enum pg_cache_form cache_form;
+    int n_extra; /* experts that a hint names beyond those a token uses */
     struct pg_store *store;
     struct pg_compute *compute;
 };
@@ -108,6 +115,15 @@ void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t 
 /* The same weights for ids that are given. */
 bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         const int32_t *id, float *weight);
+
+/* To out [n_block]: `one` for all, or the n of `each`, whose number must be that of the blocks.
+ * Returns an error, or 1 when any is above 0, else 0. */
+struct pg_gate_biases {
+    float one;
+    const float *each;
+    int n;
+};
+int pg_gate_biases(const struct pg_gate_biases *b, int n_block, float *out, struct pg_err *err);
 
 /* out [n_expert, n_embd] = router rows (any format) times gain_to / gain_from. */
 void pg_gate_fold(const struct pg_weight *router, const float *gain_from, const float *gain_to,

@@ -26,6 +26,25 @@ static void rule_rank(const struct pg_gate_rule *rule, const REAL *x, int32_t *i
     }
 }
 
+/* What experts are ranked by beside a cache, of which `here` says what it holds: from logits, or
+ * with PG_CACHE_MARGIN from probabilities. */
+static void rule_prefer(const struct pg_gate_rule *rule, struct pg_gate_bias by,
+                        const uint8_t *here, REAL *x)
+{
+    REAL least = x[0];
+    int first = 0;
+    for (int i = 1; i < rule->n_expert; i++) {
+        least = PG_MIN(least, x[i]);
+        first = x[i] > x[first] ? i : first;
+    }
+    bool margin = by.form == PG_CACHE_MARGIN;
+    REAL bonus = margin ? (REAL)by.bias : (REAL)by.bias * (x[first] - least);
+    for (int i = 0; i < rule->n_expert; i++)
+        x[i] += here[i] ? bonus : 0;
+    if (margin)
+        x[first] = 3; /* above any probability and margin */
+}
+
 static REAL rule_sum(const struct pg_gate_rule *rule, const REAL *p, const int32_t *id)
 {
     REAL sum = 0;

@@ -26,10 +26,11 @@
  * With a cache_bias the experts are chosen as the engine's gates choose them beside a cache
  * (struct pg_options): in each row of the batch, token after token, the experts of block b are
  * ranked by  logit + cache_bias[b] * (largest - smallest logit) * here, where `here` is 1 for what
- * an imagined cache of this block holds, else 0; then the cache is given the chosen. It holds the
- * sticky_cache experts used last, is empty before the row's first token, and keeps what it has
- * where a document ends, as the engine's does. The weights are those of the logits without a bias,
- * and the choice is held constant as ever. Counted with and without a bias:
+ * an imagined cache of this block holds, else 0; or, with PG_CACHE_MARGIN, by  probability +
+ * cache_bias[b] * here,  the first by its logit before all others. Then the cache is given the
+ * chosen. It holds the sticky_cache experts used last, is empty before the row's first token, and
+ * keeps what it has where a document ends, as the engine's does. The weights are those of the
+ * logits without a bias, and the choice is held constant as ever. Counted with and without a bias:
  *
  *   misses   mean over the T tokens of the chosen that the imagined cache did not hold, summed over
  *            MoE blocks: experts that would be read for a token
@@ -93,6 +94,7 @@ struct pg_net_options {
     float balance_weight, sticky_weight;
     int sticky_cache;        /* experts a block: of the sticky loss's cache and the imagined one */
     const float *cache_bias; /* [n_moe], borrowed until close; NULL: none */
+    enum pg_cache_form cache_form;
     float kl_weight;
     struct pg_pool *pool;
     /* Frozen: the model's dense weights are loaded when it runs, and its experts are in `store`,

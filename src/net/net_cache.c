@@ -40,20 +40,6 @@ static void touch_all(struct recent *c, const int32_t *id, int n_used)
 
 /* ------------------------------------------------------------------ choice ------------------ */
 
-/* The token's logits, raised where the cache holds the expert, as gate/gate.c has it. */
-static void bias_row(const struct pg_net *n, const pg_real *logits, pg_real bias,
-                     const uint8_t *here, pg_real *ranked)
-{
-    pg_real least = logits[0], most = logits[0];
-    for (int e = 1; e < n->h->n_expert; e++) {
-        least = PG_MIN(least, logits[e]);
-        most = PG_MAX(most, logits[e]);
-    }
-    pg_real bonus = bias * (most - least);
-    for (int e = 0; e < n->h->n_expert; e++)
-        ranked[e] = logits[e] + (here[e] ? bonus : 0);
-}
-
 /* Task: one row of the batch. The cache is empty before its first token, and full of what the
  * documents before have used at the beginning of the next. */
 static void walk(void *arg, int task, int thread)
@@ -72,7 +58,7 @@ static void walk(void *arg, int task, int thread)
         for (int i = 0; i < cache.n; i++)
             here[cache.id[i]] = 1;
         if (n->bias) {
-            bias_row(n, pg_net_row(r->p, t, n_expert), (pg_real)n->bias[p->il], here, ranked);
+            pg_net_prefer(n, p->il, t, here, ranked);
             pg_net_choose(n, r, t, ranked);
         }
         for (int i = 0; i < n_used; i++)

@@ -32,6 +32,17 @@ static void to_probabilities(const struct pg_net *n, pg_real *x)
         x[e] = (pg_real)(1 / (1 + exp(-(double)x[e])));
 }
 
+void pg_net_prefer(const struct pg_net *n, int moe, int t, const uint8_t *here, pg_real *ranked)
+{
+    const struct pg_gate_rule *rule = &n->h->rule;
+    const struct pg_gate_bias by = {n->opt.cache_form, n->bias[moe]};
+    memcpy(ranked, pg_net_row(n->route[moe].p, t, rule->n_expert),
+           (size_t)rule->n_expert * sizeof(ranked[0]));
+    if (by.form == PG_CACHE_MARGIN)
+        to_probabilities(n, ranked);
+    rule_prefer(rule, by, here, ranked);
+}
+
 void pg_net_choose(const struct pg_net *n, struct pg_net_route *r, int t, const pg_real *ranked)
 {
     const struct pg_gate_rule *rule = &n->h->rule;

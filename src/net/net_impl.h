@@ -251,6 +251,8 @@ void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2]);
 void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il);
 /* Hidden values of the block's pre-gate. */
 void pg_net_early(struct pg_net *n, const struct pg_net_span *s, int il);
+/* What row t's experts are ranked by beside a cache: its logits in r->p stay as they are. */
+void pg_net_prefer(const struct pg_net *n, int moe, int t, const uint8_t *here, pg_real *ranked);
 /* Row t's experts, the n_used largest of `ranked`, and their weights: its logits in r->p become
  * probabilities. `ranked` may be the logits. */
 void pg_net_choose(const struct pg_net *n, struct pg_net_route *r, int t, const pg_real *ranked);

@@ -279,6 +279,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .sticky_weight = t->opt.sticky,
         .sticky_cache = t->opt.sticky_cache,
         .cache_bias = t->bias,
+        .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
         .pool = t->pool,
     };
@@ -307,15 +308,19 @@ static int begin_state(struct pg_trainer *t, struct pg_err *err)
 
 static int begin_bias(struct pg_trainer *t, struct pg_err *err)
 {
+    const struct pg_gate_biases given = {t->opt.cache_bias, t->opt.block_bias, t->opt.n_block_bias};
     const int n_moe = t->source.model.n_moe;
-    if (t->opt.cache_bias == 0 || n_moe == 0)
-        return 0;
-    t->bias = pg_calloc((size_t)n_moe, sizeof(t->bias[0]));
+    t->bias = pg_calloc((size_t)PG_MAX(1, n_moe), sizeof(t->bias[0]));
     if (!t->bias)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    for (int i = 0; i < n_moe; i++)
-        t->bias[i] = t->opt.cache_bias;
-    return 0;
+    const int any = pg_gate_biases(&given, n_moe, t->bias, err);
+    pg_hash_text(pg_hash_bytes(PG_HASH_START, t->bias, (size_t)n_moe * sizeof(float)),
+                 t->bias_hash);
+    if (any == 0) {
+        free(t->bias);
+        t->bias = NULL;
+    }
+    return PG_MIN(any, 0);
 }
 
 static int begin_net(struct pg_trainer *t, struct pg_err *err)
@@ -409,6 +414,7 @@ int pg_trainer_open(pg_trainer **out, const struct pg_train_options *opt, struct
     }
     /* Borrowed for the call only. */
     t->opt.data = NULL;
+    t->opt.block_bias = NULL;
     t->opt.out = t->opt.from_model = t->opt.from_sidecar = t->opt.type = NULL;
     *out = t;
     return 0;

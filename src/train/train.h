@@ -60,7 +60,7 @@ struct pg_trainer {
     int step;            /* steps done */
     bool finished;
     bool broken; /* a step has failed half-way */
-    char start_hash[17], data_hash[17];
+    char start_hash[17], data_hash[17], bias_hash[17];
 };
 
 /* train_checkpoint.c */

@@ -51,6 +51,7 @@ static int list_matters(const struct pg_trainer *t, char seed[24], struct matter
     const struct matter all[] = {
         {"pregate.train.start", TEXT, 0, 0, t->start_hash},
         {"pregate.train.data", TEXT, 0, 0, t->data_hash},
+        {"pregate.train.block_bias", TEXT, 0, 0, t->bias_hash},
         {"pregate.train.seed", TEXT, 0, 0, seed},
         {"pregate.train.freeze", TEXT, 0, 0, o->freeze ? o->freeze : ""},
         {"pregate.train.gate", INT, o->gate, 0, NULL},
@@ -60,6 +61,7 @@ static int list_matters(const struct pg_trainer *t, char seed[24], struct matter
         {"pregate.train.n_accumulate", INT, o->n_accumulate, 0, NULL},
         {"pregate.train.schedule", INT, o->schedule, 0, NULL},
         {"pregate.train.n_warmup", INT, o->n_warmup, 0, NULL},
+        {"pregate.train.cache_form", INT, o->cache_form, 0, NULL},
         {"pregate.train.sticky_cache", INT, o->sticky_cache, 0, NULL},
         {"pregate.train.cache_bias", REAL, 0, o->cache_bias, NULL},
         {"pregate.train.kl", REAL, 0, o->kl, NULL},

@@ -669,6 +669,23 @@ class Cli(Case):
         self.assertEqual(plain["text"], whole[0])
         self.bad(2, "--cache-bias", "run", self.model, "--cache-bias", "1.5", "-p", "x")
 
+    def test_cache_margin_and_one_a_block(self):
+        def at(*more):
+            return self.story(self.small, "--mode", "ondemand", *more)["bytes_read_per_token"]
+        inspected = json.loads(self.good("inspect", self.model, "--tensors", "--json").stdout)
+        n_blocks = sum(t["name"].endswith(".ffn_gate_inp.weight") for t in inspected["tensors"])
+        plain, biased = at(), at("--cache-margin", "0.3")
+        self.assertLess(biased, 0.8 * plain)
+        self.assertEqual(biased, at("--cache-margin", ",".join(["0.3"] * n_blocks)))
+        self.assertEqual(plain, at("--cache-margin", ",".join(["0"] * n_blocks)))
+        self.assertLess(biased, at("--cache-margin", ",".join(["0.3"] + ["0"] * (n_blocks - 1))))
+        for option in "--cache-bias", "--cache-margin":
+            for value in "1.5", "0.1,", ",", "0.1,x":
+                self.bad(2, option, "run", self.model, option, value, "-p", "x")
+            self.bad(1, f"{n_blocks + 1} values found, {n_blocks} wanted", "run", self.model, option,
+                     ",".join(["0.1"] * (n_blocks + 1)), "-p", "x")
+        self.bad(2, "one is wanted", "run", self.model, "--cache-bias", "0.1", "--cache-margin", "0.1", "-p", "x")
+
     def test_inference_does_not_load_openblas(self):
         out = self.good("--version", env={**os.environ, "LD_TRACE_LOADED_OBJECTS": "1"})
         self.assertIn("libc.so", text_of(out))

@@ -115,7 +115,7 @@ class Train(Case):
     # ------------------------------------------------------------ the same bits
 
     WAYS = [[], ["--gate", "pregate", "--sticky", "0.1", "--schedule", "cosine", "--warmup", "3", "--accumulate",
-                 "2", "--freeze", "*.attn_q*", "--seed", "7", "--cache-bias", "0.1", "--kl", "0.5"]]
+                 "2", "--freeze", "*.attn_q*", "--seed", "7", "--cache-margin", "0.1,0,0.2", "--kl", "0.5"]]
 
     def test_resume(self):
         for way, number in zip(self.WAYS, (signal.SIGINT, signal.SIGTERM)):
@@ -160,6 +160,9 @@ class Train(Case):
                               (["--seed", "2"], ["pregate.train.seed", "'1'", "'2'"]),
                               (["--freeze", "token_embd*"], ["pregate.train.freeze", "token_embd*"]),
                               (["-b", "4x16"], ["pregate.train.seq_len", "32 found, 16 wanted"]),
+                              (["--cache-bias", "0.2"], ["pregate.train.block_bias"]),
+                              (["--cache-margin", "0.2"], ["pregate.train."]),
+                              (["--kl", "0.2"], ["pregate.train.kl"]),
                               (["--from", "scratch"], ["pregate.train.start"]),
                               (["--from", self.other], ["pregate.train.start"]),
                               (["--steps", "1"], ["pregate.train.step", "at most the 1 steps"])):

@@ -493,9 +493,109 @@ static void test_extra(void **state)
     pg_pool_close(c.pool);
 }
 
+/* ------------------------------------------------------------------ cache ------------------- */
+
+/* By hand: probabilities 0.5, 0.26, 0.2, 0.04, of which two are used. An expert that is there
+ * passes one that is more probable by less than the margin, but never the first; by logits it may
+ * pass that, too. The chosen keep their own weights, and a block without a bias its own choice. */
+static void test_prefer(void **state)
+{
+    enum { N_EXPERT = 4, N_EMBD = 64 };
+    static const struct {
+        enum pg_cache_form form;
+        float bias;
+        int n_here;
+        int32_t here[2], id[2];
+    } cases[] = {
+        {PG_CACHE_MARGIN, 0.05f, 1, {2}, {0, 1}},   {PG_CACHE_MARGIN, 0.07f, 1, {2}, {0, 2}},
+        {PG_CACHE_MARGIN, 0.9f, 2, {2, 3}, {0, 2}}, {PG_CACHE_MARGIN, 0.9f, 1, {3}, {0, 3}},
+        {PG_CACHE_LOGITS, 0.1f, 1, {2}, {0, 1}},    {PG_CACHE_LOGITS, 0.9f, 2, {2, 3}, {2, 0}},
+    };
+    static const float p[N_EXPERT] = {0.5f, 0.26f, 0.2f, 0.04f};
+    static float inp[N_EXPERT * N_EMBD], h[N_EMBD];
+    static _Alignas(64) char room[1 << 16];
+    const struct world_options wo = {.n_block = 2,
+                                     .n_expert = N_EXPERT,
+                                     .n_slots = 8,
+                                     .slab_bytes = 100,
+                                     .hints = PG_HINTS_ON,
+                                     .sim = {.seed = 1}};
+    struct pg_compute c = {.k = table[0]};
+    (void)state;
+    assert_int_equal(pg_pool_open(&c.pool, 1, NULL), 0);
+    for (int i = 0; i < N_EXPERT; i++) {
+        inp[i * N_EMBD + i] = 1;
+        h[i] = logf(p[i]);
+    }
+    const struct pg_pregate maps[2] = {{.inp = {PG_TYPE_F32, N_EMBD, N_EXPERT, inp}},
+                                       {.inp = {PG_TYPE_F32, N_EMBD, N_EXPERT, inp}}};
+    for (size_t i = 0; i < PG_COUNT(cases); i++) {
+        struct pg_arena a = {room, sizeof(room), 0};
+        struct world w;
+        struct pg_gate g;
+        struct pg_input in;
+        const struct pg_route *r;
+        const float bias[2] = {cases[i].bias, 0};
+        struct pg_gate_options opt = {.mode = PG_MODE_ONDEMAND,
+                                      .rule = {N_EXPERT, 2, false, false, 1},
+                                      .n_block = 2,
+                                      .max_tok = 1,
+                                      .routers = maps,
+                                      .cache_bias = bias,
+                                      .cache_form = cases[i].form,
+                                      .compute = &c};
+        world_open(&w, &wo);
+        opt.store = w.store;
+        for (int block = 0; block < 2; block++) {
+            pg_store_hint(w.store, block, cases[i].here, cases[i].n_here, true);
+            pg_store_drain(w.store);
+        }
+        pg_gate_init(&g, &opt, &a);
+        pg_input_carve(&in, &a, N_EMBD, 1);
+        pg_input_set(&in, h, N_EMBD, 1);
+        assert_int_equal(pg_gate_decide(&g, 0, &in, &(int32_t){0}, &r, NULL), 0);
+        for (int k = 0; k < 2; k++) {
+            assert_int_equal(r->id[k], cases[i].id[k]);
+            assert_true(fabsf(r->weight[k] - p[r->id[k]]) < 1e-5f);
+        }
+        assert_int_equal(pg_gate_decide(&g, 1, &in, &(int32_t){0}, &r, NULL), 0);
+        assert_true(r->id[0] == 0 && r->id[1] == 1);
+        world_close(&w);
+    }
+    pg_pool_close(c.pool);
+}
+
+/* One for all blocks or one for each; what is neither is named. */
+static void test_biases(void **state)
+{
+    static const float each[3] = {0, 0.5f, 0}, none[3], bad[3] = {0, 1.5f, 0}, nan[3] = {0, 0, NAN};
+    static const struct {
+        struct pg_gate_biases given;
+        const char *word;
+    } wrong[] = {{{0, each, 2}, "2 values found, 3 wanted"},
+                 {{0, each, 0}, "0 values found"},
+                 {{0.1f, each, 3}, "one of the two"},
+                 {{0, bad, 3}, "block 1: 1.5 found"},
+                 {{0, nan, 3}, "block 2: nan found"}};
+    float out[3];
+    struct pg_err err;
+    (void)state;
+    assert_int_equal(pg_gate_biases(&(struct pg_gate_biases){0, each, 3}, 3, out, &err), 1);
+    assert_memory_equal(out, each, sizeof(out));
+    assert_int_equal(pg_gate_biases(&(struct pg_gate_biases){0, none, 3}, 3, out, &err), 0);
+    assert_int_equal(pg_gate_biases(&(struct pg_gate_biases){0.25f, NULL, 0}, 3, out, &err), 1);
+    assert_true(out[0] == 0.25f && out[2] == 0.25f);
+    for (size_t i = 0; i < PG_COUNT(wrong); i++) {
+        assert_int_equal(pg_gate_biases(&wrong[i].given, 3, out, &err), PG_EARG);
+        says(err.text, wrong[i].word);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_prefer),
+        cmocka_unit_test(test_biases),
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_renormalised_sums_to_scale),

@@ -278,7 +278,9 @@ static int check_token(const struct net_case *c, int moe, int t, double bias, st
         most = fmax(most, score[e]);
     }
     for (int e = 0; e < n_expert; e++)
-        score[e] += bias * (most - least) * is_here(u, e, n_expert);
+        score[e] = c->opt.cache_form == PG_CACHE_MARGIN
+                       ? (score[e] == most ? 9 : p[e] + bias * is_here(u, e, n_expert))
+                       : score[e] + bias * (most - least) * is_here(u, e, n_expert);
     for (int i = 0; i < n_used; i++) {
         int best = best_of(score, taken, n_expert);
         if (id[i] != best)
@@ -311,23 +313,24 @@ static double misses_of(const struct net_case *c)
     return (double)missed / n_tok;
 }
 
-/* Rows of several documents, routers and pre-gates, more and fewer places than a token uses; the
- * more bias, the fewer misses. */
+/* Rows of several documents, routers and pre-gates, both forms of a bias, more and fewer places
+ * than a token uses; the more bias, the fewer misses. */
 static void chosen_beside_a_cache(void **state)
 {
     static const float bias[] = {0, 0.1f, 0.5f};
     (void)state;
-    for (int level = 0; level < 3; level++) {
+    for (int level = 0; level < 6; level++) {
         for (int cache = 1; cache < 7; cache += 2) {
             double before = HUGE_VAL;
             for (size_t i = 0; i < PG_COUNT(bias); i++) {
                 struct net_case c;
-                struct pg_net_options opt = {.gate = level ? PG_GATE_PREGATE : PG_GATE_ROUTER,
-                                             .level = level,
+                struct pg_net_options opt = {.gate = level % 3 ? PG_GATE_PREGATE : PG_GATE_ROUTER,
+                                             .level = level % 3,
                                              .n_seq = 3,
                                              .seq_len = 90,
                                              .sticky_cache = cache,
-                                             .cache_bias = biases(bias[i])};
+                                             .cache_bias = biases(bias[i]),
+                                             .cache_form = (enum pg_cache_form)(level / 3)};
                 net_case_open(&c, "gen_moe/mixed.gguf", &opt, 2);
                 assert_true(c.model.h.n_expert <= 64 && c.model.n_moe <= BLOCKS);
                 net_case_fill(&c, 40, 5);
