@@ -492,7 +492,10 @@ PG_API int pg_trainer_checkpoint(pg_trainer *t, struct pg_err *err);
 /* Writes OUT.gguf and its sidecar and removes the checkpoint. */
 PG_API int pg_trainer_finish(pg_trainer *t, struct pg_err *err);
 
-/* Distils pre-gates for a model that stays as it is, out of runs of it over text. */
+/* What the pre-gates of a model that stays as it is learn from: what its routers say (they are
+ * distilled); or, from there on, the loss of the language model itself while they decide. */
+enum pg_tune_loss { PG_TUNE_ROUTERS, PG_TUNE_LM };
+
 struct pg_tune_options {
     size_t size;
     const char *model;
@@ -511,6 +514,19 @@ struct pg_tune_options {
     void (*log)(void *user, enum pg_log_level level, const char *text);
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
+    /* With PG_TUNE_LM, which wants `decide`. n_tokens bounds the text of both losses, if given. */
+    enum pg_tune_loss loss;
+    int n_steps; /* 0 = 300 */
+    const char
+        *from_sidecar;    /* pre-gates to begin with; NULL: they are distilled first, into OUT */
+    int n_seq, seq_len;   /* of a batch; 0 = as many rows, up to 16, as read the fewest bytes a
+                           * token within the memory, x min(256, the model's context) */
+    float lr;             /* 0 = 1e-3; falls as a cosine to a tenth */
+    float sticky;         /* weight of the expected-miss loss */
+    int sticky_cache;     /* 0 = 2 n_used */
+    int eval_every;       /* steps from one measurement on held-out text to the next; 0 = a
+                           * tenth of all; the weights that were best are written */
+    int checkpoint_every; /* steps; 0 = 100 */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 
@@ -529,6 +545,17 @@ struct pg_tune_report {
     int n_blocks, n_used;                        /* blocks with a pre-gate before them */
     const struct pg_agree_block *before, *after; /* [n_blocks] held-out text: the router folded; the
                                                   * pre-gate written. Until pg_tune_report_free */
+    /* Of PG_TUNE_LM, which sets none of the last two lines. */
+    struct pg_tune_lm {
+        int n_steps, best_step; /* best: whose weights were written; 0: those that it began with */
+        int n_seq, seq_len, level, n_pregates;
+        double loss_before,
+            loss_after;      /* held-out text, nats a token: at the beginning, the best */
+        int n_counted;       /* steps that this call has done itself, and of those: */
+        uint64_t bytes_read; /* of experts */
+        double flop;         /* of matrix products, what is made again included */
+        double seconds, stall_seconds;
+    } lm;
 };
 PG_API int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out,
                    struct pg_err *err);

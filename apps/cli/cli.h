@@ -48,7 +48,7 @@ struct cli_args {
     uint64_t memory, seed;
     bool seed_given;
     int mode, evict, hints, kv, io_path, cpu, gate, schedule;
-    int trained_for, n_hidden, n_tokens; /* of tune */
+    int trained_for, n_hidden, n_tokens, loss, eval_every; /* of tune */
     double holdout;
     int n_slots; /* 0: not given */
     int n_steps, n_accumulate, n_warmup, sticky_cache, checkpoint_every;
@@ -135,6 +135,8 @@ int cli_stdout_finish(int code);
 /* 4096, 8G, 1.5GiB, 512MiB, 1500M, 60% (of `whole`). K, M, G, T are powers of 1024, with or
  * without "B" or "iB". Returns whether it was understood and is not 0. */
 bool cli_size_parse(const char *text, uint64_t whole, uint64_t *out);
+/* "16x256": rows and tokens of a row. Returns whether it was understood. */
+bool cli_batch_parse(const char *text, int *n_seq, int *seq_len);
 /* "1.46 GiB" in a caller's buffer, which it returns. */
 char *cli_size_text(uint64_t bytes, char out[16]);
 

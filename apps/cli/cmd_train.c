@@ -26,32 +26,6 @@ struct train {
 
 /* ---------------------------------------------------------------- options ------------------- */
 
-static bool take_number(const char **at, int *out)
-{
-    char *end;
-    errno = 0;
-    const long v = strtol(*at, &end, 10);
-    if (errno || **at < '0' || **at > '9' || v < 1 || v > 65536)
-        return false;
-    *at = end;
-    *out = (int)v;
-    return true;
-}
-
-/* 16x256, or with the multiplication sign. */
-static bool batch_parse(const char *text, int *n_seq, int *seq_len)
-{
-    if (!take_number(&text, n_seq))
-        return false;
-    if (!strncmp(text, "\xC3\x97", 2))
-        text += 2;
-    else if (*text == 'x' || *text == 'X')
-        text++;
-    else
-        return false;
-    return take_number(&text, seq_len) && !*text;
-}
-
 /* --from names a kind of start; what a file is stands in it. */
 static int from_parse(const char *from, struct pg_train_options *opt)
 {
@@ -143,7 +117,7 @@ static int options_make(struct train *r)
         return cli_usage("train: where to? give -o OUT.gguf");
     if (!a->data.n)
         return cli_usage("train: on what? give --data FILE...");
-    if (a->batch && !batch_parse(a->batch, &o->n_seq, &o->seq_len))
+    if (a->batch && !cli_batch_parse(a->batch, &o->n_seq, &o->seq_len))
         return cli_usage("--batch: \"%s\" is not two numbers such as 16x256", a->batch);
     return from_parse(a->from, o);
 }

@@ -3,6 +3,7 @@
  */
 #include "cli.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -108,6 +109,55 @@ static int print_json(const struct pg_tune_report *r, const char *out, double se
     return cli_json_print(j);
 }
 
+/* ---- by the loss of the language model */
+
+static int print_lm_json(const struct pg_tune_report *r, const char *out)
+{
+    const struct pg_tune_lm *l = &r->lm;
+    json_t *j = json_object();
+    json_object_set_new(j, "sidecar", json_string(out));
+    json_object_set_new(j, "steps", json_integer(l->n_steps));
+    json_object_set_new(j, "best_step", json_integer(l->best_step));
+    json_object_set_new(j, "rows", json_integer(l->n_seq));
+    json_object_set_new(j, "row_tokens", json_integer(l->seq_len));
+    cli_put_size(j, "tokens", r->n_tokens);
+    cli_put_size(j, "tokens_held_out", r->n_tokens_held);
+    cli_put_real(j, "loss_before", l->loss_before);
+    cli_put_real(j, "loss_after", l->loss_after);
+    json_object_set_new(j, "steps_counted", json_integer(l->n_counted));
+    cli_put_size(j, "expert_bytes_read", l->bytes_read);
+    cli_put_real(j, "flop", l->flop);
+    cli_put_real(j, "seconds", l->seconds);
+    cli_put_real(j, "stall_seconds", l->stall_seconds);
+    cli_put_size(j, "peak_rss_bytes", pg_peak_rss());
+    return cli_json_print(j);
+}
+
+static int print_lm(const struct cli_args *args, const struct pg_tune_report *r, const char *out)
+{
+    const struct pg_tune_lm *l = &r->lm;
+    int code = CLI_OK;
+    if (args->json)
+        code = print_lm_json(r, out);
+    else
+        printf("| steps | held-out loss before | after | perplexity before | after |\n"
+               "|---|---|---|---|---|\n| %d of %d | %.4f | %.4f | %.4f | %.4f |\n",
+               l->best_step, l->n_steps, l->loss_before, l->loss_after, exp(l->loss_before),
+               exp(l->loss_after));
+    fprintf(stderr, "%s: %d pre-gates of level %d, to decide; %.1f s, peak %.1f MiB\n", out,
+            l->n_pregates, l->level, l->seconds, (double)pg_peak_rss() / (1 << 20));
+    return code;
+}
+
+static int check_lm(const struct cli_args *a, struct pg_tune_options *opt)
+{
+    if (a->loss == PG_TUNE_LM && !a->trained_for)
+        return cli_usage("tune: --loss lm is for pre-gates that decide; add --for decide");
+    if (a->batch && !cli_batch_parse(a->batch, &opt->n_seq, &opt->seq_len))
+        return cli_usage("--batch: \"%s\" is not two numbers such as 16x256", a->batch);
+    return CLI_OK;
+}
+
 static int run(const struct cli_args *args, const char *out)
 {
     struct cli_progress progress = {.verbose = true};
@@ -130,20 +180,33 @@ static int run(const struct cli_args *args, const char *out)
         .log = cli_progress_log,
         .progress = cli_progress_step,
         .user = &progress,
+        .loss = (enum pg_tune_loss)args->loss,
+        .n_steps = args->n_steps,
+        .from_sidecar = args->from,
+        .lr = (float)args->lr,
+        .sticky = (float)args->sticky,
+        .sticky_cache = args->sticky_cache,
+        .eval_every = args->eval_every,
+        .checkpoint_every = args->checkpoint_every,
     };
     struct pg_tune_report report;
     struct pg_err err = {0};
+    const int bad = check_lm(args, &opt);
+    if (bad)
+        return bad;
     const uint64_t begin = cli_now_ns();
     const int rc = pg_tune(&opt, &report, &err);
     const double seconds = (double)(cli_now_ns() - begin) * 1e-9;
     cli_progress_clear();
     if (rc)
         return cli_failed(&err);
+    if (args->loss == PG_TUNE_LM)
+        return print_lm(args, &report, out);
     const int code =
         args->json ? print_json(&report, out, seconds) : (print_table(&report), CLI_OK);
     fprintf(stderr, "%s: %d pre-gates of level %d, to %s; %.1f s, peak %.1f MiB\n", out,
-            report.n_blocks, args->level, args->trained_for ? "decide" : "hint", seconds,
-            (double)pg_peak_rss() / (1 << 20));
+            report.n_blocks, args->level ? args->level : 1, args->trained_for ? "decide" : "hint",
+            seconds, (double)pg_peak_rss() / (1 << 20));
     pg_tune_report_free(&report);
     return code;
 }

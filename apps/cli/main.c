@@ -57,11 +57,14 @@ static const struct cli_command commands[] = {
 {"tune", "MODEL", "distil pre-gates out of runs of a model",
  "Runs text through the model, which stays as it is and may be larger than memory, and fits pre-gates\n"
  "to what its routers say one block (--level) later. A part of the documents is held out; what is\n"
- "printed is measured on it, before (the router run early) and after. Without -o the sidecar is\n"
- "pregate-MODEL beside MODEL, where `hint` mode finds it. Ctrl-C keeps a checkpoint for --resume.",
+ "printed is measured on it, before (the router run early) and after. With --for decide --loss lm they\n"
+ "learn from there on by the loss of the language model, through all of the model, whose experts are\n"
+ "streamed; what is written is best on the part held out. Without -o the sidecar is pregate-MODEL\n"
+ "beside MODEL, where `hint` mode finds it. Ctrl-C keeps a checkpoint for --resume.",
  "  pregate tune model.gguf --data text.txt\n"
  "  pregate tune model.gguf --data a.txt b.txt --memory 2G --tokens 50000 -o gates.gguf\n"
- "  pregate tune model.gguf --data text.txt --for decide --level 2\n", cli_tune},
+ "  pregate tune model.gguf --data text.txt --for decide --level 2\n"
+ "  pregate tune model.gguf --data text.txt --for decide --loss lm --memory 3G -o gates.gguf\n", cli_tune},
 {"eval", "MODEL", "measure how good a model's answers are",
  "Perplexity of a text, agreement of pre-gates with the routers, exact match and F1 of answers, or\n"
  "ROUGE of summaries; in the mode and under the budget that are asked for. Several texts run side by\n"

@@ -67,6 +67,12 @@ static const char *choice_for(int i)
     return i < 2 ? names[i] : NULL;
 }
 
+static const char *choice_loss(int i)
+{
+    static const char *const names[] = {"routers", "lm"};
+    return i < 2 ? names[i] : NULL;
+}
+
 static const char *choice_kv(int i)
 {
     static const char *const names[] = {"f16", "f32"};
@@ -157,25 +163,31 @@ static const struct option options[] = {
 {"data", 0, "FILE...", TRAIN | TUNE, FILES, AT(data), 0, 0, NULL, "text files; may be given again"},
 {"gate", 0, "KIND", TRAIN, CHOICE, AT(gate), 0, 0, choice_gate, "what decides in the model that is trained (router)"},
 {"level", 0, "L", TRAIN, INTEGER, AT(level), 1, 64, NULL, "blocks from the state that a pre-gate reads to the block it decides (1)"},
+{"loss", 0, "WHAT", TUNE, CHOICE, AT(loss), 0, 0, choice_loss, "what they learn from: what routers say, or then the loss of the language model, with --for decide (routers)"},
+{"from", 0, "SIDECAR", TUNE, TEXT, AT(from), 0, 0, NULL, "lm: pre-gates to begin with (distilled first, into OUT)"},
 {"from", 0, "WHAT", TRAIN, TEXT, AT(from), 0, 0, NULL, "scratch, another model of this shape, or a sidecar with pre-gates (MODEL itself)"},
 {"steps", 0, "N", TRAIN, INTEGER, AT(n_steps), 1, BIG, NULL, "optimiser steps (600)"},
+{"steps", 0, "N", TUNE, INTEGER, AT(n_steps), 1, BIG, NULL, "lm: optimiser steps (300)"},
+{"batch", 'b', "SEQxLEN", TUNE, TEXT, AT(batch), 0, 0, NULL, "lm: rows of a batch and tokens of a row (up to 16x256, as memory allows)"},
 {"batch", 'b', "SEQxLEN", TRAIN, TEXT, AT(batch), 0, 0, NULL, "rows of a batch and tokens of a row (16x256, or the model's context)"},
 {"accumulate", 0, "N", TRAIN, INTEGER, AT(n_accumulate), 1, 65536, NULL, "batches whose gradients make one step (1)"},
 {"lr", 0, "X", TRAIN, REAL, AT(lr), 1e-30, 1e38, NULL, "learning rate (3e-4)"},
 {"schedule", 0, "WHAT", TRAIN, CHOICE, AT(schedule), 0, 0, choice_schedule, "of the learning rate (constant)"},
 {"lr-end", 0, "PART", TRAIN, REAL, AT(lr_end), 0, 1, NULL, "where cosine and linear end, as a part of --lr (0.1)"},
+{"lr", 0, "X", TUNE, REAL, AT(lr), 1e-30, 1e38, NULL, "lm: learning rate (1e-3)"},
 {"warmup", 0, "N", TRAIN, INTEGER, AT(n_warmup), 0, BIG, NULL, "steps in which the learning rate rises (0)"},
 {"weight-decay", 0, "X", TRAIN, REAL, AT(weight_decay), 0, 1e6, NULL, "AdamW's, of matrices (0.01)"},
 {"clip", 0, "X", TRAIN, REAL, AT(clip), 0, 1e30, NULL, "largest norm of the whole gradient; 0 = any (1)"},
 {"balance", 0, "X", TRAIN, REAL, AT(balance), 0, 1e6, NULL, "weight of the load-balancing loss (0.01)"},
-{"sticky", 0, "LAMBDA", TRAIN, REAL, AT(sticky), 0, 1e6, NULL, "weight of the expected cache misses: gates that are kind to the cache (0)"},
-{"sticky-cache", 0, "N", TRAIN, INTEGER, AT(sticky_cache), 1, 65536, NULL, "experts a block that this cache is taken to hold (twice what a token uses)"},
-{"cache-bias", 0, "X[,X...]", TRAIN, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that this cache holds, as run --cache-bias will (0)"},
-{"cache-margin", 0, "M[,M...]", TRAIN, REALS, AT(cache_margin), 0, 1, NULL, "the same for run --cache-margin (0)"},
-{"kl", 0, "W", TRAIN, REAL, AT(kl), 0, 1e6, NULL, "weight of the divergence from the model that training starts from (0)"},
+{"eval-every", 0, "N", TUNE, INTEGER, AT(eval_every), 1, BIG, NULL, "lm: steps from one measurement on held-out text to the next (a tenth of all)"},
+{"sticky", 0, "LAMBDA", TRAIN | TUNE, REAL, AT(sticky), 0, 1e6, NULL, "weight of the expected cache misses: gates that are kind to the cache (0)"},
+{"sticky-cache", 0, "N", TRAIN | TUNE, INTEGER, AT(sticky_cache), 1, 65536, NULL, "experts a block that this cache is taken to hold (twice what a token uses)"},
+{"cache-bias", 0, "X[,X...]", TRAIN | TUNE, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that this cache holds, as run --cache-bias will (0)"},
+{"cache-margin", 0, "M[,M...]", TRAIN | TUNE, REALS, AT(cache_margin), 0, 1, NULL, "the same for run --cache-margin (0)"},
+{"kl", 0, "W", TRAIN | TUNE, REAL, AT(kl), 0, 1e6, NULL, "weight of the divergence from the model that training starts from (0)"},
 {"freeze", 0, "LIST", TRAIN, TEXT, AT(freeze), 0, 0, NULL, "tensors that stay as they are, commas between, * for any: token_embd*,*.attn_*"},
 {"type", 0, "TYPE", TRAIN, TEXT, AT(type), 0, 0, NULL, "of the matrices in the result: F16, BF16 or F32 (F16)"},
-{"checkpoint-every", 0, "N", TRAIN, INTEGER, AT(checkpoint_every), 1, BIG, NULL, "steps from one checkpoint to the next (100)"},
+{"checkpoint-every", 0, "N", TRAIN | TUNE, INTEGER, AT(checkpoint_every), 1, BIG, NULL, "steps from one checkpoint to the next (100)"},
 {"for", 0, "WHAT", TUNE, CHOICE, AT(trained_for), 0, 0, choice_for, "what the pre-gates are for: to hint, or to decide (hint)"},
 {"level", 0, "L", TUNE, INTEGER, AT(level), 1, 64, NULL, "blocks from the state that is read to the block named (1)"},
 {"hidden", 0, "N", TUNE, INTEGER, AT(n_hidden), 0, 4096, NULL, "values of the layer beside the matrix; 0 = the matrix alone (64)"},
@@ -291,6 +303,10 @@ static void defaults(struct cli_args *a, const char *command)
                            .balance = 0.01,
                            .n_hidden = 64,
                            .holdout = 0.1};
+    if (!strcmp(command, "tune")) {
+        a->lr = 0; /* as the library has it */
+        a->level = 0;
+    }
     if (!strcmp(command, "bench"))
         a->n_predict = 64;
     if (!strcmp(command, "logits") || !strcmp(command, "eval"))

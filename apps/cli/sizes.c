@@ -3,6 +3,7 @@
  */
 #include "cli.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,4 +71,30 @@ int cli_list_split(const char *text, char (*items)[CLI_ITEM], int cap)
             return n + 1;
         p += len + 1;
     }
+}
+
+static bool take_number(const char **at, int *out)
+{
+    char *end;
+    errno = 0;
+    const long v = strtol(*at, &end, 10);
+    if (errno || **at < '0' || **at > '9' || v < 1 || v > 65536)
+        return false;
+    *at = end;
+    *out = (int)v;
+    return true;
+}
+
+/* 16x256, or with the multiplication sign. */
+bool cli_batch_parse(const char *text, int *n_seq, int *seq_len)
+{
+    if (!take_number(&text, n_seq))
+        return false;
+    if (!strncmp(text, "\xC3\x97", 2))
+        text += 2;
+    else if (*text == 'x' || *text == 'X')
+        text++;
+    else
+        return false;
+    return take_number(&text, seq_len) && !*text;
 }

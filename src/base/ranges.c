@@ -111,7 +111,16 @@ static const struct options all[] = {
     {AT(n_hidden), INT, INT32_MIN, 4096},
     {AT(holdout), FLOAT, 0, 0.999},
     {AT(n_threads), INT, 0, PG_THREADS_MAX},
-    {AT(n_ctx), INT, 0, 1 << 24}}},
+    {AT(n_ctx), INT, 0, 1 << 24},
+    {AT(loss), INT, 0, PG_TUNE_LM},
+    {AT(n_steps), INT, 0, INT32_MAX},
+    {AT(n_seq), INT, 0, 1 << 16},
+    {AT(seq_len), INT, 0, 1 << 20},
+    {AT(lr), FLOAT, 0, BIG},
+    {AT(sticky), FLOAT, 0, 1e6},
+    {AT(sticky_cache), INT, 0, 1 << 16},
+    {AT(eval_every), INT, 0, INT32_MAX},
+    {AT(checkpoint_every), INT, 0, INT32_MAX}}},
 #undef STRUCT
 #define STRUCT pg_eval_options
 [PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {

@@ -4,6 +4,7 @@
 #include "distil/distil.h"
 #include "base/hash.h"
 #include "base/ranges.h"
+#include "distil/lm.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -474,7 +475,7 @@ static void close_all(struct tune *t)
     free(t->checkpoint);
 }
 
-int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out, struct pg_err *err)
+static int distil(const struct pg_tune_options *opt, struct pg_tune_report *out, struct pg_err *err)
 {
     struct tune t = {0};
     *out = (struct pg_tune_report){0};
@@ -491,4 +492,29 @@ int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out, struc
         pg_tune_report_free(out);
     close_all(&t);
     return rc;
+}
+
+/* Distils first, into OUT, unless there is something to begin or to go on with. */
+static int tune_by_loss(struct pg_tune_options *o, struct pg_tune_report *out, struct pg_err *err)
+{
+    if (!o->decide) {
+        return pg_fail(err, PG_EARG,
+                       "the loss of the language model: pre-gates that hint do not change it; "
+                       "pre-gates that decide are wanted");
+    }
+    if (!o->from_sidecar && !(o->resume && pg_lm_is_begun(o))) {
+        PG_TRY(distil(o, out, err));
+        pg_tune_report_free(out);
+        o->resume = false;
+    }
+    o->from_sidecar = o->from_sidecar ? o->from_sidecar : o->out;
+    return pg_lm_tune(o, out, err);
+}
+
+int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out, struct pg_err *err)
+{
+    struct pg_tune_options whole;
+    *out = (struct pg_tune_report){0};
+    PG_TRY(pg_options_take(PG_OPTIONS_TUNE, &whole, opt, err));
+    return whole.loss == PG_TUNE_LM ? tune_by_loss(&whole, out, err) : distil(&whole, out, err);
 }

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT
+ * Pre-gates by the loss of the language model: the order of things.
+ */
+#include "distil/lm.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static PG_PRINTF(2, 3) void say(const struct pg_lm *t, const char *fmt, ...)
+{
+    char text[256];
+    va_list ap;
+    if (t->opt.log) {
+        va_start(ap, fmt);
+        vsnprintf(text, sizeof(text), fmt, ap);
+        va_end(ap);
+        t->opt.log(t->opt.user, PG_LOG_INFO, text);
+    }
+}
+
+/* ------------------------------------------------------------------ progress ---------------- */
+
+/* Blocks of a step: there, and back. */
+static int n_ticks_of(const struct pg_lm *t)
+{
+    return 2 * t->engine->model.h.n_layer;
+}
+
+int pg_lm_tick(void *user)
+{
+    struct pg_lm *t = user;
+    uint64_t step = t->head.n_seq * t->head.seq_len;
+    t->n_ticks++;
+    if (!t->opt.progress)
+        return 0;
+    uint64_t part = step * (uint64_t)PG_MIN(t->n_ticks, n_ticks_of(t)) / (uint64_t)n_ticks_of(t);
+    return t->opt.progress(t->opt.user, "tokens", t->head.step * step + (t->measuring ? 0 : part),
+                           t->head.n_steps * step);
+}
+
+/* ------------------------------------------------------------------ held-out text ----------- */
+
+/* Mean loss over the targets of the held-out batches. */
+static int measure(struct pg_lm *t, double *nll, struct pg_err *err)
+{
+    double sum = 0, n_targets = 0;
+    pg_batches_seek(&t->held_batches, 0);
+    t->measuring = true;
+    for (int i = 0; i < t->n_held; i++) {
+        struct pg_batch b;
+        struct pg_net_loss loss;
+        pg_batches_next(&t->held_batches, &b);
+        const struct pg_net_batch batch = {b.token, b.target, b.start};
+        PG_TRY(pg_net_run(t->net, (struct pg_net_point){t->s.w, NULL, 1}, &batch, &loss, err));
+        sum += loss.total * (double)loss.n_targets;
+        n_targets += (double)loss.n_targets;
+    }
+    t->measuring = false;
+    *nll = sum / n_targets;
+    return 0;
+}
+
+static bool is_due(const struct pg_lm_head *h)
+{
+    bool at = h->step % h->eval_every == 0 || h->step == h->n_steps;
+    return at && h->n_measured <= (h->step + h->eval_every - 1) / h->eval_every;
+}
+
+static int judge(struct pg_lm *t, struct pg_err *err)
+{
+    struct pg_lm_head *h = &t->head;
+    double nll;
+    PG_TRY(measure(t, &nll, err));
+    if (h->n_measured++ == 0)
+        h->first_nll = nll;
+    h->last_nll = nll;
+    if (h->n_measured == 1 || nll < h->best_nll) {
+        h->best_nll = nll;
+        h->best_step = h->step;
+        memcpy(t->best, t->s.w, t->params->n_values * sizeof(float));
+    }
+    double n_tok = (double)(h->step * h->n_seq * h->seq_len);
+    say(t, "step %d of %d: held-out loss %.4f, began with %.4f, least %.4f; %.0f tok/s",
+        (int)h->step, (int)h->n_steps, nll, h->first_nll, h->best_nll,
+        h->seconds > 0 ? n_tok / h->seconds : 0.0);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ steps ------------------- */
+
+static int not_finite(const struct pg_lm *t, const char *what, struct pg_err *err)
+{
+    return pg_fail(err, PG_ENUMERIC,
+                   "step %d: the %s is not finite; a smaller learning rate may help. The last "
+                   "checkpoint is as it was",
+                   (int)t->head.step + 1, what);
+}
+
+static int update(struct pg_lm *t, struct pg_err *err)
+{
+    const struct pg_rate_plan plan = {.schedule = PG_LR_COSINE,
+                                      .lr = t->opt.lr,
+                                      .end = 0.1f,
+                                      .n_warmup = t->opt.n_steps / 20,
+                                      .n_steps = t->opt.n_steps};
+    double norm = pg_adam_norm(&t->adam, t->s.g);
+    if (!isfinite(norm))
+        return not_finite(t, "gradient", err);
+    const struct pg_adam_rates rates = {
+        .step = (int)t->head.step + 1,
+        .lr = pg_rate_at(&plan, (int)t->head.step),
+        .beta1 = 0.9f,
+        .beta2 = 0.95f,
+        .eps = 1e-8f,
+        .scale = (float)PG_MIN(1.0, 1 / (norm + 1e-6)),
+    };
+    return pg_adam_step(&t->adam, &rates, &t->s) ? 0 : not_finite(t, "new weight", err);
+}
+
+static int take_step(struct pg_lm *t, struct pg_err *err)
+{
+    struct pg_stats before, after;
+    struct pg_batch b;
+    struct pg_net_loss loss;
+    uint64_t begin = pg_now_ns();
+    t->n_ticks = 0;
+    pg_engine_stats(t->engine, &before);
+    pg_batches_next(&t->batches, &b);
+    const struct pg_net_batch batch = {b.token, b.target, b.start};
+    int rc = pg_net_run(t->net, (struct pg_net_point){t->s.w, t->s.g, 1}, &batch, &loss, err);
+    if (rc == PG_ENUMERIC)
+        return not_finite(t, "loss", err);
+    PG_TRY(rc);
+    PG_TRY(update(t, err));
+    pg_engine_stats(t->engine, &after);
+    t->bytes_read += after.expert_bytes_read - before.expert_bytes_read;
+    t->stall_seconds += after.stall_seconds - before.stall_seconds;
+    t->n_steps++;
+    t->head.step++;
+    double seconds = (double)(pg_now_ns() - begin) * 1e-9;
+    t->seconds += seconds;
+    t->head.seconds += seconds;
+    return 0;
+}
+
+static int run_steps(struct pg_lm *t, struct pg_err *err)
+{
+    struct pg_lm_head *h = &t->head;
+    for (;;) {
+        if (is_due(h))
+            PG_TRY(judge(t, err));
+        if (h->step == h->n_steps)
+            return 0;
+        PG_TRY(take_step(t, err));
+        if (h->step % (uint64_t)t->opt.checkpoint_every == 0)
+            PG_TRY(pg_lm_save(t, err));
+    }
+}
+
+static int begin(struct pg_lm *t, struct pg_err *err)
+{
+    bool found = false;
+    if (t->opt.resume) {
+        PG_TRY(pg_lm_load(t, &found, err));
+        if (found)
+            say(t, "%s: gone on with after step %d", t->checkpoint, (int)t->head.step);
+        else
+            say(t, "%s is not there: this run begins anew", t->checkpoint);
+    }
+    pg_batches_seek(&t->batches, t->head.step * t->head.n_seq);
+    return found ? 0 : pg_lm_save(t, err); /* what distilling has brought is not to be lost */
+}
+
+/* ------------------------------------------------------------------ the end ----------------- */
+
+static int write_sidecar(struct pg_lm *t, struct pg_err *err)
+{
+    const struct pg_model *m = &t->engine->model;
+    struct pg_pregate *gates = pg_calloc((size_t)m->n_moe, sizeof(*gates));
+    if (!gates)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    pg_pregates_in(m, t->params, t->best, gates);
+    struct pg_sidecar s = {
+        .model = m, .hash = t->head.model, .level = t->from.level, .decides = true, .gates = gates};
+    int rc = pg_sidecar_save(&s, t->opt.out, err);
+    free(gates);
+    return rc;
+}
+
+static void report(const struct pg_lm *t, struct pg_tune_report *out)
+{
+    const struct pg_lm_head *h = &t->head;
+    *out = (struct pg_tune_report){
+        .n_tokens = h->step * h->n_seq * h->seq_len,
+        .n_tokens_held = (uint64_t)t->n_held * h->n_seq * h->seq_len,
+        .lm = {.n_steps = (int)h->n_steps,
+               .best_step = (int)h->best_step,
+               .n_seq = (int)h->n_seq,
+               .seq_len = (int)h->seq_len,
+               .level = t->from.level,
+               .n_pregates = t->engine->model.n_moe - t->from.level,
+               .loss_before = h->first_nll,
+               .loss_after = h->best_nll,
+               .n_counted = t->n_steps,
+               .bytes_read = t->bytes_read,
+               .flop = pg_net_flop(&t->net_options, true) * t->n_steps,
+               .seconds = t->seconds,
+               .stall_seconds = t->stall_seconds},
+    };
+}
+
+static int run(struct pg_lm *t, struct pg_err *err)
+{
+    PG_TRY(begin(t, err));
+    int rc = run_steps(t, err);
+    if (rc == PG_ECANCELLED) {
+        struct pg_err other;
+        return pg_lm_save(t, &other) ? pg_fail(err, other.code, "%s", other.text) : rc;
+    }
+    return rc;
+}
+
+int pg_lm_tune(const struct pg_tune_options *opt, struct pg_tune_report *out, struct pg_err *err)
+{
+    struct pg_lm t;
+    int rc = pg_lm_open(&t, opt, err);
+    rc = rc ? rc : run(&t, err);
+    rc = rc ? rc : write_sidecar(&t, err);
+    if (!rc) {
+        report(&t, out);
+        pg_outfile_remove(t.checkpoint); /* one that stays would lead to the same file again */
+    }
+    pg_lm_close(&t);
+    return rc;
+}

@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT */
+#include "distil/lm.h"
+
+#include "base/hash.h"
+#include "base/random.h"
+#include "distil/distil_fit.h"
+#include "net/rows/blas.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    DEFAULT_STEPS = 300,
+    DEFAULT_LEN = 256,
+    MOST_SEQ = 16,         /* rows of a batch that is not given */
+    MEASURED_BATCHES = 16, /* of held-out text at most */
+    N_VECTORS = 5,         /* weights, gradient, two moments, the best weights */
+};
+/* Memory that OpenBLAS packs a thread's matrices in. */
+#define BLAS_BYTES ((uint64_t)16 << 20)
+
+/* ------------------------------------------------------------------ options ----------------- */
+
+static void fill_in(struct pg_tune_options *o)
+{
+    o->n_steps = o->n_steps ? o->n_steps : DEFAULT_STEPS;
+    o->lr = o->lr > 0 ? o->lr : 1e-3f;
+    o->holdout = o->holdout > 0 ? o->holdout : 0.1f;
+    o->eval_every = o->eval_every ? o->eval_every : PG_MAX(1, o->n_steps / 10);
+    o->checkpoint_every = o->checkpoint_every ? o->checkpoint_every : 100;
+}
+
+static int check_options(const struct pg_tune_options *o, struct pg_err *err)
+{
+    if (pg_same_file(o->model, o->out))
+        return pg_fail(err, PG_EARG, "%s is the model itself; the sidecar needs a file of its own",
+                       o->out);
+    for (int i = 0; i < o->n_data; i++)
+        if (pg_same_file(o->data[i], o->out))
+            return pg_fail(err, PG_EARG, "%s is a file of the text; the sidecar needs its own",
+                           o->out);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ text -------------------- */
+
+/* Room for n_docs documents of n_tokens together. */
+static int docs_open(struct pg_docs *d, size_t n_tokens, size_t n_docs, struct pg_err *err)
+{
+    *d = (struct pg_docs){.token = pg_calloc(n_tokens + 1, sizeof(*d->token)),
+                          .first = pg_calloc(n_docs + 1, sizeof(*d->first))};
+    return d->token && d->first ? 0
+                                : pg_fail(err, PG_ENOMEM, "out of memory for %zu tokens", n_tokens);
+}
+
+static void docs_add(struct pg_docs *d, const int32_t *token, size_t n)
+{
+    size_t at = d->first[d->n];
+    memcpy(d->token + at, token, n * sizeof(*token));
+    d->first[++d->n] = at + n;
+}
+
+/* The documents that distilling holds out are held out; of a single one its beginning. */
+static int split(struct pg_lm *t, const struct pg_docs *all, struct pg_err *err)
+{
+    size_t n_tokens = all->first[all->n], n_docs = (size_t)all->n;
+    PG_TRY(docs_open(&t->train, n_tokens, n_docs, err));
+    PG_TRY(docs_open(&t->held, n_tokens, n_docs, err));
+    if (all->n == 1) {
+        size_t n = (size_t)((double)n_tokens * (double)t->opt.holdout);
+        docs_add(&t->held, all->token, n);
+        docs_add(&t->train, all->token + n, n_tokens - n);
+        return 0;
+    }
+    int n_held = (int)PG_MAX(1, PG_MIN((long)all->n - 1, lroundf((float)all->n * t->opt.holdout)));
+    int32_t *order = pg_calloc(n_docs, sizeof(*order));
+    if (!order)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    pg_shuffle(order, all->n, t->opt.seed, PG_STREAM_DOCS);
+    for (int i = 0; i < all->n; i++) {
+        size_t from = all->first[order[i]];
+        docs_add(i < n_held ? &t->held : &t->train, all->token + from,
+                 all->first[order[i] + 1] - from);
+    }
+    free(order);
+    return 0;
+}
+
+static int read_text(struct pg_lm *t, const pg_vocab *vocab, struct pg_err *err)
+{
+    struct pg_docs all = {0};
+    struct pg_docs_options d = {
+        .vocab = vocab,
+        .paths = t->opt.data,
+        .n_paths = t->opt.n_data,
+        .end_token = true,
+        .max_tokens = (size_t)PG_MIN(t->opt.n_tokens, SIZE_MAX),
+    };
+    int rc = pg_docs_open(&all, &d, err);
+    rc = rc ? rc : split(t, &all, err);
+    pg_docs_close(&all);
+    return rc;
+}
+
+static int open_batches(struct pg_lm *t, int n_vocab, struct pg_err *err)
+{
+    struct pg_batches_options o = {.docs = &t->train,
+                                   .n_vocab = n_vocab,
+                                   .n_seq = t->opt.n_seq,
+                                   .seq_len = t->opt.seq_len,
+                                   .seed = t->opt.seed};
+    uint64_t n_tok = (uint64_t)o.n_seq * (uint64_t)o.seq_len;
+    uint64_t all = (t->held.first[t->held.n] + n_tok - 1) / n_tok;
+    uint64_t most = (uint64_t)PG_MIN(MEASURED_BATCHES, t->opt.n_steps / 8);
+    t->n_held = (int)PG_MAX(1, PG_MIN(all, most));
+    PG_TRY(pg_batches_open(&t->batches, &o, err));
+    o.docs = &t->held;
+    return pg_batches_open(&t->held_batches, &o, err);
+}
+
+/* ------------------------------------------------------------------ memory ------------------ */
+
+static struct pg_options engine_options(const struct pg_lm *t)
+{
+    return (struct pg_options){
+        PG_OPTIONS_INIT,
+        .model = t->opt.model,
+        .mode = PG_MODE_ONDEMAND,
+        .evict = PG_EVICT_LRU, /* blocks come there and back, not round */
+        .hints = PG_HINTS_ON,
+        .memory_bytes = t->opt.memory_bytes,
+        .n_threads = t->opt.n_threads,
+        .n_ctx = 8,
+        .n_batch = 1,
+        .log = t->opt.log,
+        .progress = t->opt.progress,
+        .user = t->opt.user,
+    };
+}
+
+static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg_pool *pool)
+{
+    t->net_options = (struct pg_net_options){
+        .model = m,
+        .gate = PG_GATE_PREGATE,
+        .level = t->from.level,
+        .pregate_bias = t->from.form.bias,
+        .pregate_hidden = t->from.form.n_hidden,
+        .n_seq = t->opt.n_seq,
+        .seq_len = t->opt.seq_len,
+        .sticky_weight = t->opt.sticky,
+        .sticky_cache = t->opt.sticky > 0 ? t->opt.sticky_cache : 0,
+        .pool = pool,
+        .frozen = true,
+    };
+}
+
+static uint64_t state_bytes(const struct pg_lm *t, const struct pg_model *m)
+{
+    struct pg_pregate unused;
+    size_t each = pg_pregate_place(m, &t->from.form, NULL, &unused);
+    return (uint64_t)each * (uint64_t)(m->n_moe - t->from.level) * N_VECTORS * sizeof(float);
+}
+
+/* Whether the mode fits beside batches of n_seq rows; e->plan says how. */
+static int plan_for(struct pg_lm *t, struct pg_engine *e, enum pg_mode mode, struct pg_err *err)
+{
+    uint64_t caller = pg_net_bytes(&t->net_options);
+    uint64_t blas = (uint64_t)pg_pool_n_threads(t->net_options.pool) * BLAS_BYTES;
+    if (caller > (uint64_t)1 << 60)
+        return pg_fail(err, PG_EBUDGET, "a batch of %d x %d tokens is larger than any memory",
+                       t->net_options.n_seq, t->net_options.seq_len);
+    e->opt.mode = mode;
+    e->opt.n_batch = 1;
+    e->opt.memory_bytes = t->opt.memory_bytes;
+    e->opt.caller_bytes = caller + state_bytes(t, &e->model) + blas + 4 * PG_PAGE;
+    return pg_engine_plan_memory(e, err);
+}
+
+/* The whole model in memory; else the batch that reads the least for a token: the larger it is, the
+ * fewer slots there are, and the fewer times they are read. */
+static int choose_batch(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
+{
+    bool given = t->opt.n_seq > 0;
+    double least = INFINITY;
+    int best = 0, rc = 0;
+    for (int n = given ? t->opt.n_seq : MOST_SEQ; n > 0 && least > 0; n = given ? 0 : n / 2) {
+        t->net_options.n_seq = n;
+        if (plan_for(t, e, PG_MODE_RESIDENT, err) != 0) {
+            rc = plan_for(t, e, PG_MODE_ONDEMAND, err);
+            if (rc == PG_EBUDGET)
+                continue;
+            PG_TRY(rc);
+        }
+        double reads = (double)(e->plan.n_expert_total - e->plan.n_slots) / n;
+        if (reads < least) {
+            least = reads;
+            best = n;
+            t->plan = e->plan;
+        }
+    }
+    t->opt.n_seq = t->net_options.n_seq = best;
+    return best ? 0 : rc;
+}
+
+static int divide(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
+{
+    const struct pg_model *m = &e->model;
+    struct pg_pool *pool;
+    PG_TRY(pg_sidecar_peek(m, t->opt.from_sidecar, &t->from, err));
+    if (t->opt.level && t->opt.level != t->from.level)
+        return pg_fail(err, PG_EARG, "%s: pregate.level: %d found, %d wanted", t->opt.from_sidecar,
+                       t->from.level, t->opt.level);
+    t->opt.seq_len = t->opt.seq_len ? t->opt.seq_len : PG_MIN(DEFAULT_LEN, m->h.n_ctx_train);
+    if (t->opt.seq_len < 2 || t->opt.seq_len > m->h.n_ctx_train)
+        return pg_fail(err, PG_EARG, "tokens of a sequence: %d found, 2 to %d wanted",
+                       t->opt.seq_len, m->h.n_ctx_train);
+    if (!t->opt.sticky_cache)
+        t->opt.sticky_cache = PG_MIN(2 * m->h.n_expert_used, m->h.n_expert);
+    PG_TRY(read_text(t, e->vocab, err));
+    PG_TRY(pg_pool_open(&pool, e->opt.n_threads, err)); /* asked for how many it has */
+    set_net_options(t, m, pool);
+    int rc = choose_batch(t, e, err);
+    pg_pool_close(pool);
+    return rc ? rc : open_batches(t, m->h.n_vocab, err);
+}
+
+/* Reads the directory and the text and divides the memory, with an engine that is never loaded.
+ * OpenBLAS is loaded before, so that it is counted in what the process holds. */
+static int plan(struct pg_lm *t, struct pg_err *err)
+{
+    struct pg_options opt = engine_options(t);
+    struct pg_blas blas;
+    PG_TRY(pg_blas_open(&blas, err));
+    struct pg_engine *e = pg_calloc(1, sizeof(*e));
+    if (!e)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    int rc = pg_engine_begin(e, &opt, err);
+    rc = rc ? rc : divide(t, e, err);
+    pg_engine_close(e);
+    return rc;
+}
+
+/* ------------------------------------------------------------------ weights ----------------- */
+
+static int take_state(struct pg_lm *t, struct pg_err *err)
+{
+    size_t n = t->params->n_values;
+    t->bytes = N_VECTORS * n * sizeof(float);
+    t->base = pg_pages_map(t->bytes);
+    if (!t->base)
+        return pg_fail(err, PG_ENOMEM, "out of memory: %zu bytes for the optimiser", t->bytes);
+    float *all = t->base;
+    t->s = (struct pg_adam_state){all, all + n, all + 2 * n, all + 3 * n};
+    t->best = all + 4 * n;
+    return 0;
+}
+
+static int read_weights(struct pg_lm *t, struct pg_err *err)
+{
+    const struct pg_model *m = &t->engine->model;
+    struct pg_pregate *gates = pg_calloc((size_t)m->n_moe, sizeof(*gates));
+    if (!gates)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    pg_pregates_in(m, t->params, t->s.w, gates);
+    struct pg_sidecar s = {
+        .model = m, .hash = t->head.model, .level = t->from.level, .decides = true, .gates = gates};
+    int rc = pg_sidecar_load(&s, t->opt.from_sidecar, err);
+    free(gates);
+    return rc;
+}
+
+static void begin_head(struct pg_lm *t)
+{
+    const struct pg_tune_options *o = &t->opt;
+    struct pg_lm_head *h = &t->head;
+    uint64_t text = pg_batches_hash(&t->batches);
+    *h = (struct pg_lm_head){.seed = o->seed,
+                             .level = (uint64_t)t->from.level,
+                             .n_hidden = (uint64_t)t->from.form.n_hidden,
+                             .n_steps = (uint64_t)o->n_steps,
+                             .n_seq = (uint64_t)o->n_seq,
+                             .seq_len = (uint64_t)o->seq_len,
+                             .n_held = (uint64_t)t->n_held,
+                             .eval_every = (uint64_t)o->eval_every,
+                             .sticky_cache = (uint64_t)o->sticky_cache,
+                             .lr = (double)o->lr,
+                             .sticky = (double)o->sticky};
+    text ^= pg_batches_hash(&t->held_batches) * 31;
+    pg_hash_text(text, h->text);
+    pg_model_hash(&t->engine->model, t->engine->routers, h->model);
+}
+
+/* ------------------------------------------------------------------ open and close ---------- */
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
+static void say_memory(const struct pg_lm *t)
+{
+    const struct pg_plan *p = &t->engine->plan;
+    char text[256];
+    if (!t->opt.log)
+        return;
+    snprintf(text, sizeof(text),
+             "memory: %.1f MiB: dense weights %.1f, %d of %d experts %.1f, batch of %d x %d and "
+             "optimiser %.1f",
+             mib(p->budget), mib(p->dense), p->n_slots, p->n_expert_total, mib(p->slots),
+             t->opt.n_seq, t->opt.seq_len, mib(p->caller));
+    t->opt.log(t->opt.user, PG_LOG_INFO, text);
+}
+
+static int open_all(struct pg_lm *t, struct pg_err *err)
+{
+    struct pg_options opt = engine_options(t);
+    opt.mode = t->plan.mode;
+    opt.memory_bytes = t->plan.budget;
+    opt.caller_bytes = t->plan.caller;
+    PG_TRY(pg_engine_open(&t->engine, &opt, err));
+    struct pg_engine *e = t->engine;
+    set_net_options(t, &e->model, e->compute.pool);
+    t->net_options.store = e->store;
+    t->net_options.n_slots = e->plan.n_slots;
+    t->net_options.tick = pg_lm_tick;
+    t->net_options.user = t;
+    PG_TRY(pg_net_open(&t->net, &t->net_options, err));
+    t->params = pg_net_params(t->net);
+    begin_head(t);
+    PG_TRY(take_state(t, err));
+    PG_TRY(read_weights(t, err));
+    PG_TRY(pg_adam_open(&t->adam, t->params, NULL, e->compute.pool, err));
+    pg_hash_text(pg_hash_bytes(PG_HASH_START, t->s.w, t->params->n_values * sizeof(float)),
+                 t->head.start);
+    say_memory(t);
+    return pg_blas_check(e->opt.n_threads, err);
+}
+
+int pg_lm_open(struct pg_lm *t, const struct pg_tune_options *opt, struct pg_err *err)
+{
+    *t = (struct pg_lm){.opt = *opt};
+    fill_in(&t->opt);
+    PG_TRY(check_options(&t->opt, err));
+    t->checkpoint = pg_lm_checkpoint(&t->opt);
+    if (!t->checkpoint)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    PG_TRY(pg_lock_take(&t->lock, t->opt.out, err));
+    PG_TRY(plan(t, err));
+    return open_all(t, err);
+}
+
+void pg_lm_close(struct pg_lm *t)
+{
+    pg_net_close(t->net);
+    pg_adam_close(&t->adam);
+    pg_batches_close(&t->batches);
+    pg_batches_close(&t->held_batches);
+    pg_docs_close(&t->train);
+    pg_docs_close(&t->held);
+    pg_engine_close(t->engine);
+    if (t->base)
+        pg_pages_unmap(t->base, t->bytes);
+    pg_lock_drop(&t->lock);
+    free(t->checkpoint);
+}
