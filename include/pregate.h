@@ -527,6 +527,7 @@ struct pg_tune_options {
     int eval_every;       /* steps from one measurement on held-out text to the next; 0 = a
                            * tenth of all; the weights that were best are written */
     int checkpoint_every; /* steps; 0 = 100 */
+    float cache_bias;     /* as in struct pg_train_options */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 
@@ -550,11 +551,12 @@ struct pg_tune_report {
         int n_steps, best_step; /* best: whose weights were written; 0: those that it began with */
         int n_seq, seq_len, level, n_pregates;
         double loss_before,
-            loss_after;      /* held-out text, nats a token: at the beginning, the best */
-        int n_counted;       /* steps that this call has done itself, and of those: */
-        uint64_t bytes_read; /* of experts */
-        double flop;         /* of matrix products, what is made again included */
-        double seconds, stall_seconds;
+            loss_after;         /* held-out text, nats a token: at the beginning, the best */
+        int n_counted;          /* steps that this call has done itself, and of those: */
+        uint64_t bytes_read;    /* of experts */
+        uint64_t bytes_missing; /* of experts that have no slot: a step's least is twice that */
+        double flop;            /* of matrix products, what is made again included */
+        double seconds, cpu_seconds, stall_seconds; /* cpu: of all threads */
     } lm;
 };
 PG_API int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out,

@@ -126,8 +126,10 @@ static int print_lm_json(const struct pg_tune_report *r, const char *out)
     cli_put_real(j, "loss_after", l->loss_after);
     json_object_set_new(j, "steps_counted", json_integer(l->n_counted));
     cli_put_size(j, "expert_bytes_read", l->bytes_read);
+    cli_put_size(j, "expert_bytes_missing", l->bytes_missing);
     cli_put_real(j, "flop", l->flop);
     cli_put_real(j, "seconds", l->seconds);
+    cli_put_real(j, "cpu_seconds", l->cpu_seconds);
     cli_put_real(j, "stall_seconds", l->stall_seconds);
     cli_put_size(j, "peak_rss_bytes", pg_peak_rss());
     return cli_json_print(j);
@@ -188,6 +190,7 @@ static int run(const struct cli_args *args, const char *out)
         .sticky_cache = args->sticky_cache,
         .eval_every = args->eval_every,
         .checkpoint_every = args->checkpoint_every,
+        .cache_bias = (float)args->cache_bias,
     };
     struct pg_tune_report report;
     struct pg_err err = {0};

@@ -8,6 +8,7 @@
  *   distil_fit.c      passes over states, AdamW, early stop, agreement
  *   distil_gate.c     one pre-gate: the loss and its gradient
  *   distil_file.c     the checkpoint and the sidecar
+ *   lm.h              going on from there by the loss of the language model
  *
  * A round fills a buffer with the states of as many tokens as it holds and then passes over them
  * some times; there are as many rounds as the text needs. The held-out text has a buffer of its

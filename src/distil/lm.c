@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static PG_PRINTF(2, 3) void say(const struct pg_lm *t, const char *fmt, ...)
 {
@@ -120,12 +121,21 @@ static int update(struct pg_lm *t, struct pg_err *err)
     return pg_adam_step(&t->adam, &rates, &t->s) ? 0 : not_finite(t, "new weight", err);
 }
 
+/* Processor time of all threads. */
+static double cpu_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static int take_step(struct pg_lm *t, struct pg_err *err)
 {
     struct pg_stats before, after;
     struct pg_batch b;
     struct pg_net_loss loss;
     uint64_t begin = pg_now_ns();
+    double cpu = cpu_now();
     t->n_ticks = 0;
     pg_engine_stats(t->engine, &before);
     pg_batches_next(&t->batches, &b);
@@ -142,6 +152,7 @@ static int take_step(struct pg_lm *t, struct pg_err *err)
     t->head.step++;
     double seconds = (double)(pg_now_ns() - begin) * 1e-9;
     t->seconds += seconds;
+    t->cpu_seconds += cpu_now() - cpu;
     t->head.seconds += seconds;
     return 0;
 }
@@ -193,6 +204,7 @@ static int write_sidecar(struct pg_lm *t, struct pg_err *err)
 static void report(const struct pg_lm *t, struct pg_tune_report *out)
 {
     const struct pg_lm_head *h = &t->head;
+    const struct pg_plan *p = &t->engine->plan;
     *out = (struct pg_tune_report){
         .n_tokens = h->step * h->n_seq * h->seq_len,
         .n_tokens_held = (uint64_t)t->n_held * h->n_seq * h->seq_len,
@@ -206,8 +218,10 @@ static void report(const struct pg_lm *t, struct pg_tune_report *out)
                .loss_after = h->best_nll,
                .n_counted = t->n_steps,
                .bytes_read = t->bytes_read,
+               .bytes_missing = (uint64_t)(p->n_expert_total - p->n_slots) * p->slot_bytes,
                .flop = pg_net_flop(&t->net_options, true) * t->n_steps,
                .seconds = t->seconds,
+               .cpu_seconds = t->cpu_seconds,
                .stall_seconds = t->stall_seconds},
     };
 }

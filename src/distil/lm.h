@@ -26,7 +26,7 @@
 struct pg_lm_head {
     char model[17], text[17], start[17]; /* hashes; start: of the weights that it began with */
     uint64_t seed, level, n_hidden, n_steps, n_seq, seq_len, n_held, eval_every, sticky_cache;
-    double lr, sticky;
+    double lr, sticky, cache_bias;
     /* Its place. */
     uint64_t step, n_measured; /* steps done; measurements on held-out text */
     uint64_t best_step;
@@ -43,6 +43,7 @@ struct pg_lm {
     struct pg_batches batches, held_batches;
     int n_held; /* batches that are measured on */
     struct pg_engine *engine;
+    float *bias; /* [n_moe], or NULL */
     struct pg_net_options net_options;
     struct pg_net *net;
     const struct pg_params *params;
@@ -58,7 +59,7 @@ struct pg_lm {
     /* Of the steps of this process. */
     int n_steps;
     uint64_t bytes_read; /* of experts */
-    double seconds, stall_seconds;
+    double seconds, cpu_seconds, stall_seconds;
 };
 
 /* lm_open.c: everything that a step needs. */

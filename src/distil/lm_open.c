@@ -15,7 +15,7 @@ enum {
     DEFAULT_STEPS = 300,
     DEFAULT_LEN = 256,
     MOST_SEQ = 16,         /* rows of a batch that is not given */
-    MEASURED_BATCHES = 16, /* of held-out text at most */
+    MEASURED_BATCHES = 8,  /* of held-out text at most */
     N_VECTORS = 5,         /* weights, gradient, two moments, the best weights */
 };
 /* Memory that OpenBLAS packs a thread's matrices in. */
@@ -122,6 +122,11 @@ static int open_batches(struct pg_lm *t, int n_vocab, struct pg_err *err)
 
 /* ------------------------------------------------------------------ memory ------------------ */
 
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
 static struct pg_options engine_options(const struct pg_lm *t)
 {
     return (struct pg_options){
@@ -151,7 +156,8 @@ static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg
         .n_seq = t->opt.n_seq,
         .seq_len = t->opt.seq_len,
         .sticky_weight = t->opt.sticky,
-        .sticky_cache = t->opt.sticky > 0 ? t->opt.sticky_cache : 0,
+        .sticky_cache = t->opt.sticky > 0 || t->bias ? t->opt.sticky_cache : 0,
+        .cache_bias = t->bias,
         .pool = pool,
         .frozen = true,
     };
@@ -176,7 +182,15 @@ static int plan_for(struct pg_lm *t, struct pg_engine *e, enum pg_mode mode, str
     e->opt.n_batch = 1;
     e->opt.memory_bytes = t->opt.memory_bytes;
     e->opt.caller_bytes = caller + state_bytes(t, &e->model) + blas + 4 * PG_PAGE;
-    return pg_engine_plan_memory(e, err);
+    PG_TRY(pg_engine_plan_memory(e, err));
+    /* What fits barely may not when it is opened; the minimum has that to spare. */
+    return e->plan.minimum <= e->plan.budget
+               ? 0
+               : pg_fail(err, PG_EBUDGET,
+                         "%llu bytes are too little for batches of %d x %d tokens: the minimum is "
+                         "%.2f MiB; --batch makes them smaller",
+                         (unsigned long long)e->plan.budget, t->net_options.n_seq,
+                         t->net_options.seq_len, mib(e->plan.minimum));
 }
 
 /* The whole model in memory; else the batch that reads the least for a token: the larger it is, the
@@ -205,6 +219,16 @@ static int choose_batch(struct pg_lm *t, struct pg_engine *e, struct pg_err *err
     return best ? 0 : rc;
 }
 
+static int begin_bias(struct pg_lm *t, int n_moe, struct pg_err *err)
+{
+    if (t->opt.cache_bias == 0)
+        return 0;
+    t->bias = pg_calloc((size_t)n_moe, sizeof(t->bias[0]));
+    for (int i = 0; t->bias && i < n_moe; i++)
+        t->bias[i] = t->opt.cache_bias;
+    return t->bias ? 0 : pg_fail(err, PG_ENOMEM, "out of memory");
+}
+
 static int divide(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
 {
     const struct pg_model *m = &e->model;
@@ -219,6 +243,7 @@ static int divide(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
                        t->opt.seq_len, m->h.n_ctx_train);
     if (!t->opt.sticky_cache)
         t->opt.sticky_cache = PG_MIN(2 * m->h.n_expert_used, m->h.n_expert);
+    PG_TRY(begin_bias(t, m->n_moe, err));
     PG_TRY(read_text(t, e->vocab, err));
     PG_TRY(pg_pool_open(&pool, e->opt.n_threads, err)); /* asked for how many it has */
     set_net_options(t, m, pool);
@@ -287,18 +312,14 @@ static void begin_head(struct pg_lm *t)
                              .eval_every = (uint64_t)o->eval_every,
                              .sticky_cache = (uint64_t)o->sticky_cache,
                              .lr = (double)o->lr,
-                             .sticky = (double)o->sticky};
+                             .sticky = (double)o->sticky,
+                             .cache_bias = (double)o->cache_bias};
     text ^= pg_batches_hash(&t->held_batches) * 31;
     pg_hash_text(text, h->text);
     pg_model_hash(&t->engine->model, t->engine->routers, h->model);
 }
 
 /* ------------------------------------------------------------------ open and close ---------- */
-
-static double mib(uint64_t bytes)
-{
-    return (double)bytes / (1 << 20);
-}
 
 static void say_memory(const struct pg_lm *t)
 {
@@ -364,5 +385,6 @@ void pg_lm_close(struct pg_lm *t)
     if (t->base)
         pg_pages_unmap(t->base, t->bytes);
     pg_lock_drop(&t->lock);
+    free(t->bias);
     free(t->checkpoint);
 }

@@ -274,9 +274,14 @@ static void blocks_to_float(enum pg_type type, const void *src, float *dst, int6
     struct pg_unpacked u;
     for (int64_t b = 0; b < n / t->block; b++, p += t->block_bytes, dst += t->block) {
         t->unpack(p, &u);
-        for (int i = 0; i < t->block; i++) {
-            float v = u.d * (float)u.scale[i / 16] * (float)u.q[i];
-            dst[i] = t->has_min ? v - u.m * (float)u.min[i / 16] : v;
+        for (int i = 0; i < t->block; i += 16) { /* sixteen are a loop that becomes vectors */
+            float d = u.d * (float)u.scale[i / 16], m = u.m * (float)u.min[i / 16];
+            if (t->has_min)
+                for (int k = 0; k < 16; k++)
+                    dst[i + k] = d * (float)u.q[i + k] - m;
+            else
+                for (int k = 0; k < 16; k++)
+                    dst[i + k] = d * (float)u.q[i + k];
         }
     }
 }

@@ -164,6 +164,92 @@ class Tune(Case):
             self.assertLess(peak, budget * 1024, done.stderr)
             self.assertGreater(peak, 4 * MIB)
 
+    # ------------------------------------------------------------ by the loss of the language model
+
+    def by_loss(self, model, *more):
+        """Options of a short run that begins with the routers run early."""
+        folded = self.path("folded.gguf")
+        if not os.path.exists(folded):
+            self.good("sidecar", model, "-o", folded)
+        return ["--for", "decide", "--loss", "lm", "--from", folded, "--steps", 6, "-b", "3x64", "--eval-every", 2,
+                *more]
+
+    def perplexity(self, sidecar):
+        out = self.good("eval", TRAINED, "--mode", "pregate", "--pregate", sidecar, "--data", self.unseen, "--json")
+        return json.loads(out.stdout)["ppl"]
+
+    def test_loss_falls(self):
+        """On what is held out, and on text that it never saw; and the model is not touched."""
+        before = hash(open(TRAINED, "rb").read())
+        how = self.by_loss(TRAINED, "--lr", "3e-3", "--json")
+        j = json.loads(self.tune(TRAINED, *how, "-o", self.path("a.gguf")).stdout)
+        self.assertLess(j["loss_after"], j["loss_before"] - 0.02)
+        self.assertEqual((j["steps"], j["rows"], j["row_tokens"], j["tokens"]), (6, 3, 64, 6 * 3 * 64))
+        self.assertGreater(j["flop"], 0)
+        self.assertLess(self.perplexity(self.path("a.gguf")), self.perplexity(self.path("folded.gguf")) * 0.99)
+        self.assertEqual(hash(open(TRAINED, "rb").read()), before)
+        keys = tiny_model.read(self.path("a.gguf")).keys
+        self.assertIn(b"decide", keys["pregate.trained_for"][1])
+
+    def test_loss_same_bits(self):
+        """One thread or two, everything in memory or as little as will do, at once or in two parts."""
+        how = self.by_loss(TRAINED, "--sticky", 0.1, "--cache-bias", 0.05)
+        said = self.tune(TRAINED, *how, "-t", 2, "-o", self.path("a")).stderr
+        self.assertIn("step 6 of 6: held-out loss", said)
+        self.tune(TRAINED, *how, "-t", 1, "-o", self.path("b"))
+        self.assertEqual(self.bytes_of("a"), self.bytes_of("b"))
+        if not SANITIZED:
+            budget = int((self.least(TRAINED, *how, "-t", 2) + 1) * 1024)
+            command = self.command(TRAINED, *how, "-t", 2, "--memory", f"{budget}K", "-o", self.path("c"))
+            done = subprocess.run([PEAK_OF, self.path("peak"), *command], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, timeout=280, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertLess(int(self.bytes_of("peak")), budget * 1024, done.stderr)
+            self.assertRegex(done.stderr, r" [2-9]\d? of 96 experts")
+            self.assertEqual(self.bytes_of("a"), self.bytes_of("c"))
+        command = self.command(TRAINED, *how, "-o", self.path("d"))
+        code, said = self.signalled(command, "step 2 of")
+        self.assertIn(code, (0, 130), said)
+        if code == 130:
+            self.assertTrue(os.path.exists(self.path("d.lm.checkpoint")))
+            self.assertFalse(os.path.exists(self.path("d")))
+            other = self.tune(TRAINED, *how, "--resume", "--lr", 1, "-o", self.path("d"), code=1).stderr
+            self.assertIn("lr: 0.001", other)
+            said = self.tune(TRAINED, *how, "--resume", "-o", self.path("d")).stderr
+            self.assertIn("gone on with after step", said)
+        self.assertEqual(self.bytes_of("a"), self.bytes_of("d"))
+        self.assertFalse(os.path.exists(self.path("d.lm.checkpoint")))
+
+    def test_loss_after_distilling(self):
+        """Without --from the pre-gates are distilled first, and are what is there when it is ended."""
+        how = ["--for", "decide", "--loss", "lm", "--tokens", 2000, "--hidden", 4, "-c", 40, "--steps", 3, "-b", "2x40"]
+        said = self.tune(self.tiny, *how, "-o", self.path("a")).stderr
+        self.assertRegex(said, r"(?s)round 1 of 1.*step 0 of 3.*step 3 of 3")
+        code, said = self.signalled(self.command(self.tiny, *how, "-o", self.path("b")), "step 0 of")
+        if code == 130:
+            self.assertTrue(os.path.exists(self.path("b")))
+            said = self.tune(self.tiny, *how, "--resume", "-o", self.path("b")).stderr
+            self.assertNotIn("round 1", said)
+        self.assertEqual(self.bytes_of("a"), self.bytes_of("b"))
+        self.put("b.lm.checkpoint", "nothing of the kind")
+        self.bad_loss(1, ["b.lm.checkpoint", "ends too early"], *how, "--resume")
+
+    def bad_loss(self, code, words, *more):
+        self.refused(self.tune(self.tiny, *more, "-o", self.path("b"), code=code), code, words)
+
+    def test_loss_errors(self):
+        self.bad_loss(2, ["--for decide"], "--loss", "lm")
+        self.bad_loss(2, ["routers, lm"], "--loss", "fun")
+        how = ["--for", "decide", "--loss", "lm"]
+        self.bad_loss(2, ["--batch", "16x256"], *how, "-b", "12")
+        self.bad_loss(1, ["nowhere.gguf"], *how, "--from", self.path("nowhere.gguf"))
+        self.good("sidecar", self.tiny, "-o", self.path("f.gguf"))
+        how += ["--from", self.path("f.gguf")]
+        self.bad_loss(1, ["level: 1 found, 2 wanted"], *how, "--level", 2)
+        self.bad_loss(1, ["tokens of a sequence: 100000 found"], *how, "-b", "1x100000")
+        self.bad_loss(1, ["too little", "minimum"], *how, "--memory", "2M")
+        self.refused(self.tune(self.other, *how, "-o", self.path("b"), code=1), 1, ["f.gguf"])
+
     # ------------------------------------------------------------ errors
 
     def bad(self, code, words, model, *more):
