@@ -129,7 +129,7 @@ static int measure(struct pg_tune_options *opt, struct pg_err *err)
 {
     struct roof r = {.rows = 0};
     struct pg_tune_report report;
-    double disk, rate, cpu_rate, cpu;
+    double disk = 0, rate = 0, cpu_rate = 0, cpu;
     PG_TRY(pg_tune(opt, &report, err));
     cpu = report.lm.cpu_seconds;
     PG_TRY(shape(&r, opt->model, report.lm.n_seq * report.lm.seq_len, err));

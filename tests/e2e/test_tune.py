@@ -180,14 +180,15 @@ class Tune(Case):
 
     def test_loss_falls(self):
         """On what is held out, and on text that it never saw; and the model is not touched."""
-        before = hash(open(TRAINED, "rb").read())
+        before = os.stat(TRAINED)
         how = self.by_loss(TRAINED, "--lr", "3e-3", "--json")
         j = json.loads(self.tune(TRAINED, *how, "-o", self.path("a.gguf")).stdout)
         self.assertLess(j["loss_after"], j["loss_before"] - 0.02)
         self.assertEqual((j["steps"], j["rows"], j["row_tokens"], j["tokens"]), (6, 3, 64, 6 * 3 * 64))
         self.assertGreater(j["flop"], 0)
-        self.assertLess(self.perplexity(self.path("a.gguf")), self.perplexity(self.path("folded.gguf")) * 0.99)
-        self.assertEqual(hash(open(TRAINED, "rb").read()), before)
+        self.assertLess(self.perplexity(self.path("a.gguf")), self.perplexity(self.path("folded.gguf")) * 0.995)
+        after = os.stat(TRAINED)
+        self.assertEqual((after.st_ino, after.st_mtime_ns), (before.st_ino, before.st_mtime_ns))
         keys = tiny_model.read(self.path("a.gguf")).keys
         self.assertIn(b"decide", keys["pregate.trained_for"][1])
 
@@ -205,7 +206,7 @@ class Tune(Case):
                                   stderr=subprocess.PIPE, text=True, timeout=280, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertLess(int(self.bytes_of("peak")), budget * 1024, done.stderr)
-            self.assertRegex(done.stderr, r" [2-9]\d? of 96 experts")
+            self.assertRegex(done.stderr, r"mode ondemand, \d\d? of 96 experts fit")
             self.assertEqual(self.bytes_of("a"), self.bytes_of("c"))
         command = self.command(TRAINED, *how, "-o", self.path("d"))
         code, said = self.signalled(command, "step 2 of")
@@ -232,7 +233,7 @@ class Tune(Case):
             self.assertNotIn("round 1", said)
         self.assertEqual(self.bytes_of("a"), self.bytes_of("b"))
         self.put("b.lm.checkpoint", "nothing of the kind")
-        self.bad_loss(1, ["b.lm.checkpoint", "ends too early"], *how, "--resume")
+        self.bad_loss(1, ["b.lm.checkpoint", "no checkpoint of tuning by the loss"], *how, "--resume")
 
     def bad_loss(self, code, words, *more):
         self.refused(self.tune(self.tiny, *more, "-o", self.path("b"), code=code), code, words)
@@ -246,7 +247,7 @@ class Tune(Case):
         self.good("sidecar", self.tiny, "-o", self.path("f.gguf"))
         how += ["--from", self.path("f.gguf")]
         self.bad_loss(1, ["level: 1 found, 2 wanted"], *how, "--level", 2)
-        self.bad_loss(1, ["tokens of a sequence: 100000 found"], *how, "-b", "1x100000")
+        self.bad_loss(1, ["tokens of a sequence: 9999 found"], *how, "-b", "1x9999")
         self.bad_loss(1, ["too little", "minimum"], *how, "--memory", "2M")
         self.refused(self.tune(self.other, *how, "-o", self.path("b"), code=1), 1, ["f.gguf"])
 
