@@ -528,6 +528,7 @@ struct pg_tune_options {
                            * tenth of all; the weights that were best are written */
     int checkpoint_every; /* steps; 0 = 100 */
     float cache_bias;     /* as in struct pg_train_options */
+    float kl;             /* likewise: from the model itself, its own routers deciding */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 
@@ -550,8 +551,9 @@ struct pg_tune_report {
     struct pg_tune_lm {
         int n_steps, best_step; /* best: whose weights were written; 0: those that it began with */
         int n_seq, seq_len, level, n_pregates;
-        double loss_before,
-            loss_after;         /* held-out text, nats a token: at the beginning, the best */
+        /* Held-out text, at the beginning and of the best weights: nats a token, and what was
+         * least, with the weights of the other losses. */
+        double nll_before, nll_after, loss_before, loss_after;
         int n_counted;          /* steps that this call has done itself, and of those: */
         uint64_t bytes_read;    /* of experts */
         uint64_t bytes_missing; /* of experts that have no slot: a step's least is twice that */

@@ -122,6 +122,8 @@ static int print_lm_json(const struct pg_tune_report *r, const char *out)
     json_object_set_new(j, "row_tokens", json_integer(l->seq_len));
     cli_put_size(j, "tokens", r->n_tokens);
     cli_put_size(j, "tokens_held_out", r->n_tokens_held);
+    cli_put_real(j, "nll_before", l->nll_before);
+    cli_put_real(j, "nll_after", l->nll_after);
     cli_put_real(j, "loss_before", l->loss_before);
     cli_put_real(j, "loss_after", l->loss_after);
     json_object_set_new(j, "steps_counted", json_integer(l->n_counted));
@@ -142,10 +144,10 @@ static int print_lm(const struct cli_args *args, const struct pg_tune_report *r,
     if (args->json)
         code = print_lm_json(r, out);
     else
-        printf("| steps | held-out loss before | after | perplexity before | after |\n"
+        printf("| steps | held-out nll before | after | perplexity before | after |\n"
                "|---|---|---|---|---|\n| %d of %d | %.4f | %.4f | %.4f | %.4f |\n",
-               l->best_step, l->n_steps, l->loss_before, l->loss_after, exp(l->loss_before),
-               exp(l->loss_after));
+               l->best_step, l->n_steps, l->nll_before, l->nll_after, exp(l->nll_before),
+               exp(l->nll_after));
     fprintf(stderr, "%s: %d pre-gates of level %d, to decide; %.1f s, peak %.1f MiB\n", out,
             l->n_pregates, l->level, l->seconds, (double)pg_peak_rss() / (1 << 20));
     return code;
@@ -191,6 +193,7 @@ static int run(const struct cli_args *args, const char *out)
         .eval_every = args->eval_every,
         .checkpoint_every = args->checkpoint_every,
         .cache_bias = (float)args->cache_bias,
+        .kl = (float)args->kl,
     };
     struct pg_tune_report report;
     struct pg_err err = {0};

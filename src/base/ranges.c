@@ -121,7 +121,8 @@ static const struct options all[] = {
     {AT(sticky_cache), INT, 0, 1 << 16},
     {AT(eval_every), INT, 0, INT32_MAX},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
-    {AT(cache_bias), FLOAT, 0, 1}}},
+    {AT(cache_bias), FLOAT, 0, 1},
+    {AT(kl), FLOAT, 0, 1e6}}},
 #undef STRUCT
 #define STRUCT pg_eval_options
 [PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {

@@ -44,10 +44,10 @@ int pg_lm_tick(void *user)
 
 /* ------------------------------------------------------------------ held-out text ----------- */
 
-/* Mean loss over the targets of the held-out batches. */
-static int measure(struct pg_lm *t, double *nll, struct pg_err *err)
+/* Means over the targets of the held-out batches. */
+static int measure(struct pg_lm *t, struct pg_net_loss *mean, struct pg_err *err)
 {
-    double sum = 0, n_targets = 0;
+    *mean = (struct pg_net_loss){0};
     pg_batches_seek(&t->held_batches, 0);
     t->measuring = true;
     for (int i = 0; i < t->n_held; i++) {
@@ -55,12 +55,15 @@ static int measure(struct pg_lm *t, double *nll, struct pg_err *err)
         struct pg_net_loss loss;
         pg_batches_next(&t->held_batches, &b);
         const struct pg_net_batch batch = {b.token, b.target, b.start};
-        PG_TRY(pg_net_run(t->net, (struct pg_net_point){t->s.w, NULL, 1}, &batch, &loss, err));
-        sum += loss.total * (double)loss.n_targets;
-        n_targets += (double)loss.n_targets;
+        PG_TRY(
+            pg_net_run(t->net, (struct pg_net_point){.w = t->s.w, .scale = 1}, &batch, &loss, err));
+        mean->total += loss.total * (double)loss.n_targets;
+        mean->nll += loss.nll * (double)loss.n_targets;
+        mean->n_targets += loss.n_targets;
     }
     t->measuring = false;
-    *nll = sum / n_targets;
+    mean->total /= (double)mean->n_targets;
+    mean->nll /= (double)mean->n_targets;
     return 0;
 }
 
@@ -73,19 +76,21 @@ static bool is_due(const struct pg_lm_head *h)
 static int judge(struct pg_lm *t, struct pg_err *err)
 {
     struct pg_lm_head *h = &t->head;
-    double nll;
-    PG_TRY(measure(t, &nll, err));
-    if (h->n_measured++ == 0)
-        h->first_nll = nll;
-    h->last_nll = nll;
-    if (h->n_measured == 1 || nll < h->best_nll) {
-        h->best_nll = nll;
+    struct pg_net_loss now;
+    PG_TRY(measure(t, &now, err));
+    if (h->n_measured++ == 0) {
+        h->first_nll = now.nll;
+        h->first_loss = now.total;
+    }
+    if (h->n_measured == 1 || now.total < h->best_loss) {
+        h->best_nll = now.nll;
+        h->best_loss = now.total;
         h->best_step = h->step;
         memcpy(t->best, t->s.w, t->params->n_values * sizeof(float));
     }
     double n_tok = (double)(h->step * h->n_seq * h->seq_len);
-    say(t, "step %d of %d: held-out loss %.4f, began with %.4f, least %.4f; %.0f tok/s",
-        (int)h->step, (int)h->n_steps, nll, h->first_nll, h->best_nll,
+    say(t, "step %d of %d: held-out nll %.4f, began with %.4f; loss %.4f, least %.4f; %.0f tok/s",
+        (int)h->step, (int)h->n_steps, now.nll, h->first_nll, now.total, h->best_loss,
         h->seconds > 0 ? n_tok / h->seconds : 0.0);
     return 0;
 }
@@ -140,7 +145,8 @@ static int take_step(struct pg_lm *t, struct pg_err *err)
     pg_engine_stats(t->engine, &before);
     pg_batches_next(&t->batches, &b);
     const struct pg_net_batch batch = {b.token, b.target, b.start};
-    int rc = pg_net_run(t->net, (struct pg_net_point){t->s.w, t->s.g, 1}, &batch, &loss, err);
+    int rc = pg_net_run(t->net, (struct pg_net_point){.w = t->s.w, .g = t->s.g, .scale = 1}, &batch,
+                        &loss, err);
     if (rc == PG_ENUMERIC)
         return not_finite(t, "loss", err);
     PG_TRY(rc);
@@ -214,8 +220,10 @@ static void report(const struct pg_lm *t, struct pg_tune_report *out)
                .seq_len = (int)h->seq_len,
                .level = t->from.level,
                .n_pregates = t->engine->model.n_moe - t->from.level,
-               .loss_before = h->first_nll,
-               .loss_after = h->best_nll,
+               .nll_before = h->first_nll,
+               .nll_after = h->best_nll,
+               .loss_before = h->first_loss,
+               .loss_after = h->best_loss,
                .n_counted = t->n_steps,
                .bytes_read = t->bytes_read,
                .bytes_missing = (uint64_t)(p->n_expert_total - p->n_slots) * p->slot_bytes,

@@ -26,12 +26,13 @@
 struct pg_lm_head {
     char model[17], text[17], start[17]; /* hashes; start: of the weights that it began with */
     uint64_t seed, level, n_hidden, n_steps, n_seq, seq_len, n_held, eval_every, sticky_cache;
-    double lr, sticky, cache_bias;
+    double lr, sticky, cache_bias, kl;
     /* Its place. */
     uint64_t step, n_measured; /* steps done; measurements on held-out text */
     uint64_t best_step;
-    double first_nll, best_nll, last_nll;
-    double seconds; /* of steps */
+    double first_nll, best_nll;   /* of held-out text */
+    double first_loss, best_loss; /* with the other losses and their weights */
+    double seconds;               /* of steps */
 };
 
 struct pg_lm {

@@ -87,10 +87,12 @@ static const struct {
     {                                                                                              \
 #field, offsetof(struct pg_lm_head, field), kind                                           \
     }
-    SAME(model, TEXT),      SAME(text, TEXT),      SAME(start, TEXT),         SAME(seed, COUNT),
-    SAME(level, COUNT),     SAME(n_hidden, COUNT), SAME(n_steps, COUNT),      SAME(n_seq, COUNT),
-    SAME(seq_len, COUNT),   SAME(n_held, COUNT),   SAME(eval_every, COUNT),   SAME(lr, REAL),
-    SAME(cache_bias, REAL), SAME(sticky, REAL),    SAME(sticky_cache, COUNT),
+    SAME(model, TEXT),         SAME(text, TEXT),        SAME(start, TEXT),
+    SAME(seed, COUNT),         SAME(level, COUNT),      SAME(n_hidden, COUNT),
+    SAME(n_steps, COUNT),      SAME(n_seq, COUNT),      SAME(seq_len, COUNT),
+    SAME(n_held, COUNT),       SAME(eval_every, COUNT), SAME(lr, REAL),
+    SAME(cache_bias, REAL),    SAME(kl, REAL),          SAME(sticky, REAL),
+    SAME(sticky_cache, COUNT),
 #undef SAME
 };
 
@@ -117,8 +119,8 @@ static int compare(const struct pg_lm_head *found, const struct pg_lm_head *want
 
 static int check_place(const struct pg_lm_head *h, struct pg_err *err)
 {
-    bool numbers = isfinite(h->first_nll) && isfinite(h->best_nll) && isfinite(h->last_nll) &&
-                   isfinite(h->seconds) && h->seconds >= 0;
+    bool numbers = isfinite(h->first_nll) && isfinite(h->best_nll) && isfinite(h->first_loss) &&
+                   isfinite(h->best_loss) && isfinite(h->seconds) && h->seconds >= 0;
     if (h->step > h->n_steps || h->best_step > h->step || h->n_measured > h->n_steps + 1 ||
         !numbers) {
         return pg_fail(err, PG_EFORMAT,

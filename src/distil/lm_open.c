@@ -14,9 +14,9 @@
 enum {
     DEFAULT_STEPS = 300,
     DEFAULT_LEN = 256,
-    MOST_SEQ = 16,         /* rows of a batch that is not given */
-    MEASURED_BATCHES = 8,  /* of held-out text at most */
-    N_VECTORS = 5,         /* weights, gradient, two moments, the best weights */
+    MOST_SEQ = 16,        /* rows of a batch that is not given */
+    MEASURED_BATCHES = 8, /* of held-out text at most */
+    N_VECTORS = 5,        /* weights, gradient, two moments, the best weights */
 };
 /* Memory that OpenBLAS packs a thread's matrices in. */
 #define BLAS_BYTES ((uint64_t)16 << 20)
@@ -158,6 +158,7 @@ static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg
         .sticky_weight = t->opt.sticky,
         .sticky_cache = t->opt.sticky > 0 || t->bias ? t->opt.sticky_cache : 0,
         .cache_bias = t->bias,
+        .kl_weight = t->opt.kl,
         .pool = pool,
         .frozen = true,
     };
@@ -313,7 +314,8 @@ static void begin_head(struct pg_lm *t)
                              .sticky_cache = (uint64_t)o->sticky_cache,
                              .lr = (double)o->lr,
                              .sticky = (double)o->sticky,
-                             .cache_bias = (double)o->cache_bias};
+                             .cache_bias = (double)o->cache_bias,
+                             .kl = (double)o->kl};
     text ^= pg_batches_hash(&t->held_batches) * 31;
     pg_hash_text(text, h->text);
     pg_model_hash(&t->engine->model, t->engine->routers, h->model);
