@@ -529,6 +529,9 @@ struct pg_tune_options {
     int checkpoint_every; /* steps; 0 = 100 */
     float cache_bias;     /* as in struct pg_train_options */
     float kl;             /* likewise: from the model itself, its own routers deciding */
+    enum pg_cache_form cache_form; /* as in struct pg_train_options, and the next two */
+    int n_block_bias;
+    const float *block_bias;
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 

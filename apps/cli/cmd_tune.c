@@ -165,6 +165,7 @@ static int check_lm(const struct cli_args *a, struct pg_tune_options *opt)
 static int run(const struct cli_args *args, const char *out)
 {
     struct cli_progress progress = {.verbose = true};
+    const struct cli_bias bias = cli_bias_of(args);
     struct pg_tune_options opt = {
         PG_TUNE_OPTIONS_INIT,
         .model = args->subject,
@@ -192,7 +193,10 @@ static int run(const struct cli_args *args, const char *out)
         .sticky_cache = args->sticky_cache,
         .eval_every = args->eval_every,
         .checkpoint_every = args->checkpoint_every,
-        .cache_bias = (float)args->cache_bias,
+        .cache_bias = bias.one,
+        .cache_form = bias.form,
+        .block_bias = bias.each,
+        .n_block_bias = bias.n,
         .kl = (float)args->kl,
     };
     struct pg_tune_report report;

@@ -122,7 +122,9 @@ static const struct options all[] = {
     {AT(eval_every), INT, 0, INT32_MAX},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
     {AT(cache_bias), FLOAT, 0, 1},
-    {AT(kl), FLOAT, 0, 1e6}}},
+    {AT(kl), FLOAT, 0, 1e6},
+    {AT(cache_form), INT, 0, PG_CACHE_MARGIN},
+    {AT(n_block_bias), INT, 0, INT32_MAX}}},
 #undef STRUCT
 #define STRUCT pg_eval_options
 [PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {

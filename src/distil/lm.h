@@ -24,9 +24,11 @@
 
 /* What a run is, and how far it has come: the head of the checkpoint. */
 struct pg_lm_head {
-    char model[17], text[17], start[17]; /* hashes; start: of the weights that it began with */
-    uint64_t seed, level, n_hidden, n_steps, n_seq, seq_len, n_held, eval_every, sticky_cache;
-    double lr, sticky, cache_bias, kl;
+    /* Hashes; start: of the weights that it began with, bias: of the cache's, block by block. */
+    char model[17], text[17], start[17], bias[17];
+    uint64_t seed, level, n_hidden, n_steps, n_seq, seq_len, n_held, eval_every, sticky_cache,
+        cache_form;
+    double lr, sticky, kl;
     /* Its place. */
     uint64_t step, n_measured; /* steps done; measurements on held-out text */
     uint64_t best_step;
@@ -45,6 +47,7 @@ struct pg_lm {
     int n_held; /* batches that are measured on */
     struct pg_engine *engine;
     float *bias; /* [n_moe], or NULL */
+    char bias_hash[17];
     struct pg_net_options net_options;
     struct pg_net *net;
     const struct pg_params *params;

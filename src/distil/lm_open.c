@@ -158,6 +158,7 @@ static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg
         .sticky_weight = t->opt.sticky,
         .sticky_cache = t->opt.sticky > 0 || t->bias ? t->opt.sticky_cache : 0,
         .cache_bias = t->bias,
+        .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
         .pool = pool,
         .frozen = true,
@@ -222,12 +223,18 @@ static int choose_batch(struct pg_lm *t, struct pg_engine *e, struct pg_err *err
 
 static int begin_bias(struct pg_lm *t, int n_moe, struct pg_err *err)
 {
-    if (t->opt.cache_bias == 0)
-        return 0;
+    const struct pg_gate_biases given = {t->opt.cache_bias, t->opt.block_bias, t->opt.n_block_bias};
     t->bias = pg_calloc((size_t)n_moe, sizeof(t->bias[0]));
-    for (int i = 0; t->bias && i < n_moe; i++)
-        t->bias[i] = t->opt.cache_bias;
-    return t->bias ? 0 : pg_fail(err, PG_ENOMEM, "out of memory");
+    if (!t->bias)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    int any = pg_gate_biases(&given, n_moe, t->bias, err);
+    pg_hash_text(pg_hash_bytes(PG_HASH_START, t->bias, (size_t)n_moe * sizeof(float)),
+                 t->bias_hash);
+    if (any == 0) {
+        free(t->bias);
+        t->bias = NULL;
+    }
+    return PG_MIN(any, 0);
 }
 
 static int divide(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
@@ -312,12 +319,13 @@ static void begin_head(struct pg_lm *t)
                              .n_held = (uint64_t)t->n_held,
                              .eval_every = (uint64_t)o->eval_every,
                              .sticky_cache = (uint64_t)o->sticky_cache,
+                             .cache_form = (uint64_t)o->cache_form,
                              .lr = (double)o->lr,
                              .sticky = (double)o->sticky,
-                             .cache_bias = (double)o->cache_bias,
                              .kl = (double)o->kl};
     text ^= pg_batches_hash(&t->held_batches) * 31;
     pg_hash_text(text, h->text);
+    memcpy(h->bias, t->bias_hash, sizeof(h->bias));
     pg_model_hash(&t->engine->model, t->engine->routers, h->model);
 }
 
