@@ -5,9 +5,11 @@
  *
  * The loss of a token is KL(p || softmax(z)), and its derivative by z is softmax(z) - p. Where the
  * pre-gate is to decide, p is the router's distribution: the weights of the chosen matter. Where it
- * is to hint, p is the same for each expert that the router chose, and 0 for the others: only the
- * set matters. Where a rule is sigmoid and the pre-gate is to decide, each expert is a coin of its
- * own and the loss is the sum of their divergences; the derivative has the same form.
+ * is to hint, p is the mean of that and of an equal part for each expert that the router chose: the
+ * set is what is wanted, and the distribution keeps its order (docs/decisions/007-gate-forms.md).
+ * Where a rule is sigmoid and the pre-gate is to decide, each expert is a coin of its own and the
+ * loss is the sum of their divergences; the derivative has the same form. Where it is to hint, the
+ * coins' shares of their sum are the distribution.
  *
  * W and D are both multiplied with h, so they lie one after the other and are one matrix.
  */
@@ -138,18 +140,29 @@ double pg_fit_divergence(const float *p, const float *z, int n, bool each_a_coin
     return kl;
 }
 
+/* p becomes half of a distribution, or nothing where it is none: what is left for the set. */
+static float halve(float *p, int n, bool any)
+{
+    float sum = 0;
+    for (int i = 0; i < n && any; i++)
+        sum += p[i];
+    bool some = sum > 0x1p-100f; /* of which 1 / sum is finite */
+    for (int i = 0; i < n; i++)
+        p[i] = some ? p[i] / (2 * sum) : 0;
+    return some ? 0.5f : 1;
+}
+
 /* s->p = what a token's pre-gate should say, of the router's logits. */
 static void aim(const struct pg_fit *f, const float *router, const struct pg_fit_scratch *s)
 {
     const struct pg_gate_rule *rule = &f->opt.rule;
-    size_t bytes = (size_t)rule->n_expert * sizeof(float);
-    memcpy(s->p, router, bytes);
+    memcpy(s->p, router, (size_t)rule->n_expert * sizeof(float));
     bool ok = pg_gate_rule_apply(rule, f->opt.k, s->p, s->id[0], s->weight);
     if (f->opt.decides && ok)
         return; /* the rule has made probabilities of them */
-    memset(s->p, 0, bytes);
+    float left = halve(s->p, rule->n_expert, ok);
     for (int i = 0; i < rule->n_used; i++)
-        s->p[s->id[0][i]] = 1 / (float)rule->n_used;
+        s->p[s->id[0][i]] += left / (float)rule->n_used;
 }
 
 /* ------------------------------------------------------------------ gradient ---------------- */

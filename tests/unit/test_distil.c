@@ -178,7 +178,8 @@ static void test_gradient(void **state)
     static const struct form forms[] = {{5, 1, 1, 1, true, false, true},
                                         {0, 1, 1, 1, true, false, true},
                                         {5, 1, 1, 1, true, true, true},
-                                        {5, 1, 1, 1, false, false, true}};
+                                        {5, 1, 1, 1, false, false, true},
+                                        {5, 1, 1, 1, false, true, true}};
     (void)state;
     for (size_t i = 0; i < PG_COUNT(forms); i++) {
         struct world w;
@@ -207,6 +208,48 @@ static void test_gradient(void **state)
         }
         if (!(norm > 1e-4) || sqrt(error / norm) > 1e-3)
             fail_msg("form %zu: relative error %g of %g", i, sqrt(error / norm), sqrt(norm));
+        close_world(&w);
+    }
+}
+
+/* What a pre-gate that hints should say of a token: half of what its router says, and half of the
+ * set that it chooses. The divergence from that, in double, is the loss; a router whose sigmoids
+ * are all 0 leaves the set alone. */
+static void test_aim_of_hints(void **state)
+{
+    (void)state;
+    for (int sigmoid = 0; sigmoid < 2; sigmoid++) {
+        struct world w;
+        open_world(&w, &(struct form){0, 1, 1, 1, false, sigmoid, true});
+        const struct pg_fit_scratch *s = &w.fit.scratch[0];
+        for (size_t t = 0; t < 50; t++) {
+            struct pg_fit_batch b = {&w.train, NULL, t, 1};
+            float *z = pg_states_logits(&w.train, 1, t);
+            double p[N_EXPERT], sum = 0, all = 0, kl = 0;
+            int first = 0, second = -1;
+            for (int e = 0; e < N_EXPERT; e++)
+                z[e] = sigmoid && t == 49 ? -1000 - (float)e : z[e];
+            for (int e = 1; e < N_EXPERT; e++)
+                first = z[e] > z[first] ? e : first;
+            for (int e = 0; e < N_EXPERT; e++) {
+                p[e] = sigmoid ? 1 / (1 + exp(-(double)z[e])) : exp((double)z[e]);
+                sum += p[e];
+                if (e != first && (second < 0 || z[e] > z[second]))
+                    second = e;
+            }
+            double loss = pg_fit_loss(&w.fit, 0, w.fit.gate[0].w, &b, s);
+            for (int e = 0; e < N_EXPERT; e++)
+                all += exp((double)s->z[e]);
+            for (int e = 0; e < N_EXPERT; e++) {
+                bool none = sum < 1e-30;
+                double set = e == first || e == second ? 0.5 : 0;
+                double aim = none ? set : p[e] / sum / 2 + set / 2;
+                double q = exp((double)s->z[e]) / all;
+                kl += aim > 0 ? aim * log(aim / q) : 0;
+                assert_true(fabs((double)s->dz[e] - (q - aim)) < 1e-5);
+            }
+            assert_true(fabs(loss - kl) < 1e-5);
+        }
         close_world(&w);
     }
 }
@@ -592,11 +635,12 @@ static void test_divide(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_divergence),    cmocka_unit_test(test_gradient),
-        cmocka_unit_test(test_finds_planted), cmocka_unit_test(test_hidden_helps),
-        cmocka_unit_test(test_interrupted),   cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_cut),           cmocka_unit_test(test_cut_little),
-        cmocka_unit_test(test_docs),          cmocka_unit_test(test_divide),
+        cmocka_unit_test(test_divergence),   cmocka_unit_test(test_gradient),
+        cmocka_unit_test(test_aim_of_hints), cmocka_unit_test(test_finds_planted),
+        cmocka_unit_test(test_hidden_helps), cmocka_unit_test(test_interrupted),
+        cmocka_unit_test(test_damaged),      cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_cut_little),   cmocka_unit_test(test_docs),
+        cmocka_unit_test(test_divide),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
