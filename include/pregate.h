@@ -86,7 +86,7 @@ PG_API const char *pg_error_text(int code);
 
 /* Who decides which experts of block N+1 run, and what hint is given while block N runs. */
 enum pg_mode {
-    PG_MODE_AUTO,         /* resident if everything fits, else lookahead */
+    PG_MODE_AUTO,         /* resident if it fits; else hint, lookahead or ondemand, as pays */
     PG_MODE_RESIDENT,     /* everything in fast memory; refused if it does not fit */
     PG_MODE_ONDEMAND,     /* router decides, no hint */
     PG_MODE_PREFETCH_ALL, /* router decides; all experts of the next block are hinted */

@@ -130,7 +130,7 @@ static const struct option options[] = {
 {"format", 'o', "FORMAT", BENCH, TEXT, AT(format), 0, 0, NULL, "md, json, csv or html, on standard output (md)"},
 /* how to run it */
 {"memory", 0, "SIZE", RUN | PLAN | LOGITS | EVAL, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
-{"mode", 0, "MODE", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is hinted (auto: resident if it fits, else lookahead)"},
+{"mode", 0, "MODE", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is hinted (auto: resident if it fits, else hint or lookahead where they pay, else ondemand)"},
 {"slots", 0, "N", ENGINE, INTEGER, AT(n_slots), 1, BIG, NULL, "expert slots, whatever the budget leaves; without --memory the budget is what that takes"},
 {"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
 {"evict", 0, "POLICY", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},

@@ -56,6 +56,8 @@ struct pg_engine {
     float *cache_bias;           /* [n_moe]; NULL: none */
     struct pg_pregate *pregates; /* [n_moe] */
     char sidecar_path[4096];     /* empty: none */
+    bool sidecar_found;          /* beside the model; nobody has named it */
+    struct pg_sidecar_head head; /* of the sidecar */
     int level;
     bool trained_to_decide;      /* of the sidecar: its purpose */
     struct pg_pregate_form form; /* of the pre-gates */
@@ -96,6 +98,11 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a);
 
 /* sidecar.c */
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err);
+/* Mode auto: whether there is a sidecar that was made to hint. */
+bool pg_sidecar_may_hint(const struct pg_engine *e);
+/* Mode auto has become e->opt.mode: level and form of its pre-gates, and no sidecar that it does
+ * not use, unless that was named. */
+void pg_sidecar_settle(struct pg_engine *e);
 /* The tables of the mode's pre-gates, block after block: made from routers, or read. */
 size_t pg_tables_bytes(const struct pg_engine *e);
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err);

@@ -231,31 +231,54 @@ static int too_little(const struct pg_engine *e, struct pg_err *err)
         mib(p->minimum - p->dense - p->kv - p->overhead - p->caller));
 }
 
+static bool plan_as(struct pg_engine *e, enum pg_mode mode)
+{
+    e->opt.mode = mode;
+    pg_sidecar_settle(e);
+    return fill_plan(e);
+}
+
+/* Whether the pre-gates of the mode that is planned now are paid back. What they take of n_slots is
+ * certain, and is this part of the reads, if routing is even; what their hints hide of the rest is
+ * not, and is nothing where the disk is what a step waits for. */
+static bool pays(const struct pg_engine *e, int n_slots)
+{
+    enum { MOST = 3, OF = 200 }; /* docs/decisions/013-hints.md */
+    int lost = n_slots - e->plan.n_slots, missing = e->plan.n_expert_total - n_slots;
+    bool asked = e->opt.hints == PG_HINTS_ON || e->opt.lookahead || e->opt.hint_extra;
+    return asked || lost * OF <= missing * MOST;
+}
+
+/* Mode auto: the whole model if it fits; else the best hints that are paid back. */
+static bool choose_mode(struct pg_engine *e)
+{
+    bool tried[] = {e->opt.hints != PG_HINTS_OFF && pg_sidecar_may_hint(e),
+                    e->opt.hints != PG_HINTS_OFF};
+    static const enum pg_mode hinting[] = {PG_MODE_HINT, PG_MODE_LOOKAHEAD};
+    bool fits = plan_as(e, PG_MODE_ONDEMAND);
+    int n_slots = e->plan.n_slots;
+    uint64_t minimum = e->plan.minimum;
+    bool done = plan_as(e, PG_MODE_RESIDENT);
+    minimum = PG_MIN(minimum, e->plan.minimum);
+    for (size_t i = 0; i < PG_COUNT(hinting) && !done; i++)
+        done = fits && tried[i] && plan_as(e, hinting[i]) && pays(e, n_slots);
+    if (!done)
+        plan_as(e, PG_MODE_ONDEMAND);
+    e->plan.minimum = minimum;
+    if (e->sidecar_found && e->opt.mode != PG_MODE_HINT)
+        e->sidecar_path[0] = 0;
+    return done || fits;
+}
+
 int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
 {
-    bool fits;
     uint64_t left = memory_left();
     e->plan.budget = e->opt.memory_bytes;
     if (!e->plan.budget && !e->opt.n_slots && left == UINT64_MAX) /* no licence to take it all */
         return pg_fail(err, PG_ENOMEM,
                        "how much memory this machine has cannot be read; give a budget");
     e->plan.budget = e->plan.budget ? e->plan.budget : left;
-    if (e->opt.mode == PG_MODE_AUTO) { /* the whole model if it fits; the minimum is lookahead's */
-        uint64_t minimum;
-        e->opt.mode = PG_MODE_LOOKAHEAD;
-        fill_plan(e);
-        minimum = e->plan.minimum;
-        e->opt.mode = PG_MODE_RESIDENT;
-        fits = fill_plan(e);
-        minimum = PG_MIN(minimum, e->plan.minimum);
-        if (!fits) {
-            e->opt.mode = PG_MODE_LOOKAHEAD;
-            fits = fill_plan(e);
-        }
-        e->plan.minimum = minimum;
-    } else {
-        fits = fill_plan(e);
-    }
+    bool fits = e->opt.mode == PG_MODE_AUTO ? choose_mode(e) : fill_plan(e);
     e->opt.n_batch = e->plan.n_batch;
     if (!fits)
         return too_little(e, err);

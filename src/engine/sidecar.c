@@ -41,30 +41,50 @@ static bool find_beside(struct pg_engine *e)
             try_path(e, path, (int)(base - path), rest));
 }
 
-static int use_head(struct pg_engine *e, const struct pg_sidecar_head *head, struct pg_err *err)
+static void use_head(struct pg_engine *e)
 {
-    if (e->opt.lookahead && e->opt.lookahead != head->level) {
+    e->level = e->head.level;
+    e->trained_to_decide = e->head.decides;
+    e->form = e->head.form;
+}
+
+static int check_level(const struct pg_engine *e, struct pg_err *err)
+{
+    if (e->opt.lookahead && e->opt.lookahead != e->head.level) {
         return pg_fail(err, PG_EARG, "%s: pregate.level: %d found, --lookahead %d wanted",
-                       e->sidecar_path, head->level, e->opt.lookahead);
+                       e->sidecar_path, e->head.level, e->opt.lookahead);
     }
-    e->level = head->level;
-    e->trained_to_decide = head->decides;
-    e->form = head->form;
     return 0;
+}
+
+static int take_named(struct pg_engine *e, struct pg_err *err)
+{
+    size_t n = strlen(e->opt.sidecar);
+    if (n >= sizeof(e->sidecar_path)) {
+        return pg_fail(err, PG_EARG, "the path of the sidecar has %zu bytes, %zu are the most", n,
+                       sizeof(e->sidecar_path) - 1);
+    }
+    memcpy(e->sidecar_path, e->opt.sidecar, n + 1);
+    return 0;
+}
+
+/* What lies beside a model and is no sidecar of its shape is none of mode auto's business. */
+static void find_for_auto(struct pg_engine *e)
+{
+    if (find_beside(e) && pg_sidecar_peek(&e->model, e->sidecar_path, &e->head, NULL))
+        e->sidecar_path[0] = 0;
+    e->sidecar_found = e->sidecar_path[0];
 }
 
 /* One that is named must be a sidecar for this model, even where the mode does not use it. */
 int pg_sidecar_find(struct pg_engine *e, struct pg_err *err)
 {
-    struct pg_sidecar_head head;
     bool used = needs_sidecar(e->opt.mode);
     if (e->opt.sidecar) {
-        size_t n = strlen(e->opt.sidecar);
-        if (n >= sizeof(e->sidecar_path)) {
-            return pg_fail(err, PG_EARG, "the path of the sidecar has %zu bytes, %zu are the most",
-                           n, sizeof(e->sidecar_path) - 1);
-        }
-        memcpy(e->sidecar_path, e->opt.sidecar, n + 1);
+        PG_TRY(take_named(e, err));
+    } else if (e->opt.mode == PG_MODE_AUTO) {
+        find_for_auto(e);
+        return 0;
     } else if (!used) {
         return 0;
     } else if (!find_beside(e)) {
@@ -73,8 +93,28 @@ int pg_sidecar_find(struct pg_engine *e, struct pg_err *err)
                        "make one with `pregate sidecar MODEL -o FILE`",
                        pg_mode_name(e->opt.mode), e->opt.model);
     }
-    PG_TRY(pg_sidecar_peek(&e->model, e->sidecar_path, &head, err));
-    return used ? use_head(e, &head, err) : 0;
+    PG_TRY(pg_sidecar_peek(&e->model, e->sidecar_path, &e->head, err));
+    if (!used)
+        return 0;
+    PG_TRY(check_level(e, err));
+    use_head(e);
+    return 0;
+}
+
+bool pg_sidecar_may_hint(const struct pg_engine *e)
+{
+    return e->sidecar_path[0] && !e->head.decides && !check_level(e, NULL);
+}
+
+void pg_sidecar_settle(struct pg_engine *e)
+{
+    if (e->opt.mode == PG_MODE_HINT) {
+        use_head(e);
+        return;
+    }
+    e->level = e->opt.lookahead ? e->opt.lookahead : 1;
+    e->trained_to_decide = false;
+    e->form = (struct pg_pregate_form){0};
 }
 
 /* ------------------------------------------------------------------ tables ------------------ */
@@ -90,6 +130,18 @@ size_t pg_tables_bytes(const struct pg_engine *e)
     struct pg_pregate shape;
     size_t each = pg_pregate_place(&e->model, &e->form, NULL, &shape);
     return (size_t)n_tables(e) * each * sizeof(float);
+}
+
+/* Mode auto has taken what lies beside the model for its sidecar, and it is another's. */
+static int do_without(struct pg_engine *e, struct pg_err *err)
+{
+    if (e->opt.log)
+        e->opt.log(e->opt.user, PG_LOG_WARN, err ? err->text : "the sidecar cannot be used");
+    e->sidecar_path[0] = 0;
+    e->sidecar_found = false;
+    e->opt.mode = e->plan.mode = PG_MODE_LOOKAHEAD;
+    pg_sidecar_settle(e);
+    return pg_tables_fill(e, err);
 }
 
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
@@ -108,7 +160,8 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
                                  .hash = hash,
                                  .level = e->level,
                                  .gates = needs_sidecar(e->opt.mode) ? e->pregates : NULL};
-    return pg_sidecar_load(&s, e->sidecar_path, err);
+    int rc = pg_sidecar_load(&s, e->sidecar_path, err);
+    return rc && e->sidecar_found ? do_without(e, err) : rc;
 }
 
 /* ------------------------------------------------------------------ making ------------------ */

@@ -593,6 +593,117 @@ static void test_named_in_all_modes(void **state)
     assert_int_equal(try_open(&opt, &err), 0);
 }
 
+/* ------------------------------------------------------------------ mode auto --------------- */
+
+static struct pg_plan plan_of(struct pg_options opt, enum pg_mode mode)
+{
+    struct pg_plan plan;
+    opt.mode = mode;
+    if (pg_plan_make(&plan, &opt, NULL))
+        plan.n_slots = -1;
+    return plan;
+}
+
+static bool is_paid(const struct pg_plan *with, const struct pg_plan *without)
+{
+    int lost = without->n_slots - with->n_slots, missing = without->n_expert_total;
+    return with->n_slots >= 0 && 200 * lost <= 3 * (missing - without->n_slots);
+}
+
+/* Under every budget auto is a mode that fits: resident if it does; else the pre-gates that take at
+ * most 1.5 % of the slots that are missing, those of a sidecar first; else none. */
+static enum pg_mode auto_of(const struct pg_options *opt)
+{
+    struct pg_plan none = plan_of(*opt, PG_MODE_ONDEMAND), hint = {.n_slots = -1};
+    struct pg_plan early = plan_of(*opt, PG_MODE_LOOKAHEAD);
+    if (opt->sidecar)
+        hint = plan_of(*opt, PG_MODE_HINT);
+    if (plan_of(*opt, PG_MODE_RESIDENT).n_slots >= 0)
+        return PG_MODE_RESIDENT;
+    return is_paid(&hint, &none)    ? PG_MODE_HINT
+           : is_paid(&early, &none) ? PG_MODE_LOOKAHEAD
+                                    : PG_MODE_ONDEMAND;
+}
+
+/* The same for budgets a little smaller and larger, as what the process is found to hold moves a
+ * little from plan to plan; else PG_MODE_COUNT. */
+static enum pg_mode auto_near(const struct pg_options *opt)
+{
+    enum pg_mode mode = auto_of(opt);
+    for (int side = -1; side < 2; side += 2) {
+        struct pg_options near = *opt;
+        near.memory_bytes += (uint64_t)(side * (16 << 10));
+        if (auto_of(&near) != mode)
+            return PG_MODE_COUNT;
+    }
+    return mode;
+}
+
+static void check_asked(struct pg_options opt)
+{
+    opt.hints = PG_HINTS_OFF;
+    assert_int_equal(plan_of(opt, PG_MODE_AUTO).mode, PG_MODE_ONDEMAND);
+    opt.hints = PG_HINTS_ON;
+    if (plan_of(opt, PG_MODE_LOOKAHEAD).n_slots > PG_SLOTS_MIN)
+        assert_int_not_equal(plan_of(opt, PG_MODE_AUTO).mode, PG_MODE_ONDEMAND);
+}
+
+static void test_auto_pays(void **state)
+{
+    int seen[PG_MODE_COUNT + 1] = {0};
+    (void)state;
+    struct pg_options opt = options(PG_MODE_AUTO, NULL);
+    opt.memory_bytes = 1;
+    uint64_t least = plan_of(opt, PG_MODE_AUTO).minimum;
+    for (uint64_t memory = least; memory < least + (14u << 20); memory += 40 << 10) {
+        for (int with = 0; with < 2; with++) {
+            opt = options(PG_MODE_AUTO, with ? good : NULL);
+            opt.memory_bytes = memory;
+            enum pg_mode mode = auto_near(&opt);
+            seen[mode]++;
+            if (mode == PG_MODE_COUNT)
+                continue;
+            assert_int_equal(plan_of(opt, PG_MODE_AUTO).mode, mode);
+            if (mode != PG_MODE_RESIDENT)
+                check_asked(opt);
+        }
+    }
+    assert_true(seen[PG_MODE_HINT] > 10 && seen[PG_MODE_LOOKAHEAD] > 10);
+    assert_true(seen[PG_MODE_ONDEMAND] > 10 && seen[PG_MODE_RESIDENT] > 10);
+}
+
+/* What lies beside a model is used if it is the model's and was made to hint, and no error if not.
+ */
+static void test_auto_beside(void **state)
+{
+    static const enum pg_mode wanted[] = {PG_MODE_HINT, PG_MODE_LOOKAHEAD, PG_MODE_LOOKAHEAD,
+                                          PG_MODE_LOOKAHEAD};
+    char model[128], sidecar[128];
+    struct pg_options opt = options(PG_MODE_AUTO, NULL);
+    (void)state;
+    assert_int_equal(symlink(model_path, in_dir(model, "auto.gguf")), 0);
+    in_dir(sidecar, "auto.pregate.gguf");
+    opt.model = model;
+    opt.hints = PG_HINTS_ON;
+    opt.memory_bytes = plan_of(opt, PG_MODE_ONDEMAND).minimum + (1 << 20);
+    for (int i = 0; i < 4; i++) {
+        struct pg_err err;
+        pg_engine *e;
+        make(&(struct recipe){.hash = i == 1 ? "0123456789abcdef" : good_hash,
+                              .purpose = i == 2 ? "decide" : NULL});
+        if (i == 3)
+            put_file(bad, "no sidecar", 10);
+        assert_int_equal(rename(bad, sidecar), 0);
+        must(pg_engine_open(&e, &opt, &err), &err);
+        assert_int_equal(e->opt.mode, wanted[i]);
+        assert_int_equal(e->plan.mode, wanted[i]);
+        assert_int_equal(e->sidecar_path[0] != 0, i == 0);
+        pg_engine_close(e);
+    }
+    unlink(sidecar);
+    unlink(model);
+}
+
 /* Types that F32 holds exactly are the same pre-gates. */
 static void test_types(void **state)
 {
@@ -729,6 +840,8 @@ int main(void)
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_same_hints),
         cmocka_unit_test(test_found_beside),
+        cmocka_unit_test(test_auto_pays),
+        cmocka_unit_test(test_auto_beside),
         cmocka_unit_test(test_not_found),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_parts_refused),
