@@ -275,7 +275,7 @@ uint64_t pg_net_bytes(const struct pg_net_options *opt)
     struct pg_arena measure = {0};
     prepare(&n, opt);
     carve(&n, &measure);
-    return n.too_large ? UINT64_MAX : measure.used;
+    return n.too_large ? UINT64_MAX : measure.used + pg_net_cache_bytes(opt);
 }
 
 static int open_net(struct pg_net *n, struct pg_err *err)
@@ -307,6 +307,7 @@ int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg
     prepare(n, opt);
     int rc = pg_net_check(n, err);
     rc = rc ? rc : open_net(n, err);
+    rc = rc ? rc : pg_net_cache_open(n, err);
     rc = rc ? rc : pg_blas_open(&n->blas, err);
     if (rc) {
         pg_net_close(n);
@@ -322,6 +323,7 @@ void pg_net_close(struct pg_net *n)
         return;
     if (n->memory)
         pg_pages_unmap(n->memory, n->bytes);
+    pg_net_cache_close(n);
     free(n->at);
     free(n->params.p);
     free(n);
@@ -421,6 +423,7 @@ static int refer(struct pg_net *n, const pg_real *w, struct pg_err *err)
     n->ref_w = w;
     n->gate = PG_GATE_ROUTER;
     n->bias = NULL;
+    n->refers = true;
     PG_TRY(forward(n, w, err));
     pg_net_reference(n);
     return 0;
@@ -459,6 +462,7 @@ int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_bat
         PG_TRY(refer(n, at.reference, err));
     n->gate = n->opt.gate;
     n->bias = n->opt.cache_bias;
+    n->refers = false;
     PG_TRY(forward(n, at.w, err));
     pg_net_output(n);
     if (at.g)

@@ -23,14 +23,15 @@
  *            constant. Only with kl_weight > 0
  *   total  = nll + balance_weight * balance + sticky_weight * sticky + kl_weight * kl
  *
- * With a cache_bias the experts are chosen as the engine's gates choose them beside a cache
- * (struct pg_options): in each row of the batch, token after token, the experts of block b are
- * ranked by  logit + cache_bias[b] * (largest - smallest logit) * here, where `here` is 1 for what
- * an imagined cache of this block holds, else 0; or, with PG_CACHE_MARGIN, by  probability +
- * cache_bias[b] * here,  the first by its logit before all others. Then the cache is given the
- * chosen. It holds the sticky_cache experts used last, is empty before the row's first token, and
- * keeps what it has where a document ends, as the engine's does. The weights are those of the
- * logits without a bias, and the choice is held constant as ever. Counted with and without a bias:
+ * With a cache_bias the experts are chosen as the engine's gates choose them beside a cache (struct
+ * pg_options): in each row of the batch, token after token, the experts of block b are ranked by
+ * logit + cache_bias[b] * (largest - smallest logit) * here, where `here` is 1 for what an imagined
+ * cache of this block holds, else 0; or, with PG_CACHE_MARGIN, by  probability + cache_bias[b] *
+ * here,  the first by its logit before all others. Then the cache is given the chosen. It has
+ * sticky_cache slots, keeps in them what the policy `cycle` (store/policy.h) keeps, is empty before
+ * the row's first token, and goes on where a document ends, as the engine's does. The weights are
+ * those of the logits without a bias, and the choice is held constant as ever. Counted with and
+ * without a bias:
  *
  *   misses   mean over the T tokens of the chosen that the imagined cache did not hold, summed over
  *            MoE blocks: experts that would be read for a token

@@ -25,6 +25,7 @@
 #include "net/net.h"
 #include "net/rows/blas.h"
 #include "net/rows/rows.h"
+#include "store/policy.h"
 #include "store/store.h"
 
 enum { PG_NET_ROWS = 256, PG_NET_QUERIES = 64, PG_NET_OUT_ROWS = 64 };
@@ -125,8 +126,9 @@ struct pg_net {
     pg_real *part;  /* [n_spans, sums.n] */
     pg_real *room;  /* [n_threads, room_len] */
     size_t room_len;
-    int32_t *recent; /* [n_threads, n_expert] */
-    uint8_t *here;   /* [n_threads, n_expert] in the imagined cache */
+    int32_t *recent;            /* [n_threads, n_expert] */
+    uint8_t *here;              /* [n_threads, n_expert] in the imagined cache */
+    struct pg_net_cache *cache; /* [n_threads], or NULL */
     struct pg_net_chunk *chunk;
     int n_chunks;
     int32_t *order; /* [n_expert] */
@@ -146,6 +148,7 @@ struct pg_net {
     const pg_real *w, *of_blocks, *of_ends, *ref_w;
     enum pg_gate_kind gate;
     const float *bias; /* [n_moe], or NULL */
+    bool refers;       /* it is the reference's way forward */
     pg_real *g, scale;
     const struct pg_net_batch *batch;
     int64_t n_targets;
@@ -263,6 +266,9 @@ void pg_net_routed(struct pg_net *n, int moe);
 void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il);
 
 /* net_cache.c */
+size_t pg_net_cache_bytes(const struct pg_net_options *o); /* on the heap */
+int pg_net_cache_open(struct pg_net *n, struct pg_err *err);
+void pg_net_cache_close(struct pg_net *n);
 /* When the logits of all rows are there: the experts, if the gate is biased, and their misses. */
 void pg_net_cache(struct pg_net *n, int moe);
 void pg_net_sticky(struct pg_net *n, int moe);

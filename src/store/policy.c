@@ -136,6 +136,15 @@ size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots)
     return sizeof(p) + carve(&p, &a);
 }
 
+/* From memory that is zero. */
+static void begin(struct pg_policy *p)
+{
+    struct pg_arena a = {.base = p->memory, .size = p->bytes};
+    carve(p, &a);
+    memset(p->key_of, 0xff, (size_t)p->n_slots * sizeof(*p->key_of));
+    memset(p->least, 0xff, (size_t)p->n_block * sizeof(*p->least));
+}
+
 int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int n_expert,
                    int n_slots, struct pg_err *err)
 {
@@ -164,12 +173,17 @@ int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int 
         pg_policy_close(p);
         return pg_fail(err, PG_ENOMEM, "eviction policy: out of memory (%zu bytes)", bytes);
     }
-    a = (struct pg_arena){.base = p->memory, .size = bytes};
-    carve(p, &a);
-    memset(p->key_of, 0xff, (size_t)n_slots * sizeof(*p->key_of));
-    memset(p->least, 0xff, (size_t)n_block * sizeof(*p->least));
+    p->bytes = bytes;
+    begin(p);
     *out = p;
     return 0;
+}
+
+void pg_policy_reset(struct pg_policy *p)
+{
+    memset(p->memory, 0, p->bytes);
+    p->serial = 0;
+    begin(p);
 }
 
 void pg_policy_close(struct pg_policy *p)

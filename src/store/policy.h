@@ -15,6 +15,7 @@ struct pg_policy;
 int pg_policy_open(struct pg_policy **out, enum pg_evict kind, int n_block, int n_expert,
                    int n_slots, struct pg_err *err);
 void pg_policy_close(struct pg_policy *p);
+void pg_policy_reset(struct pg_policy *p); /* all slots are empty, nothing was ever used */
 size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots);
 /* The first n blocks are known on demand only, all others for certain before: a miss there is
  * waited for in full, elsewhere it hides behind computing. */

@@ -32,6 +32,7 @@ struct pg_policy {
     int n_block, n_expert, n_slots, n_exposed;
     uint64_t serial; /* grows with each use and admission */
     void *memory;
+    size_t bytes;           /* of it */
     struct pg_cycle *cycle; /* of PG_EVICT_CYCLE, else NULL */
 
     uint64_t *last;     /* [n_block * n_expert] serial of the last use, 0: never */

@@ -240,17 +240,60 @@ static void large_batch(void **state)
 
 /* ------------------------------------------------------------------ imagined cache ---------- */
 
-/* When each expert was used last, 0: never; the cache holds the n_here latest. */
+/* A cache of one block under the policy: the expert in each slot, -1: none. */
 struct use {
-    int at[64], now, n_here;
+    struct pg_policy *policy;
+    int holds[64], n_slots;
 };
 
-static bool is_here(const struct use *u, int e, int n_expert)
+static int slot_of(const struct use *u, int e)
 {
-    int later = 0;
-    for (int i = 0; i < n_expert; i++)
-        later += u->at[i] > u->at[e];
-    return u->at[e] > 0 && later < u->n_here;
+    for (int i = 0; i < u->n_slots; i++)
+        if (u->holds[i] == e)
+            return i;
+    return -1;
+}
+
+static bool is_here(const struct use *u, int e)
+{
+    return slot_of(u, e) >= 0;
+}
+
+/* A token uses n experts. Empty slots are filled from the last one down. */
+static void use_all(struct use *u, const int32_t *id, int n)
+{
+    pg_policy_tick(u->policy, 0);
+    for (int i = 0; i < n; i++)
+        pg_policy_use(u->policy, id[i]);
+    for (int i = 0; i < n; i++) {
+        uint8_t may[64];
+        int slot = u->n_slots - 1;
+        if (is_here(u, id[i]))
+            continue;
+        while (slot >= 0 && u->holds[slot] >= 0)
+            slot--;
+        for (int k = 0; k < u->n_slots; k++) {
+            may[k] = 1;
+            for (int j = 0; j < n; j++)
+                may[k] = may[k] && u->holds[k] != id[j];
+        }
+        if (slot < 0) {
+            slot = pg_policy_victim(u->policy, may);
+            if (slot < 0)
+                continue;
+            pg_policy_remove(u->policy, slot);
+        }
+        pg_policy_admit(u->policy, slot, id[i]);
+        u->holds[slot] = id[i];
+    }
+}
+
+static void use_open(struct use *u, int n_expert, int n_slots)
+{
+    struct pg_err err;
+    *u = (struct use){.n_slots = n_slots};
+    assert_int_equal(pg_policy_open(&u->policy, PG_EVICT_CYCLE, 1, n_expert, n_slots, &err), 0);
+    memset(u->holds, 0xff, sizeof(u->holds));
 }
 
 /* The next of the ranking that is not taken yet. */
@@ -279,22 +322,21 @@ static int check_token(const struct net_case *c, int moe, int t, double bias, st
     }
     for (int e = 0; e < n_expert; e++)
         score[e] = c->opt.cache_form == PG_CACHE_MARGIN
-                       ? (score[e] == most ? 9 : p[e] + bias * is_here(u, e, n_expert))
-                       : score[e] + bias * (most - least) * is_here(u, e, n_expert);
+                       ? (score[e] == most ? 9 : p[e] + bias * is_here(u, e))
+                       : score[e] + bias * (most - least) * is_here(u, e);
     for (int i = 0; i < n_used; i++) {
         int best = best_of(score, taken, n_expert);
         if (id[i] != best)
             fail_msg("%s: block %d, token %d, rank %d: %d found, %d wanted", c->path, moe, t, i,
                      (int)id[i], best);
         taken[best] = true;
-        missed += !is_here(u, best, n_expert);
+        missed += !is_here(u, best);
         sum += p[best];
     }
     double scale = (double)c->model.h.rule.scale / (c->model.h.rule.renormalise ? sum : 1);
     for (int i = 0; i < n_used; i++)
         assert_true(fabs(weight[i] - p[id[i]] * scale) < 1e-12);
-    for (int i = n_used - 1; i >= 0; i--)
-        u->at[id[i]] = ++u->now;
+    use_all(u, id, n_used);
     return missed;
 }
 
@@ -302,13 +344,16 @@ static double misses_of(const struct net_case *c)
 {
     int n_tok = c->opt.n_seq * c->opt.seq_len, missed = 0;
     for (int moe = 0; moe < c->model.n_moe; moe++) {
-        struct use u = {.n_here = c->opt.sticky_cache};
+        struct use u = {0};
         for (int t = 0; t < n_tok; t++) {
-            if (t % c->opt.seq_len == 0)
-                u = (struct use){.n_here = c->opt.sticky_cache};
+            if (t % c->opt.seq_len == 0) {
+                pg_policy_close(u.policy);
+                use_open(&u, c->model.h.n_expert, c->opt.sticky_cache);
+            }
             double bias = c->opt.cache_bias ? (double)c->opt.cache_bias[moe] : 0;
             missed += check_token(c, moe, t, bias, &u);
         }
+        pg_policy_close(u.policy);
     }
     return (double)missed / n_tok;
 }

@@ -266,18 +266,26 @@ static void test_cycle_recalls(void **state)
     check_song(24, 64, 144); /* as wide as the waves of three sessions */
 }
 
-/* Keys, slots and victims at random: the choice is always allowed, and the same every time. */
+/* Keys, slots and victims at random: the choice is always allowed, and the same every time; also
+ * from one that has been used and is reset. */
 static void test_random_use(void **state)
 {
     (void)state;
     for (int kind = 0; kind < PG_EVICT_COUNT; kind++) {
         int first[4000];
-        for (int round = 0; round < 2; round++) {
+        struct pg_policy *p;
+        assert_int_equal(pg_policy_open(&p, (enum pg_evict)kind, N_BLOCK, N_EXPERT, N_SLOTS, NULL),
+                         0);
+        for (int round = 0; round < 3; round++) {
             uint32_t x = 7;
             int key_of[N_SLOTS], n = 0;
-            struct pg_policy *p;
-            assert_int_equal(
-                pg_policy_open(&p, (enum pg_evict)kind, N_BLOCK, N_EXPERT, N_SLOTS, NULL), 0);
+            if (round == 1) {
+                pg_policy_close(p);
+                assert_int_equal(
+                    pg_policy_open(&p, (enum pg_evict)kind, N_BLOCK, N_EXPERT, N_SLOTS, NULL), 0);
+            } else if (round == 2) {
+                pg_policy_reset(p);
+            }
             memset(key_of, 0xff, sizeof(key_of));
             for (int i = 0; i < 4000; i++) {
                 uint8_t may[N_SLOTS];
@@ -308,8 +316,8 @@ static void test_random_use(void **state)
                 pg_policy_admit(p, victim, key);
                 key_of[victim] = key;
             }
-            pg_policy_close(p);
         }
+        pg_policy_close(p);
     }
 }
 
