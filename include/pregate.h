@@ -460,6 +460,10 @@ struct pg_train_options {
     enum pg_cache_form cache_form;
     int n_block_bias;
     const float *block_bias;
+    /* Experts of the next ranks that are computed, too, without a say in the answer, so that the
+     * gates learn what it would be with them. Costs as many more experts a token. */
+    int n_runners_up;
+    int reserved; /* 0 */
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 
@@ -529,9 +533,11 @@ struct pg_tune_options {
     int checkpoint_every; /* steps; 0 = 100 */
     float cache_bias;     /* as in struct pg_train_options */
     float kl;             /* likewise: from the model itself, its own routers deciding */
-    enum pg_cache_form cache_form; /* as in struct pg_train_options, and the next two */
+    enum pg_cache_form cache_form; /* as in struct pg_train_options, and the next three */
     int n_block_bias;
     const float *block_bias;
+    int n_runners_up;
+    int reserved; /* 0 */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 

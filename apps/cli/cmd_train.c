@@ -112,6 +112,7 @@ static int options_make(struct train *r)
         .block_bias = bias.each,
         .n_block_bias = bias.n,
         .kl = (float)a->kl,
+        .n_runners_up = a->n_runners_up,
     };
     if (!a->output)
         return cli_usage("train: where to? give -o OUT.gguf");

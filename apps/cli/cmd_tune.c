@@ -198,6 +198,7 @@ static int run(const struct cli_args *args, const char *out)
         .block_bias = bias.each,
         .n_block_bias = bias.n,
         .kl = (float)args->kl,
+        .n_runners_up = args->n_runners_up,
     };
     struct pg_tune_report report;
     struct pg_err err = {0};

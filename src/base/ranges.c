@@ -22,7 +22,7 @@ struct range {
 struct options {
     const char *init; /* the macro that sets the size */
     size_t bytes;
-    struct range range[29]; /* ends with a name of NULL */
+    struct range range[40]; /* those that are there have a name */
 };
 
 // clang-format off
@@ -98,6 +98,7 @@ static const struct options all[] = {
     {AT(kl), FLOAT, 0, 1e6},
     {AT(cache_form), INT, 0, PG_CACHE_MARGIN},
     {AT(n_block_bias), INT, 0, INT32_MAX},
+    {AT(n_runners_up), INT, 0, 1 << 16},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
     {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT
@@ -124,7 +125,8 @@ static const struct options all[] = {
     {AT(cache_bias), FLOAT, 0, 1},
     {AT(kl), FLOAT, 0, 1e6},
     {AT(cache_form), INT, 0, PG_CACHE_MARGIN},
-    {AT(n_block_bias), INT, 0, INT32_MAX}}},
+    {AT(n_block_bias), INT, 0, INT32_MAX},
+    {AT(n_runners_up), INT, 0, 1 << 16}}},
 #undef STRUCT
 #define STRUCT pg_eval_options
 [PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {
@@ -175,7 +177,7 @@ int pg_options_take(enum pg_options_kind kind, void *whole, const void *given, s
     memset(whole, 0, o->bytes);
     memcpy(whole, given, size);
     memcpy(whole, &o->bytes, sizeof(o->bytes));
-    for (const struct range *r = o->range; r->name; r++) {
+    for (const struct range *r = o->range; r < o->range + PG_COUNT(o->range) && r->name; r++) {
         if (r->kind == GIVEN && !is_given(r, whole))
             return pg_fail(err, PG_EARG, "options: %s: none given", r->name);
         if (r->kind == GIVEN)

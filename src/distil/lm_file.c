@@ -87,11 +87,12 @@ static const struct {
     {                                                                                              \
 #field, offsetof(struct pg_lm_head, field), kind                                           \
     }
-    SAME(model, TEXT),         SAME(text, TEXT),      SAME(start, TEXT),       SAME(seed, COUNT),
-    SAME(level, COUNT),        SAME(n_hidden, COUNT), SAME(n_steps, COUNT),    SAME(n_seq, COUNT),
-    SAME(seq_len, COUNT),      SAME(n_held, COUNT),   SAME(eval_every, COUNT), SAME(lr, REAL),
-    SAME(cache_form, COUNT),   SAME(bias, TEXT),      SAME(kl, REAL),          SAME(sticky, REAL),
-    SAME(sticky_cache, COUNT),
+    SAME(model, TEXT),       SAME(text, TEXT),          SAME(start, TEXT),
+    SAME(seed, COUNT),       SAME(level, COUNT),        SAME(n_hidden, COUNT),
+    SAME(n_steps, COUNT),    SAME(n_seq, COUNT),        SAME(seq_len, COUNT),
+    SAME(n_held, COUNT),     SAME(eval_every, COUNT),   SAME(lr, REAL),
+    SAME(cache_form, COUNT), SAME(bias, TEXT),          SAME(kl, REAL),
+    SAME(sticky, REAL),      SAME(sticky_cache, COUNT), SAME(n_runners_up, COUNT),
 #undef SAME
 };
 

@@ -160,6 +160,7 @@ static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg
         .cache_bias = t->bias,
         .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
+        .n_runners_up = t->opt.n_runners_up,
         .pool = pool,
         .frozen = true,
     };
@@ -322,7 +323,8 @@ static void begin_head(struct pg_lm *t)
                              .cache_form = (uint64_t)o->cache_form,
                              .lr = (double)o->lr,
                              .sticky = (double)o->sticky,
-                             .kl = (double)o->kl};
+                             .kl = (double)o->kl,
+                             .n_runners_up = (uint64_t)o->n_runners_up};
     text ^= pg_batches_hash(&t->held_batches) * 31;
     pg_hash_text(text, h->text);
     memcpy(h->bias, t->bias_hash, sizeof(h->bias));

@@ -71,7 +71,7 @@ static void carve_block(struct pg_net *n, struct pg_arena *a, int il)
 {
     const struct pg_hparams *h = n->h;
     struct pg_net_block l = {0};
-    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
+    size_t t = (size_t)n->n_tok, pairs = t * (size_t)n->n_rank;
     bool moe = n->model->block[il].moe >= 0;
     l.x0 = reals(n, a, t, h->n_embd);
     carve_attention(n, a, &l);
@@ -112,7 +112,7 @@ static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
 {
     const struct pg_hparams *h = n->h;
     struct pg_net_route r = {0};
-    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
+    size_t t = (size_t)n->n_tok, pairs = t * (size_t)n->n_rank;
     r.p = reals(n, a, t, h->n_expert);
     r.dlogits = reals(n, a, t, h->n_expert);
     r.id = ints(n, a, pairs, 1);
@@ -132,7 +132,7 @@ static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
 static void carve_passes(struct pg_net *n, struct pg_arena *a)
 {
     const struct pg_hparams *h = n->h;
-    size_t t = (size_t)n->n_tok, pairs = t * (size_t)h->n_expert_used;
+    size_t t = (size_t)n->n_tok, pairs = t * (size_t)n->n_rank;
     size_t n_threads = (size_t)pg_pool_n_threads(n->opt.pool);
     n->y = reals(n, a, pairs, h->n_embd);
     n->dweight = reals(n, a, pairs, 1);
@@ -189,10 +189,9 @@ static int check_options(const struct pg_net_options *o, struct pg_err *err)
     const struct pg_hparams *h = &o->model->h;
     int64_t n_tok = (int64_t)o->n_seq * o->seq_len;
     if (o->n_seq < 1 || o->seq_len < 1 || n_tok > 1 << 24 ||
-        n_tok * PG_MAX(1, h->n_expert_used) > INT32_MAX) {
+        n_tok * PG_MAX(1, h->n_expert) > INT32_MAX) {
         return pg_fail(err, PG_EARG, "a batch of %d rows of %d tokens: 1 to %d tokens are possible",
-                       o->n_seq, o->seq_len,
-                       PG_MIN(1 << 24, INT32_MAX / PG_MAX(1, h->n_expert_used)));
+                       o->n_seq, o->seq_len, PG_MIN(1 << 24, INT32_MAX / PG_MAX(1, h->n_expert)));
     }
     if (o->gate == PG_GATE_PREGATE && (o->level < 1 || o->level >= o->model->n_moe)) {
         return pg_fail(err, PG_EARG,
@@ -248,6 +247,7 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
     n->rope_pairs = h->rope == PG_ROPE_PAIRS;
     n->eps = (pg_real)h->rms_eps;
     n->n_tok = o->n_seq * o->seq_len;
+    n->n_rank = PG_MIN(h->n_expert, h->n_expert_used + o->n_runners_up);
     n->first_decided = pg_net_first_decided(o);
     n->n_spans = (n->n_tok + PG_NET_ROWS - 1) / PG_NET_ROWS;
     n->n_q = h->n_head * h->head_dim;

@@ -39,7 +39,16 @@
  * "The gate" of a block is what decides it: its router, or with PG_GATE_PREGATE and block >= level
  * (counted over MoE blocks) the pre-gate of block - level on the normalised input of that block's
  * experts. Top-k is held constant; the gradient goes through the weights of the chosen, by the
- * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled). A router
+ * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled).
+ *
+ * With n_runners_up > 0 the experts of the next ranks are computed, too, with a weight of 0. The
+ * loss is as without them, but the gate is told of each how the loss would change with its weight,
+ * by the same rule, as if that were p_e * scale: dp_e = scale * (dL/dw_e - along), along being the
+ * mean of dL/dw over the chosen, by their weights (0 where they are not renormalised). This is a
+ * straight-through estimate: the choice itself has no derivative, and without runners-up a gate
+ * learns to divide between experts that it has chosen, never to choose others.
+ *
+ * A router
  * whose block a pre-gate decides is a parameter without a gradient, and so are the factors of the
  * rotation (rope_freqs.weight), which are read at each run.
  *
@@ -97,6 +106,7 @@ struct pg_net_options {
     const float *cache_bias; /* [n_moe], borrowed until close; NULL: none */
     enum pg_cache_form cache_form;
     float kl_weight;
+    int n_runners_up; /* experts a token beyond those used, which the gate learns from */
     struct pg_pool *pool;
     /* Frozen: the model's dense weights are loaded when it runs, and its experts are in `store`,
      * which has n_slots and belongs to the net during a run. */
@@ -144,7 +154,8 @@ int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_bat
                struct pg_net_loss *out, struct pg_err *err);
 /* Additions and multiplications of the matrix products of a run, what is made again included. */
 double pg_net_flop(const struct pg_net_options *opt, bool back);
-/* Of the last run: ids the gate of MoE block `moe` chose, [n_seq * seq_len, n_expert_used]. */
+/* Of the last run: ids the gate of MoE block `moe` chose, [n_seq * seq_len, n_expert_used +
+ * n_runners_up]. */
 const int32_t *pg_net_route(const struct pg_net *n, int moe);
 
 #endif

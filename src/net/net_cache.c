@@ -136,7 +136,7 @@ static void walk(void *arg, int task, int thread)
     int64_t misses = 0;
     empty(c);
     for (int t = task * seq_len; t < (task + 1) * seq_len; t++) {
-        int32_t *id = r->id + (size_t)t * (size_t)n_used;
+        int32_t *id = r->id + (size_t)t * (size_t)n->n_rank;
         for (int e = 0; n->bias && e < n_expert; e++)
             here[e] = c->slot_of[e] >= 0;
         if (n->bias) {
@@ -213,7 +213,7 @@ static void sticky(void *arg, int task, int thread)
         memset(r->missed + (size_t)t * (size_t)n_expert, 0, (size_t)n_expert);
         if (cache.n == n->opt.sticky_cache)
             sum += miss_of(n, r, t, &cache);
-        touch_all(&cache, r->id + (size_t)t * (size_t)n_used, n_used);
+        touch_all(&cache, r->id + (size_t)t * (size_t)n->n_rank, n_used);
     }
     n->of_row[task] = sum;
 }

@@ -337,11 +337,11 @@ static void combine(void *arg, int task, int thread)
     struct pg_net *n = p->n;
     const struct pg_net_route *r = &n->route[n->model->block[p->il].moe];
     struct pg_net_span s = pg_net_span(n, task);
-    int n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
+    int n_rank = n->n_rank, n_embd = n->h->n_embd;
     (void)thread;
-    for (int i = s.t0 * n_used; i < (s.t0 + s.n) * n_used; i++) {
+    for (int i = s.t0 * n_rank; i < (s.t0 + s.n) * n_rank; i++) {
         n->ops->axpy(r->weight[i], pg_net_row(n->y, r->row_of[i], n_embd),
-                     pg_net_row(pg_net_x_out(n, p->il), i / n_used, n_embd), n_embd);
+                     pg_net_row(pg_net_x_out(n, p->il), i / n_rank, n_embd), n_embd);
     }
 }
 
@@ -416,15 +416,15 @@ static void begin_back(void *arg, int task, int thread)
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
     struct pg_net_span s = pg_net_span(n, task);
-    int moe = n->model->block[p->il].moe, n_used = n->h->n_expert_used, n_embd = n->h->n_embd;
+    int moe = n->model->block[p->il].moe, n_rank = n->n_rank, n_embd = n->h->n_embd;
     bool through = pg_net_way_back(n, p->il) == PG_WAY_THROUGH;
     (void)thread;
     memset(s.part, 0, n->sums.n * sizeof(pg_real));
     memset(pg_net_row(n->dh, s.t0, n_embd), 0, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
     if (moe >= 0) {
-        for (int i = s.t0 * n_used; through && i < (s.t0 + s.n) * n_used; i++) {
+        for (int i = s.t0 * n_rank; through && i < (s.t0 + s.n) * n_rank; i++) {
             n->ops->add(pg_net_row(n->y, n->route[moe].row_of[i], n_embd),
-                        pg_net_row(n->dh, i / n_used, n_embd), n_embd);
+                        pg_net_row(n->dh, i / n_rank, n_embd), n_embd);
         }
         pg_net_decide_back(n, &s, p->il);
     }

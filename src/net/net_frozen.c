@@ -115,7 +115,7 @@ static int n_rows_of(const struct pg_net_route *r, int e)
 static int next_block(struct pg_net *n, int moe, bool back, int *n_wanted)
 {
     const struct pg_model *m = n->model;
-    int next = back ? moe - 1 : moe + 1, n_pairs = n->n_tok * n->h->n_expert_used;
+    int next = back ? moe - 1 : moe + 1, n_pairs = n->n_tok * n->n_rank;
     if (next >= m->n_moe || next < n->opt.level || n->gate == PG_GATE_ROUTER)
         return -1;
     const struct pg_net_route *r = &n->route[next];
@@ -221,9 +221,10 @@ static struct flop flop_of(const struct pg_net_options *o, int il)
     double n_q = (double)h->n_head * h->head_dim, n_kv = (double)h->n_head_kv * h->head_dim;
     struct flop f = {.linear = 4.0 * h->n_embd * (n_q + n_kv),
                      .attend = 2 * n_q * (o->seq_len + 1)};
-    double inside = o->model->block[il].moe < 0
-                        ? (double)h->n_ff
-                        : (double)h->n_ff_exp * h->n_expert_used + h->n_ff_shexp;
+    double inside =
+        o->model->block[il].moe < 0
+            ? (double)h->n_ff
+            : (double)h->n_ff_exp * (h->n_expert_used + o->n_runners_up) + h->n_ff_shexp;
     f.experts = 6.0 * h->n_embd * inside;
     return f;
 }

@@ -46,12 +46,15 @@ void pg_net_prefer(const struct pg_net *n, int moe, int t, const uint8_t *here, 
 void pg_net_choose(const struct pg_net *n, struct pg_net_route *r, int t, const pg_real *ranked)
 {
     const struct pg_gate_rule *rule = &n->h->rule;
-    pg_real *p = pg_net_row(r->p, t, rule->n_expert);
-    pg_real *weight = pg_net_row(r->weight, t, rule->n_used);
-    int32_t *id = r->id + (size_t)t * (size_t)rule->n_used;
-    rule_rank(rule, ranked, id);
+    struct pg_gate_rule all = *rule;
+    pg_real *p = pg_net_row(r->p, t, rule->n_expert), *weight = pg_net_row(r->weight, t, n->n_rank);
+    int32_t *id = r->id + (size_t)t * (size_t)n->n_rank;
+    all.n_used = n->n_rank;
+    rule_rank(&all, ranked, id);
     to_probabilities(n, p);
     rule_weights(rule, p, id, weight);
+    for (int i = rule->n_used; i < n->n_rank; i++)
+        weight[i] = 0;
 }
 
 /* z = down h + down_bias, silu(z) */
@@ -133,7 +136,7 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
 
 static void sort_by_expert(const struct pg_net *n, struct pg_net_route *r)
 {
-    int n_expert = n->h->n_expert, n_pairs = n->n_tok * n->h->n_expert_used;
+    int n_expert = n->h->n_expert, n_pairs = n->n_tok * n->n_rank;
     memset(r->first, 0, (size_t)(n_expert + 1) * sizeof(r->first[0]));
     for (int i = 0; i < n_pairs; i++)
         r->first[r->id[i] + 1]++;
@@ -141,7 +144,7 @@ static void sort_by_expert(const struct pg_net *n, struct pg_net_route *r)
         r->first[e + 1] += r->first[e];
     for (int i = 0; i < n_pairs; i++) { /* first[e] moves to the end of e's rows */
         int row = r->first[r->id[i]]++;
-        r->token_of[row] = i / n->h->n_expert_used;
+        r->token_of[row] = i / n->n_rank;
         r->pair_of[row] = i;
         r->row_of[i] = row;
     }
@@ -162,6 +165,15 @@ static void make_chunks(struct pg_net *n, const struct pg_net_route *r)
 
 /* ------------------------------------------------------------------ balance ----------------- */
 
+/* Tokens that use expert e: all of its rows but those of runners-up. */
+static int n_using(const struct pg_net *n, const struct pg_net_route *r, int e)
+{
+    int sum = 0;
+    for (int row = r->first[e]; row < r->first[e + 1]; row++)
+        sum += r->pair_of[row] % n->n_rank < n->h->n_expert_used;
+    return sum;
+}
+
 /* n_expert * sum of f_e P_e, f_e held constant. */
 static void balance(const struct pg_net *n, struct pg_net_route *r)
 {
@@ -169,7 +181,7 @@ static void balance(const struct pg_net *n, struct pg_net_route *r)
     double n_pairs = (double)n->n_tok * n->h->n_expert_used, sum = 0;
     double by = (double)n->opt.balance_weight * (double)n->scale / n->model->n_moe / n->n_tok;
     for (int e = 0; e < n_expert; e++) {
-        double f = (r->first[e + 1] - r->first[e]) / n_pairs, p = 0;
+        double f = n_using(n, r, e) / n_pairs, p = 0;
         for (int t = 0; t < n->n_tok; t++)
             p += (double)pg_net_row(r->p, t, n_expert)[e];
         sum += f * p / n->n_tok;
@@ -194,19 +206,19 @@ void pg_net_routed(struct pg_net *n, int moe)
 
 /* ------------------------------------------------------------------ back -------------------- */
 
-/* dp += what the weights of the chosen bring. */
+/* dp += what the weights of the chosen bring, and what those of runners-up would. */
 static void weights_back(const struct pg_net *n, const struct pg_net_route *r, int t, pg_real *dp)
 {
     const struct pg_gate_rule *rule = &n->h->rule;
     const pg_real *p = pg_net_row(r->p, t, rule->n_expert);
-    size_t at = (size_t)t * (size_t)rule->n_used;
+    size_t at = (size_t)t * (size_t)n->n_rank;
     pg_real scale = rule_scale(rule, p, r->id + at), along = 0;
     if (rule->renormalise) {
         pg_real sum = rule_sum(rule, p, r->id + at);
         for (int i = 0; i < rule->n_used && sum > LEAST_SUM; i++)
             along += n->dweight[r->row_of[at + (size_t)i]] * p[r->id[at + (size_t)i]] / sum;
     }
-    for (int i = 0; i < rule->n_used; i++)
+    for (int i = 0; i < n->n_rank; i++)
         dp[r->id[at + (size_t)i]] += scale * (n->dweight[r->row_of[at + (size_t)i]] - along);
 }
 

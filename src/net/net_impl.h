@@ -11,7 +11,7 @@
  *   net_ffn.c     experts, dense and shared feed-forward, and back
  *   net_out.c     output, loss, and the beginning of the way back
  *
- * T = n_seq * seq_len tokens, U = n_expert_used, E = n_embd, F = n_ff_exp.
+ * T = n_seq * seq_len tokens, U = n_rank, E = n_embd, F = n_ff_exp.
  *
  * Tasks: PG_NET_ROWS rows of a batch; one (sequence, key head); one (expert, PG_NET_ROWS of its
  * rows) forward and one expert back; one block of rows of a weight gradient, summed over the whole
@@ -98,6 +98,7 @@ struct pg_net {
     pg_real eps; /* of the norms */
 
     int n_tok, n_spans, n_q, n_kv;
+    int n_rank; /* experts of a token: those used, then the runners-up, whose weight is 0 */
     int q_norm_len, k_norm_len; /* 0: none */
     int max_ff;                 /* of dense and shared */
     int out_rows;               /* rows whose logits are there at once */

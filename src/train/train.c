@@ -281,6 +281,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .cache_bias = t->bias,
         .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
+        .n_runners_up = t->opt.n_runners_up,
         .pool = t->pool,
     };
 }

@@ -422,9 +422,80 @@ static void diverges_as_defined(void **state)
     net_case_close(&c);
 }
 
+/* ------------------------------------------------------------------ runners-up -------------- */
+
+static bool is_gate(const struct pg_param *p)
+{
+    return strstr(p->name, "ffn_gate_inp.weight") || strstr(p->name, "ffn_pregate");
+}
+
+/* Block 0's derivative by its logits is what the header says, in plain loops over the derivatives
+ * by the weights; that block is the last on the way back, so they are still there. */
+static void check_estimate(const struct net_case *c, int n_rank)
+{
+    const struct pg_net *n = c->net;
+    const struct pg_net_route *r = &n->route[0];
+    int n_expert = c->model.h.n_expert, n_used = c->model.h.n_expert_used;
+    for (int t = 0; t < n->n_tok; t++) {
+        const double *p = r->p + t * n_expert, *by_logit = r->dlogits + t * n_expert;
+        const int32_t *id = r->id + t * n_rank;
+        double sum = 0, along = 0, dp[64] = {0}, mean = 0;
+        for (int i = 0; i < n_used; i++)
+            sum += p[id[i]];
+        for (int i = 0; i < n_used; i++)
+            along += p[id[i]] / sum * n->dweight[r->row_of[t * n_rank + i]];
+        for (int i = 0; i < n_rank; i++)
+            dp[id[i]] = (n->dweight[r->row_of[t * n_rank + i]] - along) / sum;
+        for (int e = 0; e < n_expert; e++)
+            mean += p[e] * dp[e];
+        for (int e = 0; e < n_expert; e++)
+            assert_true(fabs(by_logit[e] - p[e] * (dp[e] - mean)) < 1e-12);
+    }
+}
+
+/* They change neither the answer nor a derivative, but those of the gates and of what lies before a
+ * gate. */
+static void runners_up_have_no_say(void **state)
+{
+    (void)state;
+    for (int level = 0; level < 2; level++) {
+        struct net_case c, plain;
+        struct pg_net_options opt = {.gate = level ? PG_GATE_PREGATE : PG_GATE_ROUTER,
+                                     .level = level,
+                                     .n_seq = 2,
+                                     .seq_len = 40,
+                                     .sticky_cache = 3,
+                                     .cache_bias = biases(0.1f)};
+        net_case_open(&plain, "gen_moe/qwen3moe.gguf", &opt, 2);
+        opt.n_runners_up = 2;
+        net_case_open(&c, "gen_moe/qwen3moe.gguf", &opt, 2);
+        net_case_fill(&c, 30, 5);
+        net_case_fill(&plain, 30, 5);
+        struct pg_net_loss with = net_case_run(&c, true), without = net_case_run(&plain, true);
+        assert_true(with.nll == without.nll && with.misses == without.misses);
+        bool learnt = false;
+        char last[32]; /* the block that no gate lies behind */
+        snprintf(last, sizeof(last), "blk.%d.", c.model.h.n_layer - 1);
+        for (int i = 0; i < c.params->n; i++) {
+            const struct pg_param *p = &c.params->p[i];
+            bool same = strstr(p->name, "_exps") && !strncmp(p->name, last, strlen(last));
+            for (size_t k = p->at; k < p->at + p->n; k++) {
+                learnt = learnt || (is_gate(p) && fabs(c.g[k] - plain.g[k]) > 1e-9);
+                assert_true(!same || fabs(c.g[k] - plain.g[k]) < 1e-13);
+            }
+        }
+        assert_true(learnt);
+        if (level == 0)
+            check_estimate(&c, c.model.h.n_expert_used + opt.n_runners_up);
+        net_case_close(&plain);
+        net_case_close(&c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(runners_up_have_no_say),
         cmocka_unit_test(chosen_beside_a_cache),
         cmocka_unit_test(diverges_as_defined),
         cmocka_unit_test(derivatives_are_differences),
