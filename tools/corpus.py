@@ -1,6 +1,7 @@
 """Text files to documents of token ids, as the trainer and the evaluator see them, through `pregate tokenize`."""
 import hashlib
 import json
+import lzma
 import pathlib
 import subprocess
 
@@ -10,7 +11,8 @@ BOS = 1
 def documents(path):
     """Separated by a line <|endoftext|>, without blank lines at the ends; nothing is no document."""
     docs, lines = [], []
-    for line in pathlib.Path(path).read_text().split("\n") + ["<|endoftext|>"]:
+    read = lzma.open(path, "rt").read if str(path).endswith(".xz") else pathlib.Path(path).read_text
+    for line in read().split("\n") + ["<|endoftext|>"]:
         if line.rstrip("\r") != "<|endoftext|>":
             lines.append(line)
             continue

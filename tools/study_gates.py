@@ -56,9 +56,8 @@ def states(args, model):
     kept = args.out / "states.pt"
     if kept.exists():
         return torch.load(kept)
-    read = lambda name, n: corpus.token_documents(args.pregate, args.model, ROOT / f"models/data/tinystories.{name}.txt",
-                                                  args.out, n)
-    train, held = read("train", 1200), read("heldout", None)
+    read = lambda name, n: corpus.token_documents(args.pregate, args.model, ROOT / "models/data" / name, args.out, n)
+    train, held = read("stories.train.txt.xz", 1200), read("tinystories.heldout.txt", None)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
     data = {"stop": collect(model, take(train, order, N_STOP)), "train": collect(model, take(train, order, N_TRAIN)),
             "held": collect(model, take(held, list(range(len(held))), N_HELD))}
