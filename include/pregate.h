@@ -525,7 +525,7 @@ struct pg_tune_options {
         *from_sidecar;    /* pre-gates to begin with; NULL: they are distilled first, into OUT */
     int n_seq, seq_len;   /* of a batch; 0 = as many rows, up to 16, as read the fewest bytes a
                            * token within the memory, x min(256, the model's context) */
-    float lr;             /* 0 = 1e-3; falls as a cosine to a tenth */
+    float lr;             /* 0 = 3e-4; falls as a cosine to a tenth */
     float sticky;         /* weight of the expected-miss loss */
     int sticky_cache;     /* 0 = 2 n_used */
     int eval_every;       /* steps from one measurement on held-out text to the next; 0 = a

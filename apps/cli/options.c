@@ -174,7 +174,7 @@ static const struct option options[] = {
 {"lr", 0, "X", TRAIN, REAL, AT(lr), 1e-30, 1e38, NULL, "learning rate (3e-4)"},
 {"schedule", 0, "WHAT", TRAIN, CHOICE, AT(schedule), 0, 0, choice_schedule, "of the learning rate (constant)"},
 {"lr-end", 0, "PART", TRAIN, REAL, AT(lr_end), 0, 1, NULL, "where cosine and linear end, as a part of --lr (0.1)"},
-{"lr", 0, "X", TUNE, REAL, AT(lr), 1e-30, 1e38, NULL, "lm: learning rate (1e-3)"},
+{"lr", 0, "X", TUNE, REAL, AT(lr), 1e-30, 1e38, NULL, "lm: learning rate (3e-4)"},
 {"warmup", 0, "N", TRAIN, INTEGER, AT(n_warmup), 0, BIG, NULL, "steps in which the learning rate rises (0)"},
 {"weight-decay", 0, "X", TRAIN, REAL, AT(weight_decay), 0, 1e6, NULL, "AdamW's, of matrices (0.01)"},
 {"clip", 0, "X", TRAIN, REAL, AT(clip), 0, 1e30, NULL, "largest norm of the whole gradient; 0 = any (1)"},

@@ -26,7 +26,7 @@ enum {
 static void fill_in(struct pg_tune_options *o)
 {
     o->n_steps = o->n_steps ? o->n_steps : DEFAULT_STEPS;
-    o->lr = o->lr > 0 ? o->lr : 1e-3f;
+    o->lr = o->lr > 0 ? o->lr : 3e-4f;
     o->holdout = o->holdout > 0 ? o->holdout : 0.1f;
     o->eval_every = o->eval_every ? o->eval_every : PG_MAX(1, o->n_steps / 10);
     o->checkpoint_every = o->checkpoint_every ? o->checkpoint_every : 100;
