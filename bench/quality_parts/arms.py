@@ -1,0 +1,165 @@
+"""What is compared: each arm is a way to a model, with settings that it chooses on the validation text."""
+from typing import NamedTuple, Optional
+
+from .lab import ROOT, write
+from .shape import write_shape
+
+DEMO = ROOT / "models/tinystories-moe.gguf"
+DEMO_PREGATED = ROOT / "models/tinystories-moe-pregated.gguf"
+
+# About a third of the demo model's parameters, the demo model's, and three times as many.
+SHAPES = {
+    "small": {"block_count": 4, "embedding_length": 96, "feed_forward_length": 80, "expert_feed_forward_length": 80,
+              "attention.head_count": 3, "attention.head_count_kv": 1},
+    "demo": None,
+    "large": {"block_count": 8, "embedding_length": 192, "feed_forward_length": 192, "expert_feed_forward_length": 192,
+              "attention.head_count": 6, "attention.head_count_kv": 2},
+}
+RUNNERS_UP = ["--runners-up", 2]  # where pre-gates learn
+TUNING = ["--batch", "8x256", "--schedule", "linear", "--weight-decay", "0.1"]  # of all fine-tuning
+
+
+class Ready(NamedTuple):
+    """A model that can be run: file, who decides, and the sidecar of pre-gates."""
+    gguf: object
+    mode: str
+    sidecar: Optional[object] = None
+
+    def args(self):
+        return ["eval", self.gguf, "--mode", self.mode] + (["--pregate", self.sidecar] if self.sidecar else [])
+
+
+def base(lab, size, plan):
+    """The model that fine-tuning begins with: the one in models/, or one of another size, made as that one was."""
+    if size == "demo":
+        return DEMO
+    shape = lab.out / f"{size}-shape.gguf"
+    with lab.lock(shape):
+        if not shape.exists():
+            write_shape(DEMO, shape, SHAPES[size])
+    books = lab.file(f"{size}-books", ["train", shape, "--from", "scratch", "--data", lab.text["books"], "--steps",
+                                       plan["base_steps"][0], "--batch", "16x256", "--lr", "3e-3", "--warmup", "100",
+                                       "--weight-decay", "0.1", "--seed", 1])
+    return lab.file(f"{size}-base", ["train", books, "--data", lab.text["train"], "--steps", plan["base_steps"][1],
+                                     "--batch", "16x256", "--lr", "3e-3", "--schedule", "cosine", "--lr-end", "0.02",
+                                     "--warmup", "50", "--weight-decay", "0.1", "--seed", 1])
+
+
+def tag(setting):
+    return "-".join(f"{k}{v}" for k, v in sorted(setting.items()))
+
+
+class Arm:
+    """A way to a model. What it chooses from: rates, weights of the trust region, and `plan["steps"]`."""
+    rates, regions = ["3e-4", "1e-3"], ["0", "4"]
+
+    def __init__(self, lab, plan, size="demo", level=1):
+        self.lab, self.plan, self.size, self.level = lab, plan, size, level
+        self.name = f"{self.kind}-level{level}" if level else self.kind
+        self.name = self.name if size == "demo" else f"{size}-{self.name}"
+
+    def base(self):
+        return base(self.lab, self.size, self.plan)
+
+    def made(self, setting, seed, what, args):
+        return self.lab.file(f"{self.name}-{tag(setting)}-seed{seed}{what}", args)
+
+    def train(self, setting, seed, *more):
+        return self.made(setting, seed, "", ["train", self.base(), "--data", self.lab.text["train"], *TUNING, "--lr",
+                                             setting["lr"], "--steps", setting["steps"], "--seed", seed,
+                                             *(["--kl", setting["kl"]] if setting["kl"] != "0" else []), *more])
+
+    def valid(self, setting):
+        seed = self.plan["seeds"][0]
+        return self.lab.json(f"valid-{self.name}-{tag(setting)}-seed{seed}",
+                             [*self.make(setting, seed).args(), "--data", self.lab.text["valid"]])["ppl"]
+
+    def chosen(self):
+        """Rate and trust region with the fewest steps, then the steps with these."""
+        few, *more = self.plan["steps"]
+        best = min(({"lr": lr, "kl": kl, "steps": few} for lr in self.rates for kl in self.regions), key=self.valid)
+        return min((best, *({**best, "steps": n} for n in more)), key=self.valid)
+
+    def run(self):
+        """The test text, once, with what was chosen; and the routers on the same weights."""
+        setting = self.chosen()
+        write(self.lab.out / f"chosen-{self.name}.json", str(setting).replace("'", '"') + "\n")
+        for seed in self.plan["seeds"]:
+            ready = self.make(setting, seed)
+            self.lab.json(f"test-{self.name}-seed{seed}", [*ready.args(), "--data", self.lab.text["test"]])
+            if ready.mode == "pregate" and ready.gguf != self.base():
+                self.lab.json(f"test-{self.name}-routers-seed{seed}",
+                              ["eval", ready.gguf, "--mode", "resident", "--data", self.lab.text["test"]])
+
+
+class Before(Arm):
+    """The model before any of it."""
+    kind = "before"
+
+    def __init__(self, lab, plan, size="demo"):
+        super().__init__(lab, plan, size, 0)
+
+    def run(self):
+        for part in ("valid", "test"):
+            self.lab.json(f"{part}-{self.name}", ["eval", self.base(), "--mode", "resident", "--data", self.lab.text[part]])
+
+
+class Conventional(Arm):
+    """Fine-tuned, its routers deciding."""
+    kind = "conventional"
+
+    def __init__(self, lab, plan, size="demo"):
+        super().__init__(lab, plan, size, 0)
+
+    def make(self, setting, seed):
+        return Ready(self.train(setting, seed, "--gate", "router"), "resident")
+
+
+class Next(Arm):
+    """The router of a later block, unmodified."""
+    kind = "next"
+
+    def run(self):
+        sidecar = self.lab.file(f"{self.name}", ["sidecar", self.base(), "--level", self.level])
+        for part in ("valid", "test"):
+            self.lab.json(f"{part}-{self.name}", [*Ready(self.base(), "pregate", sidecar).args(), "--data", self.lab.text[part]])
+
+
+class Distilled(Arm):
+    """Pre-gates that imitate the router, the model as it is. What it chooses is how much text they see."""
+    kind = "distilled"
+
+    def chosen(self):
+        return min(({"tokens": n} for n in self.plan["tokens"]), key=self.valid)
+
+    def sidecar(self, setting, seed):
+        return self.made(setting, seed, "", ["tune", self.base(), "--data", self.lab.text["train"], "--for", "decide",
+                                             "--level", self.level, "--tokens", setting["tokens"], "--seed", seed])
+
+    def make(self, setting, seed):
+        return Ready(self.base(), "pregate", self.sidecar(setting, seed))
+
+
+class ByLoss(Arm):
+    """Pre-gates by the loss of the language model, the model as it is; from distilled ones."""
+    kind, rates, regions = "by-loss", ["3e-4", "1e-3"], ["4"]
+
+    def make(self, setting, seed):
+        first = Distilled(self.lab, self.plan, self.size, self.level)
+        return Ready(self.base(), "pregate",
+                     self.made(setting, seed, "", ["tune", self.base(), "--data", self.lab.text["train"], "--for", "decide",
+                                                   "--loss", "lm", "--level", self.level, "--from",
+                                                   first.sidecar(first.chosen(), seed), "--batch", "8x256", "--lr",
+                                                   setting["lr"], "--steps", setting["steps"], "--kl", setting["kl"],
+                                                   *RUNNERS_UP, "--seed", seed]))
+
+
+class Pregated(Arm):
+    """Fine-tuned with pre-gates deciding, from distilled ones."""
+    kind = "pregated"
+
+    def make(self, setting, seed):
+        first = Distilled(self.lab, self.plan, self.size, self.level)
+        model = self.train(setting, seed, "--gate", "pregate", "--level", self.level, *RUNNERS_UP, "--from",
+                           first.sidecar(first.chosen(), seed))
+        return Ready(model, "pregate", model.with_name(f"{model.stem}.pregate.gguf"))
