@@ -14,8 +14,9 @@ package_is_there()
     libutf8proc-dev) pkg-config --exists libutf8proc 2>/dev/null ;;
     liburing-dev) pkg-config --exists liburing 2>/dev/null ;;
     libopenblas0-pthread) # or the kind with OpenMP; the serial one will not do
-        /sbin/ldconfig -p | grep -q libopenblas.so.0 &&
-            ! readlink -f "$(/sbin/ldconfig -p | sed -n 's/.*libopenblas\.so\.0 .*=> //p' | head -n 1)" | grep -q serial
+        local blas
+        blas=$(/sbin/ldconfig -p | sed -n 's/.*libopenblas\.so\.0 .*=> //p')
+        [ -n "$blas" ] && [[ $(readlink -f "${blas%%$'\n'*}") != *serial* ]]
         ;;
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;

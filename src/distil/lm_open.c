@@ -201,7 +201,7 @@ static int plan_for(struct pg_lm *t, struct pg_engine *e, enum pg_mode mode, str
 static int choose_batch(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
 {
     bool given = t->opt.n_seq > 0;
-    double least = INFINITY;
+    double least = HUGE_VAL;
     int best = 0, rc = 0;
     for (int n = given ? t->opt.n_seq : MOST_SEQ; n > 0 && least > 0; n = given ? 0 : n / 2) {
         t->net_options.n_seq = n;
