@@ -51,4 +51,17 @@ void must(int rc, const struct pg_err *err);
 /* The same where a test has more to do: one line, and the test goes on. */
 void say_skipped(const char *test, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Whether the address or the thread sanitizer is in: its own memory is in no plan. */
+#if defined(__has_feature)
+#define HAS_FEATURE(x) __has_feature(x)
+#else
+#define HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 #endif

@@ -407,18 +407,6 @@ static void test_this_machine(void **state)
     assert_true(pg_peak_rss() > MIB(1) / 4 && pg_peak_rss() < total);
 }
 
-#if defined(__has_feature)
-#define HAS_FEATURE(x) __has_feature(x)
-#else
-#define HAS_FEATURE(x) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
-    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
-#define PLAIN_BUILD 0
-#else
-#define PLAIN_BUILD 1
-#endif
-
 /* Sanitizers reserve terabytes of address space and cannot live under RLIMIT_AS. */
 static void test_address_space_limit(void **state)
 {
@@ -428,7 +416,7 @@ static void test_address_space_limit(void **state)
 
     if (PG_EMULATED)
         skip_because("qemu-user sets no limit of address space");
-    if (!PLAIN_BUILD)
+    if (SANITIZED)
         skip_because("a sanitizer cannot live under a limit of address space");
     child = fork();
     assert_true(child >= 0);

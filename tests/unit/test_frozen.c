@@ -58,16 +58,11 @@ static void frozen_open(struct frozen *f, const struct net_case *c, int n_slots,
 {
     struct pg_options o = {PG_OPTIONS_INIT, .model = c->path, .n_threads = n_threads, .n_ctx = 8};
     struct pg_err err = {0};
-    struct pg_plan plan;
     o.evict = PG_EVICT_LRU;
     o.hints = PG_HINTS_ON;
     o.mode = n_slots ? PG_MODE_ONDEMAND : PG_MODE_RESIDENT;
     *f = (struct frozen){.opt = c->opt};
-    if (n_slots) {
-        o.memory_bytes = 1;
-        assert_int_equal(pg_plan_make(&plan, &o, &err), PG_EBUDGET);
-        o.memory_bytes = plan.minimum + (uint64_t)n_slots * plan.slot_bytes;
-    }
+    o.n_slots = n_slots ? PG_SLOTS_MIN + n_slots : 0;
     if (pg_engine_open(&f->engine, &o, &err))
         fail_msg("%s: %s", c->path, err.text);
     f->opt.model = &f->engine->model;
