@@ -47,7 +47,7 @@ class Curve:
                 for v in values]
 
     def values(self):
-        return self.plan["margins"] if self.knob == MARGIN else self.plan["biases"]
+        return self.plan["margins"]
 
     def curves(self, seeds):
         """By seed, what is there of the test text's points: (value, bytes, perplexity)."""

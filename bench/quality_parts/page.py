@@ -148,12 +148,11 @@ def front_section(lab, plan, baselines, trained):
     return ["![Bytes read against perplexity](quality-curve.svg)", "", *front.table(), "", "All points:", "", *front.points_table()]
 
 
-def head(lab, plan, words):
-    """What was done, and what is concluded from it; `words` are written by hand, of the figures below."""
+def head(lab, plan):
     seeds = ", ".join(map(str, plan["seeds"]))
     texts = "; ".join(f"{part}: `{lab.text[part].name}`" for part in ("train", "valid", "test"))
-    return ["# Quality of pre-gates", "", words.strip(), "", "## The experiment", "",
-            f"""Everything below this line is written by `bench/quality`. Texts ({texts}) share no story. Each way to a gate
+    return ["# Quality of pre-gates", "",
+            f"""Written by `bench/quality`. Texts ({texts}) share no story. Each way to a gate
 chooses its rate and its steps on the validation text, with the first seed; the test text is then measured once, with
 seeds {seeds}. Differences are taken seed by seed; ± is the half of a 95 % interval (Student's t). "No difference shown"
 stands where that interval has zero in it. Perplexity is of the first 256 tokens of each story.""",
