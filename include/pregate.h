@@ -463,7 +463,9 @@ struct pg_train_options {
     /* Experts of the next ranks that are computed, too, without a say in the answer, so that the
      * gates learn what it would be with them. Costs as many more experts a token. */
     int n_runners_up;
-    int reserved; /* 0 */
+    /* Whose probabilities weigh the experts that a pre-gate has chosen, here and where the result
+     * runs: the block's router, which then learns as well, or the pre-gate itself. */
+    enum pg_gate_kind weigher;
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 
@@ -537,7 +539,7 @@ struct pg_tune_options {
     int n_block_bias;
     const float *block_bias;
     int n_runners_up;
-    int reserved; /* 0 */
+    enum pg_gate_kind weigher; /* with `decide`, whatever the loss: as in struct pg_train_options */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 

@@ -51,7 +51,7 @@ struct cli_args {
     int trained_for, n_hidden, n_tokens, loss, eval_every; /* of tune */
     double holdout;
     int n_slots; /* 0: not given */
-    int n_steps, n_accumulate, n_warmup, sticky_cache, n_runners_up, checkpoint_every;
+    int n_steps, n_accumulate, n_warmup, sticky_cache, n_runners_up, weigher, checkpoint_every;
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
     int hint_extra;
     struct cli_reals cache_bias, cache_margin; /* of them one at most; a value, or one a block */

@@ -113,6 +113,7 @@ static int options_make(struct train *r)
         .n_block_bias = bias.n,
         .kl = (float)a->kl,
         .n_runners_up = a->n_runners_up,
+        .weigher = (enum pg_gate_kind)a->weigher,
     };
     if (!a->output)
         return cli_usage("train: where to? give -o OUT.gguf");

@@ -199,6 +199,7 @@ static int run(const struct cli_args *args, const char *out)
         .n_block_bias = bias.n,
         .kl = (float)args->kl,
         .n_runners_up = args->n_runners_up,
+        .weigher = (enum pg_gate_kind)args->weigher,
     };
     struct pg_tune_report report;
     struct pg_err err = {0};

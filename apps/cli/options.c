@@ -184,6 +184,7 @@ static const struct option options[] = {
 {"sticky-cache", 0, "N", TRAIN | TUNE, INTEGER, AT(sticky_cache), 1, 65536, NULL, "experts a block that this cache is taken to hold (twice what a token uses)"},
 {"cache-bias", 0, "X[,X...]", TRAIN | TUNE, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that this cache holds, as run --cache-bias will (0)"},
 {"cache-margin", 0, "M[,M...]", TRAIN | TUNE, REALS, AT(cache_margin), 0, 1, NULL, "the same for run --cache-margin (0)"},
+{"weigher", 0, "KIND", TRAIN | TUNE, CHOICE, AT(weigher), 0, 0, choice_gate, "who weighs the experts that a pre-gate has chosen (router)"},
 {"runners-up", 0, "N", TRAIN | TUNE, INTEGER, AT(n_runners_up), 0, 65536, NULL, "experts beyond those used that gates learn from, without a say in the answer (0)"},
 {"kl", 0, "W", TRAIN | TUNE, REAL, AT(kl), 0, 1e6, NULL, "weight of the divergence from the model that training starts from (0)"},
 {"freeze", 0, "LIST", TRAIN, TEXT, AT(freeze), 0, 0, NULL, "tensors that stay as they are, commas between, * for any: token_embd*,*.attn_*"},

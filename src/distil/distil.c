@@ -423,7 +423,8 @@ static int write_sidecar(const struct tune *t, struct pg_err *err)
     struct pg_sidecar s = {.model = &t->engine->model,
                            .hash = t->head.model,
                            .level = t->opt.level,
-                           .decides = t->opt.decide};
+                           .decides = t->opt.decide,
+                           .weigher = t->opt.weigher};
     struct pg_pregate *gates = pg_calloc((size_t)t->fit.n_gate, sizeof(*gates));
     if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");

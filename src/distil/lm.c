@@ -200,8 +200,12 @@ static int write_sidecar(struct pg_lm *t, struct pg_err *err)
     if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     pg_pregates_in(m, t->params, t->best, gates);
-    struct pg_sidecar s = {
-        .model = m, .hash = t->head.model, .level = t->from.level, .decides = true, .gates = gates};
+    struct pg_sidecar s = {.model = m,
+                           .hash = t->head.model,
+                           .level = t->from.level,
+                           .decides = true,
+                           .weigher = t->opt.weigher,
+                           .gates = gates};
     int rc = pg_sidecar_save(&s, t->opt.out, err);
     free(gates);
     return rc;

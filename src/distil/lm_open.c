@@ -161,6 +161,7 @@ static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg
         .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
         .n_runners_up = t->opt.n_runners_up,
+        .weigher = t->opt.weigher,
         .pool = pool,
         .frozen = true,
     };
@@ -324,7 +325,8 @@ static void begin_head(struct pg_lm *t)
                              .lr = (double)o->lr,
                              .sticky = (double)o->sticky,
                              .kl = (double)o->kl,
-                             .n_runners_up = (uint64_t)o->n_runners_up};
+                             .n_runners_up = (uint64_t)o->n_runners_up,
+                             .weigher = (uint64_t)o->weigher};
     text ^= pg_batches_hash(&t->held_batches) * 31;
     pg_hash_text(text, h->text);
     memcpy(h->bias, t->bias_hash, sizeof(h->bias));

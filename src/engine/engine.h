@@ -60,6 +60,7 @@ struct pg_engine {
     struct pg_sidecar_head head; /* of the sidecar */
     int level;
     bool trained_to_decide;      /* of the sidecar: its purpose */
+    enum pg_gate_kind weigher;   /* likewise */
     struct pg_pregate_form form; /* of the pre-gates */
     uint64_t file_bytes;
 

@@ -36,6 +36,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .rule = e->model.h.rule,
             .n_block = e->model.n_moe,
             .level = e->level,
+            .weigher = e->weigher,
             .n_hidden = e->form.n_hidden,
             .max_tok = n_batch,
             .routers = e->routers,

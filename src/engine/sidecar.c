@@ -46,6 +46,7 @@ static void use_head(struct pg_engine *e)
     e->level = e->head.level;
     e->trained_to_decide = e->head.decides;
     e->form = e->head.form;
+    e->weigher = e->head.weigher;
 }
 
 static int check_level(const struct pg_engine *e, struct pg_err *err)

@@ -208,6 +208,35 @@ static void check_call(const struct pg_gate_options *o, int block, const struct 
     PG_ASSERT(h->n_tok >= 1 && h->n_tok <= o->max_tok);
 }
 
+/* What router `block` makes of experts that are chosen already. */
+struct weighing {
+    struct pg_gate *g;
+    struct pg_route *route;
+    bool failed;
+};
+
+static void weigh_row(void *arg, int t, int thread)
+{
+    struct weighing *w = arg;
+    const struct pg_gate_options *o = &w->g->opt;
+    float *logits = w->g->logits + (size_t)t * (size_t)o->rule.n_expert;
+    size_t at = (size_t)t * (size_t)o->rule.n_used;
+    (void)thread;
+    if (!pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, w->route->id + at,
+                            w->route->weight + at)) {
+        memset(w->route->weight + at, 0, (size_t)o->rule.n_used * sizeof(float));
+        __atomic_store_n(&w->failed, true, __ATOMIC_RELAXED);
+    }
+}
+
+static int weigh(struct pg_gate *g, int block, struct pg_input *h, struct pg_route *route)
+{
+    struct weighing w = {g, route, false};
+    run_map(g, &g->opt.routers[block], h);
+    pg_rows(g->opt.compute, weigh_row, &w, h->n_tok);
+    return w.failed ? PG_ENUMERIC : 0;
+}
+
 static int decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
                   const struct pg_route **out, struct pg_err *err)
 {
@@ -217,8 +246,10 @@ static int decide(struct pg_gate *g, int block, struct pg_input *h, const int32_
         g->n_decided = 0;
     if (o->mode == PG_MODE_PREGATE && block >= o->level) {
         PG_ASSERT(block < g->n_decided && g->n_decided <= block + o->level);
-        *out = &g->ahead[block % (o->level + 1)];
-        return 0;
+        struct pg_route *chosen = &g->ahead[block % (o->level + 1)];
+        *out = chosen;
+        bool late = o->weigher == PG_GATE_ROUTER;
+        return late && weigh(g, block, h, chosen) ? numeric(block, err) : 0;
     }
     struct ruling r = {.g = g,
                        .rule = &o->rule,

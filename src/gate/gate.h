@@ -13,6 +13,10 @@
  *   hint          router b                  pre-gate b, trained
  *   pregate       pre-gate b - level        the decision for b + level, which is final
  *
+ * Who decides says which experts run. Their weights follow from the same logits; or, where the
+ * sidecar names the router as weigher, from those that router b has when block b runs: nothing has
+ * to be moved for them, so they need not be known early.
+ *
  * A pre-gate is a map of the normalised input of a block's experts to logits, linear in the main
  * (struct pg_pregate), followed by the model's own rule. An untrained one is the router `level`
  * blocks on with the gains of the two norms folded in: norm_b(x) = g_b ⊙ x/rms(x), so W' =
@@ -65,6 +69,7 @@ struct pg_gate_tap {
 struct pg_gate_options {
     enum pg_mode mode; /* not AUTO */
     struct pg_gate_rule rule;
+    enum pg_gate_kind weigher; /* of what pre-gates decide */
     int n_block, level, max_tok;
     int n_hidden;                      /* the widest hidden layer; 0: there is none */
     const struct pg_pregate *routers;  /* [n_block], borrowed */

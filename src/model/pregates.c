@@ -65,6 +65,18 @@ static int read_purpose(const struct pg_gguf *g, bool *decides, struct pg_err *e
     return 0;
 }
 
+static int read_weigher(const struct pg_gguf *g, enum pg_gate_kind *weigher, struct pg_err *err)
+{
+    struct pg_str who = {"pregate", 7};
+    PG_TRY(pg_gguf_get_str(g, "pregate.weigher", PG_GGUF_OPTIONAL, &who, err));
+    *weigher = str_is(&who, "router") ? PG_GATE_ROUTER : PG_GATE_PREGATE;
+    if (*weigher == PG_GATE_PREGATE && !str_is(&who, "pregate")) {
+        return pg_fail(err, PG_EFORMAT, "pregate.weigher: '%s' found, 'router' or 'pregate' wanted",
+                       pg_quote(who.s, who.n).s);
+    }
+    return 0;
+}
+
 /* Which parts the pre-gates have: those of the first. */
 static int read_form(const struct pg_gguf *g, const struct pg_model *m,
                      struct pg_pregate_form *form, struct pg_err *err)
@@ -104,6 +116,7 @@ static int read_head(const struct pg_gguf *g, const struct pg_model *m, struct p
                            &level, err));
     out->level = (int)level;
     PG_TRY(read_purpose(g, &out->decides, err));
+    PG_TRY(read_weigher(g, &out->weigher, err));
     return read_form(g, m, &out->form, err);
 }
 
@@ -201,13 +214,15 @@ int pg_sidecar_load(const struct pg_sidecar *s, const char *path, struct pg_err 
 static int write_keys(struct pg_gguf_writer *w, const struct pg_sidecar *s, struct pg_err *err)
 {
     const char *purpose = s->decides ? "decide" : "hint";
+    const char *weigher = s->weigher == PG_GATE_ROUTER ? "router" : "pregate";
     PG_TRY(pg_gguf_writer_str(w, "general.architecture", "pregate", err));
     PG_TRY(pg_gguf_writer_str(w, "general.type", "pregate", err));
     PG_TRY(pg_gguf_writer_str(w, "general.name", s->model->name, err));
     PG_TRY(pg_gguf_writer_str(w, "pregate.base.hash", s->hash, err));
     PG_TRY(pg_gguf_writer_str(w, "pregate.base.architecture", s->model->arch, err));
     PG_TRY(pg_gguf_writer_u32(w, "pregate.level", (uint32_t)s->level, err));
-    return pg_gguf_writer_str(w, "pregate.trained_for", purpose, err);
+    PG_TRY(pg_gguf_writer_str(w, "pregate.trained_for", purpose, err));
+    return pg_gguf_writer_str(w, "pregate.weigher", weigher, err);
 }
 
 /* The names and shapes of all parts, or their values: once each, in the order of the file. */

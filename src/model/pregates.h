@@ -5,6 +5,7 @@
  *   pregate.base.hash    names the base model (pg_model_hash)
  *   pregate.level        MoE blocks ahead
  *   pregate.trained_for  "hint" or "decide"
+ *   pregate.weigher      "router" or "pregate": who weighs the experts that a pre-gate has chosen
  *   blk.N.ffn_pregate_inp.weight   [n_expert, n_embd]; N counts the model's blocks
  *   blk.N.ffn_pregate_inp.bias     [n_expert]
  *   blk.N.ffn_pregate_down.weight  [n_hidden, n_embd]
@@ -35,7 +36,8 @@ void pg_pregate_fold(const struct pg_model *m, int moe, int level, float *out);
 /* What a sidecar says without its weights. */
 struct pg_sidecar_head {
     int level;
-    bool decides; /* trained for that, else to hint */
+    bool decides;              /* trained for that, else to hint */
+    enum pg_gate_kind weigher; /* pre-gates, where the file does not say */
     struct pg_pregate_form form;
 };
 /* Refuses what is no sidecar for a model of this shape: keys, tensors, their shapes and types. The
@@ -50,11 +52,12 @@ struct pg_sidecar {
     const char *hash;             /* pg_model_hash of the base model */
     int level;
     bool decides;
+    enum pg_gate_kind weigher;
     const struct pg_pregate *gates;
 };
 /* Fills the memory that the parts of s->gates point to. Refused when the file is for another hash
- * or level, or has other parts; `decides` is not looked at. s->gates NULL: only that the file is
- * for this hash. */
+ * or level, or has other parts; `decides` and `weigher` are not looked at. s->gates NULL: only that
+ * the file is for this hash. */
 int pg_sidecar_load(const struct pg_sidecar *s, const char *path, struct pg_err *err);
 /* The file appears whole or not at all. */
 int pg_sidecar_save(const struct pg_sidecar *s, const char *path, struct pg_err *err);

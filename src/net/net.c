@@ -115,6 +115,10 @@ static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
     size_t t = (size_t)n->n_tok, pairs = t * (size_t)n->n_rank;
     r.p = reals(n, a, t, h->n_expert);
     r.dlogits = reals(n, a, t, h->n_expert);
+    if (n->opt.gate == PG_GATE_PREGATE && n->opt.weigher == PG_GATE_ROUTER && moe >= n->opt.level) {
+        r.q = reals(n, a, t, h->n_expert);
+        r.dq = reals(n, a, t, h->n_expert);
+    }
     r.id = ints(n, a, pairs, 1);
     r.weight = reals(n, a, pairs, 1);
     if (n->opt.sticky_cache)

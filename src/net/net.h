@@ -41,16 +41,22 @@
  * experts. Top-k is held constant; the gradient goes through the weights of the chosen, by the
  * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled).
  *
+ * Where the router is the weigher of what a pre-gate has decided, the weights w_e are the rule's of
+ * the router's probabilities q_e, and the gradient goes through those, to the router. The pre-gate
+ * gets a straight-through estimate: the derivative that log p_e of its own probability would have
+ * if w_e were in proportion to q_e p_e, the present p_e taken out again:  dlog p_e = w_e (dL/dw_e -
+ * along).
+ *
  * With n_runners_up > 0 the experts of the next ranks are computed, too, with a weight of 0. The
  * loss is as without them, but the gate is told of each how the loss would change with its weight,
  * by the same rule, as if that were p_e * scale: dp_e = scale * (dL/dw_e - along), along being the
  * mean of dL/dw over the chosen, by their weights (0 where they are not renormalised). This is a
  * straight-through estimate: the choice itself has no derivative, and without runners-up a gate
- * learns to divide between experts that it has chosen, never to choose others.
+ * learns to divide between experts that it has chosen, never to choose others. (Where the router
+ * weighs, w_e of a runner-up is what it would be by the factor that the chosen have.)
  *
- * A router
- * whose block a pre-gate decides is a parameter without a gradient, and so are the factors of the
- * rotation (rope_freqs.weight), which are read at each run.
+ * A router whose block a pre-gate decides and weighs is a parameter without a gradient, and so are
+ * the factors of the rotation (rope_freqs.weight), which are read at each run.
  *
  * Frozen, only pre-gates are in the flat vectors and have a gradient. Every other weight stays
  * where the engine has it, in its own format: the tensors of the block under way are unpacked into
@@ -95,7 +101,8 @@ struct pg_net_options {
      * The directory is enough, no data is read; borrowed until close. */
     const struct pg_model *model;
     enum pg_gate_kind gate;
-    int level; /* with PG_GATE_PREGATE: 1 … n_moe - 1 */
+    int level;                 /* with PG_GATE_PREGATE: 1 … n_moe - 1 */
+    enum pg_gate_kind weigher; /* of what pre-gates decide */
     /* What pre-gates have beside their matrix (struct pg_pregate): a bias; a hidden layer of this
      * width, 0: none. */
     bool pregate_bias;

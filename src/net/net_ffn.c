@@ -475,7 +475,7 @@ static int outers_early(struct pg_net *n, int il, int to, struct pg_net_outer *o
 static void outers(struct pg_net *n, int il)
 {
     const struct pg_net_block *l = &n->block[il];
-    struct pg_net_gate gate[2] = {{-1, PG_PART_ROUTER}, {-1, PG_PART_PREGATE}};
+    struct pg_net_gate gate[2] = {{.to = -1}, {.to = -1}};
     struct pg_net_outer o[7];
     struct ffn f;
     int n_o = 0, n_embd = n->h->n_embd, moe = n->model->block[il].moe;
@@ -484,7 +484,7 @@ static void outers(struct pg_net *n, int il)
     for (int i = 0; i < 2; i++) {
         if (gate[i].to >= 0) {
             o[n_o++] = (struct pg_net_outer){pg_net_g(n, il, gate[i].part),
-                                             n->route[gate[i].to].dlogits,
+                                             gate[i].dlogits,
                                              l->h2,
                                              n->h->n_expert,
                                              n_embd,

@@ -15,8 +15,11 @@ void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2])
     bool early = n->gate == PG_GATE_PREGATE;
     bool own = !early || moe < n->opt.level;
     bool later = early && moe + n->opt.level < n->model->n_moe;
-    out[0] = (struct pg_net_gate){own ? moe : -1, PG_PART_ROUTER};
-    out[1] = (struct pg_net_gate){later ? moe + n->opt.level : -1, PG_PART_PREGATE};
+    const struct pg_net_route *now = &n->route[moe], *then = now + (later ? n->opt.level : 0);
+    out[0] = own ? (struct pg_net_gate){moe, PG_PART_ROUTER, true, now->p, now->dlogits}
+                 : (struct pg_net_gate){now->q ? moe : -1, PG_PART_ROUTER, false, now->q, now->dq};
+    out[1] = (struct pg_net_gate){later ? moe + n->opt.level : -1, PG_PART_PREGATE, true, then->p,
+                                  then->dlogits};
 }
 
 /* ------------------------------------------------------------------ forward ----------------- */
@@ -55,6 +58,16 @@ void pg_net_choose(const struct pg_net *n, struct pg_net_route *r, int t, const 
     rule_weights(rule, p, id, weight);
     for (int i = rule->n_used; i < n->n_rank; i++)
         weight[i] = 0;
+}
+
+/* The router's weights of experts that a pre-gate has chosen. */
+static void weigh(const struct pg_net *n, struct pg_net_route *r, int t)
+{
+    const struct pg_gate_rule *rule = &n->h->rule;
+    pg_real *q = pg_net_row(r->q, t, rule->n_expert);
+    to_probabilities(n, q);
+    rule_weights(rule, q, r->id + (size_t)t * (size_t)n->n_rank,
+                 pg_net_row(r->weight, t, n->n_rank));
 }
 
 /* z = down h + down_bias, silu(z) */
@@ -123,12 +136,15 @@ void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .lda = n_embd,
                                      .b = pg_net_w(n, il, gate[i].part),
                                      .ldb = n_embd,
-                                     .c = pg_net_row(r->p, s->t0, n_expert),
+                                     .c = pg_net_row(gate[i].p, s->t0, n_expert),
                                      .ldc = n_expert});
         if (gate[i].part == PG_PART_PREGATE)
             add_early(n, s, il, pg_net_row(r->p, s->t0, n_expert));
-        for (int t = s->t0; !n->bias && t < s->t0 + s->n; t++)
-            pg_net_choose(n, r, t, pg_net_row(r->p, t, n_expert));
+        for (int t = s->t0; t < s->t0 + s->n; t++)
+            if (!gate[i].chooses)
+                weigh(n, r, t);
+            else if (!n->bias)
+                pg_net_choose(n, r, t, pg_net_row(r->p, t, n_expert));
     }
 }
 
@@ -196,7 +212,7 @@ void pg_net_routed(struct pg_net *n, int moe)
     struct pg_net_gate gate[2];
     pg_net_gates(n, moe, gate);
     for (int i = 0; i < 2; i++)
-        if (gate[i].to >= 0)
+        if (gate[i].to >= 0 && gate[i].chooses)
             pg_net_cache(n, gate[i].to);
     sort_by_expert(n, r);
     make_chunks(n, r);
@@ -206,11 +222,12 @@ void pg_net_routed(struct pg_net *n, int moe)
 
 /* ------------------------------------------------------------------ back -------------------- */
 
-/* dp += what the weights of the chosen bring, and what those of runners-up would. */
-static void weights_back(const struct pg_net *n, const struct pg_net_route *r, int t, pg_real *dp)
+/* dp += what the weights of the first n_rank bring: of the chosen, and what those of runners-up
+ * would. p: what they are weighed by. */
+static void weights_back(const struct pg_net *n, const struct pg_net_route *r, int t, int n_rank,
+                         const pg_real *p, pg_real *dp)
 {
     const struct pg_gate_rule *rule = &n->h->rule;
-    const pg_real *p = pg_net_row(r->p, t, rule->n_expert);
     size_t at = (size_t)t * (size_t)n->n_rank;
     pg_real scale = rule_scale(rule, p, r->id + at), along = 0;
     if (rule->renormalise) {
@@ -218,8 +235,36 @@ static void weights_back(const struct pg_net *n, const struct pg_net_route *r, i
         for (int i = 0; i < rule->n_used && sum > LEAST_SUM; i++)
             along += n->dweight[r->row_of[at + (size_t)i]] * p[r->id[at + (size_t)i]] / sum;
     }
-    for (int i = 0; i < n->n_rank; i++)
+    for (int i = 0; i < n_rank; i++)
         dp[r->id[at + (size_t)i]] += scale * (n->dweight[r->row_of[at + (size_t)i]] - along);
+}
+
+/* From dp to dlogits, in place. */
+static void probabilities_back(const struct pg_net *n, const pg_real *p, pg_real *d)
+{
+    int n_expert = n->h->n_expert;
+    for (int e = 0; n->h->rule.sigmoid && e < n_expert; e++)
+        d[e] *= p[e] * (1 - p[e]);
+    if (!n->h->rule.sigmoid)
+        n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
+}
+
+/* The router weighs. dlogits of the pre-gate += the straight-through estimate of net.h: dq lends
+ * the room, and then is the derivative of the router's logits. */
+static void late_row_back(struct pg_net *n, struct pg_net_route *r, int t)
+{
+    int n_expert = n->h->n_expert;
+    const pg_real *p = pg_net_row(r->p, t, n_expert), *q = pg_net_row(r->q, t, n_expert);
+    pg_real *d = pg_net_row(r->dlogits, t, n_expert), *dq = pg_net_row(r->dq, t, n_expert), sum = 0;
+    memset(dq, 0, (size_t)n_expert * sizeof(dq[0]));
+    weights_back(n, r, t, n->n_rank, q, dq);
+    for (int e = 0; e < n_expert; e++)
+        sum += q[e] * dq[e];
+    for (int e = 0; e < n_expert; e++) /* dlog p_e to its logit */
+        d[e] += n->h->rule.sigmoid ? q[e] * dq[e] * (1 - p[e]) : q[e] * dq[e] - p[e] * sum;
+    memset(dq, 0, (size_t)n_expert * sizeof(dq[0]));
+    weights_back(n, r, t, n->h->n_expert_used, q, dq);
+    probabilities_back(n, q, dq);
 }
 
 static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
@@ -227,17 +272,16 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
     int n_expert = n->h->n_expert;
     const pg_real *p = pg_net_row(r->p, t, n_expert);
     pg_real *d = pg_net_row(r->dlogits, t, n_expert), miss;
+    bool late = r->q;
     miss = (pg_real)((double)n->opt.sticky_weight * (double)n->scale / n->model->n_moe / n->n_tok);
     memcpy(d, r->d_balance, (size_t)n_expert * sizeof(d[0]));
     for (int e = 0; r->missed && e < n_expert; e++)
         d[e] += r->missed[(size_t)t * (size_t)n_expert + (size_t)e] ? miss : 0;
-    weights_back(n, r, t, d);
-    if (n->h->rule.sigmoid) {
-        for (int e = 0; e < n_expert; e++)
-            d[e] *= p[e] * (1 - p[e]);
-        return;
-    }
-    n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
+    if (!late)
+        weights_back(n, r, t, n->n_rank, p, d);
+    probabilities_back(n, p, d);
+    if (late)
+        late_row_back(n, r, t);
 }
 
 /* What add_early adds, back: dh, dearly, and the biases' sums. */
@@ -298,7 +342,7 @@ void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .m = s->n,
                                      .n = n_embd,
                                      .k = n_expert,
-                                     .a = pg_net_row(n->route[gate[i].to].dlogits, s->t0, n_expert),
+                                     .a = pg_net_row(gate[i].dlogits, s->t0, n_expert),
                                      .lda = n_expert,
                                      .b = pg_net_w(n, il, gate[i].part),
                                      .ldb = n_embd,
@@ -306,6 +350,6 @@ void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il)
                                      .c = pg_net_row(n->dh, s->t0, n_embd),
                                      .ldc = n_embd});
         if (gate[i].part == PG_PART_PREGATE)
-            add_early_back(n, s, il, pg_net_row(n->route[gate[i].to].dlogits, s->t0, n_expert));
+            add_early_back(n, s, il, pg_net_row(gate[i].dlogits, s->t0, n_expert));
     }
 }

@@ -59,15 +59,17 @@ struct pg_net_chunk {
 
 /* The decision for one MoE block. */
 struct pg_net_route {
-    pg_real *p, *dlogits; /* [T, n_expert] probabilities; derivative of the logits */
-    int32_t *id;          /* [T, U] by falling logit, ties by lower id */
-    pg_real *weight;      /* [T, U] */
-    uint8_t *missed;      /* [T, n_expert] not in the imagined cache, which is full; or NULL */
-    int32_t *first;       /* [n_expert + 1] expert e has rows [first[e], first[e + 1]) */
-    int32_t *token_of;    /* [T * U] row -> token */
-    int32_t *pair_of;     /* [T * U] row -> (token, rank) */
-    int32_t *row_of;      /* [T * U] (token, rank) -> row */
-    pg_real *d_balance;   /* [n_expert] derivative of each token's probability */
+    /* [T, n_expert] probabilities of what decides; derivative of its logits. Where another weighs,
+     * the same of the router, else NULL. */
+    pg_real *p, *dlogits, *q, *dq;
+    int32_t *id;        /* [T, U] by falling logit, ties by lower id */
+    pg_real *weight;    /* [T, U] */
+    uint8_t *missed;    /* [T, n_expert] not in the imagined cache, which is full; or NULL */
+    int32_t *first;     /* [n_expert + 1] expert e has rows [first[e], first[e + 1]) */
+    int32_t *token_of;  /* [T * U] row -> token */
+    int32_t *pair_of;   /* [T * U] row -> (token, rank) */
+    int32_t *row_of;    /* [T * U] (token, rank) -> row */
+    pg_real *d_balance; /* [n_expert] derivative of each token's probability */
     double balance, sticky, misses;
 };
 
@@ -245,12 +247,14 @@ void pg_net_attention(struct pg_net *n, int il);
 void pg_net_attention_back(struct pg_net *n, int il);
 
 /* net_gate.c */
-/* Who decides for block `to`, from the state of block `from`. */
+/* A map from the state of a block to logits for block `to`. */
 struct pg_net_gate {
-    int to; /* -1: nobody is decided here */
+    int to; /* -1: there is none */
     enum pg_block_part part;
+    bool chooses;         /* else it weighs what is chosen */
+    pg_real *p, *dlogits; /* [T, n_expert] where its probabilities are, and their derivative */
 };
-/* What the MoE block decides: for itself by its router, and for a later one by its pre-gate. */
+/* Those of the MoE block: its router for itself, and its pre-gate for a later one. */
 void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2]);
 void pg_net_decide(struct pg_net *n, const struct pg_net_span *s, int il);
 /* Hidden values of the block's pre-gate. */
@@ -263,7 +267,7 @@ void pg_net_choose(const struct pg_net *n, struct pg_net_route *r, int t, const 
 /* After all rows have been through pg_net_decide: what is left of its decisions; then of this block
  * rows by expert, balance and sticky loss. */
 void pg_net_routed(struct pg_net *n, int moe);
-/* The block's own dlogits, from dweight and the losses; then dh += what it decides for. */
+/* The block's own dlogits and dq, from dweight and the losses; then dh += what its gates bring. */
 void pg_net_decide_back(struct pg_net *n, const struct pg_net_span *s, int il);
 
 /* net_cache.c */

@@ -226,11 +226,12 @@ static int begin_weights(struct pg_trainer *t, struct pg_err *err)
     return 0;
 }
 
-/* Tensors that are named, and those that decide nothing: where a pre-gate decides, the router does
- * not. */
+/* Tensors that are named, and those that say nothing: where a pre-gate decides and weighs, the
+ * router does not. */
 static int begin_frozen(struct pg_trainer *t, struct pg_err *err)
 {
     const struct pg_model *m = &t->source.model;
+    const bool alone = t->opt.gate == PG_GATE_PREGATE && t->opt.weigher == PG_GATE_PREGATE;
     bool any = false;
     t->frozen = pg_calloc((size_t)t->params->n, sizeof(t->frozen[0]));
     if (!t->frozen)
@@ -240,7 +241,7 @@ static int begin_frozen(struct pg_trainer *t, struct pg_err *err)
         const struct pg_param *p = &t->params->p[i];
         int il, n = 0;
         bool router = sscanf(p->name, "blk.%d.ffn_gate_inp.weight%n", &il, &n) == 1 && n;
-        bool idle = router && t->opt.gate == PG_GATE_PREGATE && m->block[il].moe >= t->opt.level;
+        bool idle = router && alone && m->block[il].moe >= t->opt.level;
         t->frozen[i] = t->frozen[i] || is_constant(p) || idle;
         any = any || !t->frozen[i];
     }
@@ -282,6 +283,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
         .n_runners_up = t->opt.n_runners_up,
+        .weigher = t->opt.weigher,
         .pool = t->pool,
     };
 }

@@ -64,6 +64,7 @@ static int list_matters(const struct pg_trainer *t, char seed[24], struct matter
         {"pregate.train.cache_form", INT, o->cache_form, 0, NULL},
         {"pregate.train.sticky_cache", INT, o->sticky_cache, 0, NULL},
         {"pregate.train.n_runners_up", INT, o->n_runners_up, 0, NULL},
+        {"pregate.train.weigher", INT, o->weigher, 0, NULL},
         {"pregate.train.cache_bias", REAL, 0, o->cache_bias, NULL},
         {"pregate.train.kl", REAL, 0, o->kl, NULL},
         {"pregate.train.lr", REAL, 0, o->lr, NULL},

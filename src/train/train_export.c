@@ -213,8 +213,12 @@ static int write_sidecar(const struct pg_trainer *t, struct pg_err *err)
     if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     pg_pregates_in(m, t->params, t->s.w, gates);
-    const struct pg_sidecar s = {
-        .model = m, .hash = hash, .level = t->opt.level, .decides = true, .gates = gates};
+    const struct pg_sidecar s = {.model = m,
+                                 .hash = hash,
+                                 .level = t->opt.level,
+                                 .decides = true,
+                                 .weigher = t->opt.weigher,
+                                 .gates = gates};
     int rc = pg_sidecar_save(&s, t->path.sidecar, err);
     free(gates);
     return rc;

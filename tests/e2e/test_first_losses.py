@@ -28,7 +28,7 @@ class FirstLosses(Case):
                        "--lr", str(want["lr"]), "--balance", str(want["balance"]), "--seed", str(want["seed"]),
                        "--steps", str(len(want["steps"])), "--threads", str(threads), "-o", out]
             if want["gate"] == "pregate":
-                command += ["--level", str(want["level"]), "--sticky", str(want["sticky"]),
+                command += ["--level", str(want["level"]), "--weigher", "pregate", "--sticky", str(want["sticky"]),
                             "--sticky-cache", str(want["sticky_cache"])]
             done = subprocess.run(command, stderr=subprocess.PIPE, timeout=200, check=False)
             self.assertEqual(done.returncode, 0, done.stderr.decode())

@@ -221,11 +221,36 @@ class Train(Case):
         gates = tiny_model.read(self.path("gated.pregate.gguf"))
         self.assertEqual(gates.keys["pregate.trained_for"], tiny_model.text("decide"))
         self.assertEqual(list(gates.tensors), ["blk.0.ffn_pregate_inp.weight", "blk.1.ffn_pregate_inp.weight"])
-        # Routers that decide nothing stay; the first block's learns.
+        self.assertEqual(gates.keys["pregate.weigher"], tiny_model.text("router"))
+        self.assertEqual(self.routers_that_stay(out), [])
+
+    def routers_that_stay(self, out):
         before, after = tiny_model.read(self.model).tensors, tiny_model.read(out).tensors
-        for il in range(3):
-            name = f"blk.{il}.ffn_gate_inp.weight"
-            self.assertEqual(before[name].data == after[name].data, il > 0)
+        names = [f"blk.{il}.ffn_gate_inp.weight" for il in range(3)]
+        return [il for il, name in enumerate(names) if before[name].data == after[name].data]
+
+    def test_weigher(self):
+        """Routers that neither decide nor weigh stay as they are, and have no say where the result runs."""
+        out, moved = self.path("gated.gguf"), self.path("moved.gguf")
+        self.train(out, "--steps", 3, "--gate", "pregate", "--weigher", "pregate")
+        gates = self.path("gated.pregate.gguf")
+        keys, weights = tiny_model.read(gates)
+        self.assertEqual(keys["pregate.weigher"], tiny_model.text("pregate"))
+        self.assertEqual(self.routers_that_stay(out), [1, 2])
+        said = {}
+        for who in ("pregate", "router", None):
+            del keys["pregate.weigher"]
+            if who:
+                keys["pregate.weigher"] = tiny_model.text(who)
+            tiny_model.write(moved, keys, weights)
+            self.good("logits", out, "--tokens", "1,5,9", "--mode", "pregate", "--pregate", moved, "-o", self.path("l.npy"))
+            said[who] = self.bytes_of(self.path("l.npy"))
+            keys.setdefault("pregate.weigher", None)
+        self.assertNotEqual(said["pregate"], said["router"])
+        self.assertEqual(said["pregate"], said[None])
+        keys["pregate.weigher"] = tiny_model.text("nobody")
+        tiny_model.write(moved, keys, weights)
+        self.bad(1, ["pregate.weigher", "'nobody' found"], "--gate", "pregate", "--from", moved, model=out)
 
     def test_from_wider_gates(self):
         """Pre-gates with a bias and a hidden layer go on learning in that form; half a form is refused."""

@@ -181,7 +181,7 @@ class Tune(Case):
     def test_loss_falls(self):
         """On what is held out, and on text that it never saw; and the model is not touched."""
         before = os.stat(TRAINED)
-        how = self.by_loss(TRAINED, "--lr", "3e-3", "--runners-up", 2, "--steps", 12, "-b", "8x256", "--json")
+        how = self.by_loss(TRAINED, "--lr", "1e-2", "--runners-up", 4, "--steps", 12, "-b", "8x256", "--json")
         j = json.loads(self.tune(TRAINED, *how, "-o", self.path("a.gguf")).stdout)
         self.assertLess(j["nll_after"], j["nll_before"] - 0.01)
         self.assertEqual((j["steps"], j["rows"], j["row_tokens"], j["tokens"]), (12, 8, 256, 12 * 8 * 256))

@@ -7,6 +7,7 @@
 #include "net_case.h"
 
 #include "engine/engine.h"
+#include "net/net_impl.h"
 
 enum { N_SEQ = 3, SEQ_LEN = 110 };
 
@@ -16,20 +17,24 @@ struct shape {
     int level, n_hidden;
     bool bias;
     bool beside; /* a cache that biases its gates, and the model as it was */
+    enum pg_gate_kind weigher;
+    int n_runners_up;
 };
 static const float cache_bias[16] = {0.1f, 0.2f, 0.1f, 0.2f, 0.1f, 0.2f, 0.1f, 0.2f};
 static const struct shape shapes[] = {
-    {"gguf_moe/full_mixtral.gguf", NULL, 1, 0, false, false},
-    {"gguf_moe/single_mixtral.gguf", NULL, 1, 8, true, false},
-    {"gguf_moe/qwen_moe_tiny.gguf", NULL, 1, 0, true, false},
-    {"gen_moe/qwen3moe.gguf", NULL, 1, 8, true, false},
-    {"gen_moe/olmoe.gguf", NULL, 1, 0, false, false},
-    {"gen_moe/mixed.gguf", NULL, 1, 8, true, true}, /* dense blocks between; 3 with experts */
-    {"gen_moe/mixed.gguf", NULL, 2, 0, false, false},
-    {"olmoe-tiny", "Q4_K", 1, 16, true, false},
-    {"qwen3-tiny", "Q6_K", 2, 0, true, false},
-    {"qwen2moe-tiny", "Q8_0", 1, 16, false, true}, /* a shared expert */
-    {"mixtral-tiny", "BF16", 1, 0, false, false},
+    {"gguf_moe/full_mixtral.gguf", NULL, 1, 0, false, false, PG_GATE_PREGATE, 0},
+    {"gguf_moe/single_mixtral.gguf", NULL, 1, 8, true, false, PG_GATE_ROUTER, 0},
+    {"gguf_moe/qwen_moe_tiny.gguf", NULL, 1, 0, true, false, PG_GATE_PREGATE, 1},
+    {"gen_moe/qwen3moe.gguf", NULL, 1, 8, true, false, PG_GATE_ROUTER, 2},
+    {"gen_moe/olmoe.gguf", NULL, 1, 0, false, false, PG_GATE_PREGATE, 0},
+    /* Dense blocks between; 3 with experts. */
+    {"gen_moe/mixed.gguf", NULL, 1, 8, true, true, PG_GATE_PREGATE, 0},
+    {"gen_moe/mixed.gguf", NULL, 1, 8, true, true, PG_GATE_ROUTER, 1},
+    {"gen_moe/mixed.gguf", NULL, 2, 0, false, false, PG_GATE_ROUTER, 0},
+    {"olmoe-tiny", "Q4_K", 1, 16, true, false, PG_GATE_ROUTER, 2},
+    {"qwen3-tiny", "Q6_K", 2, 0, true, false, PG_GATE_PREGATE, 0},
+    {"qwen2moe-tiny", "Q8_0", 1, 16, false, true, PG_GATE_ROUTER, 1}, /* a shared expert */
+    {"mixtral-tiny", "BF16", 1, 0, false, false, PG_GATE_PREGATE, 2},
 };
 
 static const char *made(const struct shape *s, char path[128])
@@ -107,6 +112,8 @@ static void open_flat(struct net_case *c, const char *file, const struct shape *
 {
     struct pg_net_options opt = {.gate = PG_GATE_PREGATE,
                                  .level = s->level,
+                                 .weigher = s->weigher,
+                                 .n_runners_up = s->n_runners_up,
                                  .pregate_bias = s->bias,
                                  .pregate_hidden = s->n_hidden,
                                  .n_seq = N_SEQ,
@@ -147,6 +154,7 @@ static void the_flat_net_has_the_same_bits(void **state)
         char path[128];
         struct net_case c;
         open_flat(&c, made(&shapes[i], path), &shapes[i]);
+        int n_rank = c.model.h.n_expert_used + shapes[i].n_runners_up;
         struct pg_net_loss wanted = net_case_run(&c, true);
         const int slots[][2] = {{1, 2}, {4, 1}, {0, 2}}; /* and threads */
         for (size_t k = 0; k < PG_COUNT(slots); k++) {
@@ -166,12 +174,61 @@ static void the_flat_net_has_the_same_bits(void **state)
             assert_memory_equal(&alone, &wanted, sizeof(alone));
             for (int moe = 0; moe < c.model.n_moe; moe++)
                 assert_memory_equal(pg_net_route(f.net, moe), pg_net_route(c.net, moe),
-                                    (size_t)(N_SEQ * SEQ_LEN * c.model.h.n_expert_used) *
-                                        sizeof(int32_t));
+                                    (size_t)(N_SEQ * SEQ_LEN * n_rank) * sizeof(int32_t));
             frozen_close(&f);
         }
         net_case_close(&c);
     }
+}
+
+/* The estimate of net.h in plain loops, for the lowest block that a pre-gate decides: the last on
+ * the way back that has derivatives by its weights. */
+static void check_estimate(const struct frozen *f, int moe, int n_used, int n_rank)
+{
+    const struct pg_net *n = f->net;
+    const struct pg_net_route *r = &n->route[moe];
+    int n_expert = n->h->n_expert;
+    double largest = 0;
+    for (int t = 0; t < n->n_tok; t++) {
+        const float *p = r->p + t * n_expert, *q = r->q + t * n_expert;
+        const float *by_logit = r->dlogits + t * n_expert;
+        const int32_t *id = r->id + t * n_rank;
+        double sum = 0, along = 0, by_log[256] = {0}, all = 0;
+        for (int i = 0; i < n_used; i++)
+            sum += (double)q[id[i]];
+        for (int i = 0; i < n_used; i++)
+            along += (double)(q[id[i]] * n->dweight[r->row_of[t * n_rank + i]]) / sum;
+        for (int i = 0; i < n_rank; i++) {
+            double w = (double)q[id[i]] / sum;
+            by_log[id[i]] = w * ((double)n->dweight[r->row_of[t * n_rank + i]] - along);
+            all += by_log[id[i]];
+            if (i < n_used)
+                assert_true(fabs((double)r->weight[t * n_rank + i] - w) < 1e-5);
+        }
+        for (int e = 0; e < n_expert; e++) {
+            double wanted = by_log[e] - (double)p[e] * all;
+            assert_true(fabs((double)by_logit[e] - wanted) < 1e-8 + 1e-6 * fabs(wanted));
+            largest = fmax(largest, fabs(wanted));
+        }
+    }
+    assert_true(largest > 1e-5);
+}
+
+static void estimates_are_as_defined(void **state)
+{
+    const struct shape s = {"qwen3-tiny", "Q6_K", 1, 8, true, false, PG_GATE_ROUTER, 2};
+    char path[128];
+    struct net_case c;
+    struct frozen f;
+    (void)state;
+    open_flat(&c, made(&s, path), &s);
+    assert_true(c.model.h.n_expert <= 256 && c.model.h.rule.renormalise);
+    c.opt.balance_weight = c.opt.sticky_weight = 0;
+    frozen_open(&f, &c, 0, 2);
+    frozen_run(&f, &c, true);
+    check_estimate(&f, s.level, c.model.h.n_expert_used, c.model.h.n_expert_used + s.n_runners_up);
+    frozen_close(&f);
+    net_case_close(&c);
 }
 
 /* With s slots for n experts that are all used, a step reads n on its way forward but those that
@@ -179,7 +236,7 @@ static void the_flat_net_has_the_same_bits(void **state)
  * the lowest that a pre-gate decides. */
 static void experts_are_read_twice_a_step(void **state)
 {
-    const struct shape s = {"olmoe-tiny", "Q4_K", 1, 0, false, false};
+    const struct shape s = {"olmoe-tiny", "Q4_K", 1, 0, false, false, PG_GATE_ROUTER, 0};
     char path[128];
     struct net_case c;
     struct frozen f;
@@ -220,7 +277,7 @@ static int stop(void *user)
 
 static void it_can_be_stopped_and_refused(void **state)
 {
-    const struct shape s = {"gen_moe/olmoe.gguf", NULL, 1, 0, false, false};
+    const struct shape s = {"gen_moe/olmoe.gguf", NULL, 1, 0, false, false, PG_GATE_ROUTER, 0};
     struct net_case c;
     struct frozen f;
     struct pg_net_loss loss, wanted;
@@ -253,6 +310,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_flat_net_has_the_same_bits),
+        cmocka_unit_test(estimates_are_as_defined),
         cmocka_unit_test(experts_are_read_twice_a_step),
         cmocka_unit_test(it_can_be_stopped_and_refused),
     };

@@ -126,13 +126,14 @@ static size_t largest(const double *g, size_t n)
     return at;
 }
 
-/* Routers of blocks that a pre-gate decides, and factors of the rotation, are not trained. */
+/* Routers of blocks that a pre-gate decides and weighs, and factors of the rotation, are not
+ * trained. */
 static bool is_unused(const struct net_case *c, const struct pg_param *p)
 {
     int il = atoi(p->name + 4);
     return strcmp(p->name, "rope_freqs.weight") == 0 ||
            (strstr(p->name, "ffn_gate_inp.weight") && c->opt.gate == PG_GATE_PREGATE &&
-            c->model.block[il].moe >= c->opt.level);
+            c->opt.weigher == PG_GATE_PREGATE && c->model.block[il].moe >= c->opt.level);
 }
 
 static void check_param(struct net_case *c, struct direction *v, uint64_t *random)
@@ -165,6 +166,7 @@ static void check_model(const struct net_test *t, uint64_t seed)
     struct pg_net_options opt = {
         .gate = t->level ? PG_GATE_PREGATE : PG_GATE_ROUTER,
         .level = t->level,
+        .weigher = PG_GATE_PREGATE,
         .pregate_bias = t->hidden > 0,
         .pregate_hidden = t->hidden,
         .n_seq = t->n_seq,
@@ -203,6 +205,48 @@ static void derivatives_are_differences(void **state)
     (void)state;
     for (size_t i = 0; i < PG_COUNT(tests64); i++)
         check_model(&tests64[i], i + 1);
+}
+
+/* Where the router weighs what a pre-gate has chosen, all that lies behind the last pre-gate has a
+ * derivative: the router, too. Before it lies the estimate, which is none (test_frozen.c). */
+static void the_router_weighs(void **state)
+{
+    static const char *const files[] = {"gen_moe/qwen3moe.gguf", "gen_moe/mixed.gguf",
+                                        "gguf_moe/qwen_moe_tiny.gguf", "gen_moe/olmoe.gguf"};
+    uint64_t random = 3;
+    (void)state;
+    for (size_t i = 0; i < 2 * PG_COUNT(files); i++) {
+        struct net_case c;
+        struct pg_net_options opt = {.gate = PG_GATE_PREGATE,
+                                     .level = 1,
+                                     .n_seq = 2,
+                                     .seq_len = 21,
+                                     .balance_weight = 0.3f,
+                                     .sticky_weight = 0.5f,
+                                     .sticky_cache = 3,
+                                     .cache_bias = biases(i % 2 ? 0.3f : 0),
+                                     .n_runners_up = 1};
+        net_case_open(&c, files[i / 2], &opt, 2);
+        net_case_fill(&c, 12, 9);
+        c.model.h.rule.sigmoid = i % 3 == 2;
+        struct pg_net_loss loss = net_case_run(&c, true);
+        int32_t *routes = routes_of(&c);
+        double *w = malloc(c.params->n_values * sizeof(double));
+        assert_non_null(w);
+        memcpy(w, c.w, c.params->n_values * sizeof(double));
+        int n_checked = 0, last = pg_block_of_moe(&c.model, c.model.n_moe - 1);
+        for (int k = 0; k < c.params->n; k++) {
+            struct direction v = {&c.params->p[k], NULL, 0, loss.total, w, routes};
+            if (strncmp(v.p->name, "blk.", 4) == 0 && atoi(v.p->name + 4) >= last) {
+                check_param(&c, &v, &random);
+                n_checked += strstr(v.p->name, "ffn_gate_inp.weight") != NULL;
+            }
+        }
+        assert_int_equal(n_checked, 1);
+        free(w);
+        free(routes);
+        net_case_close(&c);
+    }
 }
 
 /* Several spans of rows, blocks of queries, chunks of an expert's rows: along one direction of all
@@ -371,6 +415,7 @@ static void chosen_beside_a_cache(void **state)
                 struct net_case c;
                 struct pg_net_options opt = {.gate = level % 3 ? PG_GATE_PREGATE : PG_GATE_ROUTER,
                                              .level = level % 3,
+                                             .weigher = PG_GATE_PREGATE,
                                              .n_seq = 3,
                                              .seq_len = 90,
                                              .sticky_cache = cache,
@@ -462,6 +507,7 @@ static void runners_up_have_no_say(void **state)
         struct net_case c, plain;
         struct pg_net_options opt = {.gate = level ? PG_GATE_PREGATE : PG_GATE_ROUTER,
                                      .level = level,
+                                     .weigher = PG_GATE_PREGATE,
                                      .n_seq = 2,
                                      .seq_len = 40,
                                      .sticky_cache = 3,
@@ -495,11 +541,9 @@ static void runners_up_have_no_say(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(runners_up_have_no_say),
-        cmocka_unit_test(chosen_beside_a_cache),
-        cmocka_unit_test(diverges_as_defined),
-        cmocka_unit_test(derivatives_are_differences),
-        cmocka_unit_test(large_batch),
+        cmocka_unit_test(runners_up_have_no_say), cmocka_unit_test(chosen_beside_a_cache),
+        cmocka_unit_test(diverges_as_defined),    cmocka_unit_test(derivatives_are_differences),
+        cmocka_unit_test(the_router_weighs),      cmocka_unit_test(large_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,6 +74,7 @@ static void open_net(struct fixture *f)
         .model = &f->model,
         .gate = pregate ? PG_GATE_PREGATE : PG_GATE_ROUTER,
         .level = whole(f->want, "level"),
+        .weigher = PG_GATE_PREGATE,
         .n_seq = whole(f->want, "n_seq"),
         .seq_len = whole(f->want, "seq_len"),
         .balance_weight = (float)real(f->want, "balance_weight"),

@@ -167,7 +167,7 @@ static void test_saved(void **state)
             gates[i].up.data = level > 2 ? NULL : gates[i].up.data;
             gates[i].bias.data = level > 3 ? NULL : gates[i].bias.data;
         }
-        struct pg_sidecar s = {&base->model, good_hash, level, level % 2, gates};
+        struct pg_sidecar s = {&base->model, good_hash, level, level % 2, PG_GATE_PREGATE, gates};
         assert_int_equal(pg_sidecar_save(&s, bad, NULL), 0);
         pg_engine *e = open_with(&opt);
         assert_int_equal(e->level, level);
@@ -238,7 +238,7 @@ static void test_map(void **state)
         tokens[i] = 3 + i * 89 % 500;
     struct pg_options plain = options(PG_MODE_ONDEMAND, NULL), opt = options(PG_MODE_HINT, bad);
     pg_engine *base = open_with(&plain);
-    struct pg_sidecar file = {&base->model, good_hash, 1, false, gates};
+    struct pg_sidecar file = {&base->model, good_hash, 1, false, PG_GATE_PREGATE, gates};
     assert_int_equal(pg_sidecar_save(&file, bad, NULL), 0);
     pg_engine_close(base);
     opt.n_threads = 2;
@@ -515,7 +515,7 @@ static void test_parts_refused(void **state)
     size_t n_wide = (size_t)N_EMBD * ((1 << 16) + 1);
     float *wide = calloc(n_wide, sizeof(*wide));
     struct pg_pregate gates[N_MOE];
-    struct pg_sidecar file = {&base->model, good_hash, 1, false, gates};
+    struct pg_sidecar file = {&base->model, good_hash, 1, false, PG_GATE_PREGATE, gates};
     (void)state;
     assert_non_null(wide);
     spoilt[7] = NAN;
