@@ -222,8 +222,10 @@ static void weigh_row(void *arg, int t, int thread)
     float *logits = w->g->logits + (size_t)t * (size_t)o->rule.n_expert;
     size_t at = (size_t)t * (size_t)o->rule.n_used;
     (void)thread;
-    if (!pg_gate_rule_weigh(&o->rule, &o->compute->k, logits, w->route->id + at,
-                            w->route->weight + at)) {
+    if (pg_all_finite(logits, (size_t)o->rule.n_expert)) {
+        to_probabilities(&o->rule, &o->compute->k, logits);
+        rule_weights_late(&o->rule, logits, w->route->id + at, w->route->weight + at);
+    } else {
         memset(w->route->weight + at, 0, (size_t)o->rule.n_used * sizeof(float));
         __atomic_store_n(&w->failed, true, __ATOMIC_RELAXED);
     }

@@ -15,7 +15,9 @@
  *
  * Who decides says which experts run. Their weights follow from the same logits; or, where the
  * sidecar names the router as weigher, from those that router b has when block b runs: nothing has
- * to be moved for them, so they need not be known early.
+ * to be moved for them, so they need not be known early. Each of the chosen then weighs what it
+ * would beside the router's own choice: where the rule lets weights sum to 1, it is the router's
+ * n_used largest probabilities that do.
  *
  * A pre-gate is a map of the normalised input of a block's experts to logits, linear in the main
  * (struct pg_pregate), followed by the model's own rule. An untrained one is the router `level`

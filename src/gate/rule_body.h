@@ -67,3 +67,34 @@ static void rule_weights(const struct pg_gate_rule *rule, const REAL *p, const i
     for (int i = 0; i < rule->n_used; i++)
         weight[i] = p[id[i]] * scale;
 }
+
+/* The sum of the n_used largest of p, which `largest` [n_used] gets by falling value. */
+static REAL rule_sum_largest(const struct pg_gate_rule *rule, const REAL *p, REAL *largest)
+{
+    int have = 0;
+    REAL sum = 0;
+    for (int e = 0; e < rule->n_expert; e++) {
+        if (have == rule->n_used && p[e] <= largest[have - 1])
+            continue;
+        have += have < rule->n_used;
+        int at = have - 1;
+        for (; at > 0 && p[e] > largest[at - 1]; at--)
+            largest[at] = largest[at - 1];
+        largest[at] = p[e];
+    }
+    for (int i = 0; i < rule->n_used; i++)
+        sum += largest[i];
+    return sum;
+}
+
+/* Weights of experts that another has chosen: each what it would be among those of the largest p.
+ */
+static void rule_weights_late(const struct pg_gate_rule *rule, const REAL *p, const int32_t *id,
+                              REAL *weight)
+{
+    REAL scale = (REAL)rule->scale;
+    if (rule->renormalise)
+        scale /= PG_MAX(rule_sum_largest(rule, p, weight), LEAST_SUM);
+    for (int i = 0; i < rule->n_used; i++)
+        weight[i] = p[id[i]] * scale;
+}

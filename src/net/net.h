@@ -41,19 +41,20 @@
  * experts. Top-k is held constant; the gradient goes through the weights of the chosen, by the
  * family's rule (softmax or sigmoid over all, chosen weights renormalised or not, scaled).
  *
- * Where the router is the weigher of what a pre-gate has decided, the weights w_e are the rule's of
- * the router's probabilities q_e, and the gradient goes through those, to the router. The pre-gate
- * gets a straight-through estimate: the derivative that log p_e of its own probability would have
- * if w_e were in proportion to q_e p_e, the present p_e taken out again:  dlog p_e = w_e (dL/dw_e -
- * along).
+ * Where the router is the weigher of what a pre-gate has decided, w_e = scale * q_e of its own
+ * probabilities, and where they are renormalised over the sum of its n_used largest, whichever are
+ * chosen; the gradient goes through those, to the router. The pre-gate gets a straight-through
+ * estimate: its logit of e the derivative  w_e dL/dw_e,  by how much the loss grows with e's part
+ * of the answer; so the difference of two is what it would cost to take the one for the other.
  *
  * With n_runners_up > 0 the experts of the next ranks are computed, too, with a weight of 0. The
  * loss is as without them, but the gate is told of each how the loss would change with its weight,
  * by the same rule, as if that were p_e * scale: dp_e = scale * (dL/dw_e - along), along being the
  * mean of dL/dw over the chosen, by their weights (0 where they are not renormalised). This is a
  * straight-through estimate: the choice itself has no derivative, and without runners-up a gate
- * learns to divide between experts that it has chosen, never to choose others. (Where the router
- * weighs, w_e of a runner-up is what it would be by the factor that the chosen have.)
+ * learns to divide between experts that it has chosen, never to choose others. Where the router
+ * weighs, the estimate above is for those of the next ranks, too, with the w_e that they would
+ * have.
  *
  * A router whose block a pre-gate decides and weighs is a parameter without a gradient, and so are
  * the factors of the rotation (rope_freqs.weight), which are read at each run.

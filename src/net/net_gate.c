@@ -66,8 +66,8 @@ static void weigh(const struct pg_net *n, struct pg_net_route *r, int t)
     const struct pg_gate_rule *rule = &n->h->rule;
     pg_real *q = pg_net_row(r->q, t, rule->n_expert);
     to_probabilities(n, q);
-    rule_weights(rule, q, r->id + (size_t)t * (size_t)n->n_rank,
-                 pg_net_row(r->weight, t, n->n_rank));
+    rule_weights_late(rule, q, r->id + (size_t)t * (size_t)n->n_rank,
+                      pg_net_row(r->weight, t, n->n_rank));
 }
 
 /* z = down h + down_bias, silu(z) */
@@ -222,12 +222,11 @@ void pg_net_routed(struct pg_net *n, int moe)
 
 /* ------------------------------------------------------------------ back -------------------- */
 
-/* dp += what the weights of the first n_rank bring: of the chosen, and what those of runners-up
- * would. p: what they are weighed by. */
-static void weights_back(const struct pg_net *n, const struct pg_net_route *r, int t, int n_rank,
-                         const pg_real *p, pg_real *dp)
+/* dp += what the weights of the chosen bring, and what those of runners-up would. */
+static void weights_back(const struct pg_net *n, const struct pg_net_route *r, int t, pg_real *dp)
 {
     const struct pg_gate_rule *rule = &n->h->rule;
+    const pg_real *p = pg_net_row(r->p, t, rule->n_expert);
     size_t at = (size_t)t * (size_t)n->n_rank;
     pg_real scale = rule_scale(rule, p, r->id + at), along = 0;
     if (rule->renormalise) {
@@ -235,7 +234,7 @@ static void weights_back(const struct pg_net *n, const struct pg_net_route *r, i
         for (int i = 0; i < rule->n_used && sum > LEAST_SUM; i++)
             along += n->dweight[r->row_of[at + (size_t)i]] * p[r->id[at + (size_t)i]] / sum;
     }
-    for (int i = 0; i < n_rank; i++)
+    for (int i = 0; i < n->n_rank; i++)
         dp[r->id[at + (size_t)i]] += scale * (n->dweight[r->row_of[at + (size_t)i]] - along);
 }
 
@@ -249,21 +248,29 @@ static void probabilities_back(const struct pg_net *n, const pg_real *p, pg_real
         n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
 }
 
-/* The router weighs. dlogits of the pre-gate += the straight-through estimate of net.h: dq lends
- * the room, and then is the derivative of the router's logits. */
+/* The router weighs: its dq, and to the pre-gate's dlogits the estimate of net.h. */
 static void late_row_back(struct pg_net *n, struct pg_net_route *r, int t)
 {
-    int n_expert = n->h->n_expert;
-    const pg_real *p = pg_net_row(r->p, t, n_expert), *q = pg_net_row(r->q, t, n_expert);
-    pg_real *d = pg_net_row(r->dlogits, t, n_expert), *dq = pg_net_row(r->dq, t, n_expert), sum = 0;
-    memset(dq, 0, (size_t)n_expert * sizeof(dq[0]));
-    weights_back(n, r, t, n->n_rank, q, dq);
-    for (int e = 0; e < n_expert; e++)
-        sum += q[e] * dq[e];
-    for (int e = 0; e < n_expert; e++) /* dlog p_e to its logit */
-        d[e] += n->h->rule.sigmoid ? q[e] * dq[e] * (1 - p[e]) : q[e] * dq[e] - p[e] * sum;
-    memset(dq, 0, (size_t)n_expert * sizeof(dq[0]));
-    weights_back(n, r, t, n->h->n_expert_used, q, dq);
+    const struct pg_gate_rule *rule = &n->h->rule;
+    const pg_real *q = pg_net_row(r->q, t, rule->n_expert);
+    pg_real *d = pg_net_row(r->dlogits, t, rule->n_expert);
+    pg_real *dq = pg_net_row(r->dq, t, rule->n_expert), scale = (pg_real)rule->scale, along = 0;
+    size_t at = (size_t)t * (size_t)n->n_rank;
+    pg_real sum = rule_sum_largest(rule, q, dq), least = dq[rule->n_used - 1]; /* dq lends room */
+    bool shared = rule->renormalise && sum > LEAST_SUM;
+    scale = rule->renormalise ? scale / PG_MAX(sum, LEAST_SUM) : scale;
+    memset(dq, 0, (size_t)rule->n_expert * sizeof(dq[0]));
+    for (int i = 0; i < n->n_rank; i++) {
+        int32_t e = r->id[at + (size_t)i];
+        pg_real by_weight = n->dweight[r->row_of[at + (size_t)i]];
+        d[e] += q[e] * scale * by_weight;
+        if (i >= rule->n_used)
+            continue;
+        dq[e] += scale * by_weight;
+        along += q[e] * scale * by_weight;
+    }
+    for (int e = 0; shared && e < rule->n_expert; e++)
+        dq[e] -= q[e] >= least ? along / sum : 0;
     probabilities_back(n, q, dq);
 }
 
@@ -278,7 +285,7 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
     for (int e = 0; r->missed && e < n_expert; e++)
         d[e] += r->missed[(size_t)t * (size_t)n_expert + (size_t)e] ? miss : 0;
     if (!late)
-        weights_back(n, r, t, n->n_rank, p, d);
+        weights_back(n, r, t, d);
     probabilities_back(n, p, d);
     if (late)
         late_row_back(n, r, t);
