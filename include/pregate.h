@@ -466,6 +466,10 @@ struct pg_train_options {
     /* Whose probabilities weigh the experts that a pre-gate has chosen, here and where the result
      * runs: the block's router, which then learns as well, or the pre-gate itself. */
     enum pg_gate_kind weigher;
+    /* Where routers weigh: weight of the divergence KL(q || p) of a pre-gate's probabilities from
+     * those of the router that it chooses for, on the states that its own choices lead to. */
+    float imitate;
+    int reserved; /* 0 */
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 
@@ -476,7 +480,7 @@ struct pg_train_report {
     double balance, sticky; /* unweighted */
     double misses;          /* experts that a token's routes find missing in a cache of sticky_cache
                              * experts a block, all blocks together */
-    double kl;              /* nats a token; 0 without a weight for it */
+    double kl, imitate;     /* nats a token; 0 without a weight for it */
     double grad_norm;       /* before clipping */
     double lr;
     uint64_t n_tokens; /* since the beginning, resumed parts included */
@@ -540,6 +544,8 @@ struct pg_tune_options {
     const float *block_bias;
     int n_runners_up;
     enum pg_gate_kind weigher; /* with `decide`, whatever the loss: as in struct pg_train_options */
+    float imitate;             /* of PG_TUNE_LM: as there */
+    int reserved;              /* 0 */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 

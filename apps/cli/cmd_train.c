@@ -112,6 +112,7 @@ static int options_make(struct train *r)
         .block_bias = bias.each,
         .n_block_bias = bias.n,
         .kl = (float)a->kl,
+        .imitate = (float)a->imitate,
         .n_runners_up = a->n_runners_up,
         .weigher = (enum pg_gate_kind)a->weigher,
     };
@@ -250,6 +251,7 @@ static int print_result(const struct train *r)
     json_object_set_new(j, "sticky", cli_json_real(s->sticky));
     json_object_set_new(j, "misses", cli_json_real(s->misses));
     json_object_set_new(j, "kl", cli_json_real(s->kl));
+    json_object_set_new(j, "imitate", cli_json_real(s->imitate));
     json_object_set_new(j, "tokens", json_integer((json_int_t)s->n_tokens));
     json_object_set_new(j, "seconds", cli_json_real(r->seconds));
     json_object_set_new(j, "tps", cli_json_real(tps));

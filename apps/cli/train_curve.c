@@ -17,10 +17,10 @@ int train_write_csv(const pg_trainer *t, const char *path, struct pg_err *err)
     const int rc = cli_outfile_open(&f, path, err);
     if (rc)
         return rc;
-    fputs("step,loss,balance,sticky,misses,kl,grad_norm,lr,tokens,seconds\n", f.stream);
+    fputs("step,loss,balance,sticky,misses,kl,imitate,grad_norm,lr,tokens,seconds\n", f.stream);
     for (int i = 1; pg_trainer_report_at(t, i, &r) == 0; i++)
-        fprintf(f.stream, "%d,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%llu,%.4g\n", r.step, r.loss,
-                r.balance, r.sticky, r.misses, r.kl, r.grad_norm, r.lr,
+        fprintf(f.stream, "%d,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%llu,%.4g\n", r.step, r.loss,
+                r.balance, r.sticky, r.misses, r.kl, r.imitate, r.grad_norm, r.lr,
                 (unsigned long long)r.n_tokens, r.seconds);
     return cli_outfile_commit(&f, err);
 }

@@ -2,7 +2,7 @@
 from typing import NamedTuple, Optional
 
 from .lab import ROOT, write
-from .shape import write_shape
+from .shape import write_shape, write_with_text
 
 DEMO = ROOT / "models/tinystories-moe.gguf"
 DEMO_PREGATED = ROOT / "models/tinystories-moe-pregated.gguf"
@@ -15,7 +15,7 @@ SHAPES = {
     "large": {"block_count": 8, "embedding_length": 192, "feed_forward_length": 192, "expert_feed_forward_length": 192,
               "attention.head_count": 6, "attention.head_count_kv": 2},
 }
-RUNNERS_UP = ["--runners-up", 2]  # where pre-gates learn
+LEARNING = ["--runners-up", 2, "--imitate", 10]  # where pre-gates learn beside a router that weighs
 TUNING = ["--batch", "8x256", "--schedule", "linear", "--weight-decay", "0.1"]  # of all fine-tuning
 
 
@@ -50,8 +50,8 @@ def tag(setting):
 
 
 class Arm:
-    """A way to a model. What it chooses from: rates, weights of the trust region, and `plan["steps"]`."""
-    rates, regions = ["3e-4", "1e-3"], ["0", "4"]
+    """A way to a model. What it chooses from: rates, weights of the trust region, and `plan[steps]`."""
+    rates, regions, steps = ["3e-4", "1e-3"], ["0", "4"], "steps"
 
     def __init__(self, lab, plan, size="demo", level=1):
         self.lab, self.plan, self.size, self.level = lab, plan, size, level
@@ -72,11 +72,14 @@ class Arm:
     def valid(self, setting):
         seed = self.plan["seeds"][0]
         return self.lab.json(f"valid-{self.name}-{tag(setting)}-seed{seed}",
-                             [*self.make(setting, seed).args(), "--data", self.lab.text["valid"]])["ppl"]
+                             [*self.make(setting, seed).args(), "--data", self.lab.text["valid"], *self.most()])["ppl"]
+
+    def most(self):
+        return ["--max", self.plan["most"]] if self.plan["most"] else []
 
     def chosen(self):
         """Rate and trust region with the fewest steps, then the steps with these."""
-        few, *more = self.plan["steps"]
+        few, *more = self.plan[self.steps]
         best = min(({"lr": lr, "kl": kl, "steps": few} for lr in self.rates for kl in self.regions), key=self.valid)
         return min((best, *({**best, "steps": n} for n in more)), key=self.valid)
 
@@ -86,10 +89,10 @@ class Arm:
         write(self.lab.out / f"chosen-{self.name}.json", str(setting).replace("'", '"') + "\n")
         for seed in self.plan["seeds"]:
             ready = self.make(setting, seed)
-            self.lab.json(f"test-{self.name}-seed{seed}", [*ready.args(), "--data", self.lab.text["test"]])
+            self.lab.json(f"test-{self.name}-seed{seed}", [*ready.args(), "--data", self.lab.text["test"], *self.most()])
             if ready.mode == "pregate" and ready.gguf != self.base():
                 self.lab.json(f"test-{self.name}-routers-seed{seed}",
-                              ["eval", ready.gguf, "--mode", "resident", "--data", self.lab.text["test"]])
+                              ["eval", ready.gguf, "--mode", "resident", "--data", self.lab.text["test"], *self.most()])
 
 
 class Before(Arm):
@@ -101,7 +104,8 @@ class Before(Arm):
 
     def run(self):
         for part in ("valid", "test"):
-            self.lab.json(f"{part}-{self.name}", ["eval", self.base(), "--mode", "resident", "--data", self.lab.text[part]])
+            self.lab.json(f"{part}-{self.name}", ["eval", self.base(), "--mode", "resident", "--data", self.lab.text[part],
+                                                  *self.most()])
 
 
 class Conventional(Arm):
@@ -122,27 +126,45 @@ class Next(Arm):
     def run(self):
         sidecar = self.lab.file(f"{self.name}", ["sidecar", self.base(), "--level", self.level])
         for part in ("valid", "test"):
-            self.lab.json(f"{part}-{self.name}", [*Ready(self.base(), "pregate", sidecar).args(), "--data", self.lab.text[part]])
+            self.lab.json(f"{part}-{self.name}", [*Ready(self.base(), "pregate", sidecar).args(), "--data", self.lab.text[part],
+                                                  *self.most()])
 
 
 class Distilled(Arm):
-    """Pre-gates that imitate the router, the model as it is. What it chooses is how much text they see."""
+    """Pre-gates that imitate the router, the model as it is. What it chooses is how much text they see and how wide they
+    are."""
     kind = "distilled"
 
     def chosen(self):
-        return min(({"tokens": n} for n in self.plan["tokens"]), key=self.valid)
+        forms = self.plan["gates"] if self.size == "demo" else self.plan["gates_elsewhere"]
+        return min(({"tokens": tokens, "hidden": hidden} for tokens, hidden in forms), key=self.valid)
 
     def sidecar(self, setting, seed):
         return self.made(setting, seed, "", ["tune", self.base(), "--data", self.lab.text["train"], "--for", "decide",
-                                             "--level", self.level, "--tokens", setting["tokens"], "--seed", seed])
+                                             "--level", self.level, "--tokens", setting["tokens"], "--hidden",
+                                             setting["hidden"], "--seed", seed])
 
     def make(self, setting, seed):
         return Ready(self.base(), "pregate", self.sidecar(setting, seed))
 
 
+class AsThePaper(Arm):
+    """The same pre-gates, whose own probabilities weigh what they have chosen."""
+    kind = "as-the-paper"
+
+    def chosen(self):
+        return Distilled(self.lab, self.plan, self.size, self.level).chosen()
+
+    def make(self, setting, seed):
+        like = Distilled(self.lab, self.plan, self.size, self.level).sidecar(setting, seed)
+        path = self.lab.out / f"{self.name}-{tag(setting)}-seed{seed}.gguf"
+        write_with_text(like, path, "pregate.weigher", "pregate")
+        return Ready(self.base(), "pregate", path)
+
+
 class ByLoss(Arm):
     """Pre-gates by the loss of the language model, the model as it is; from distilled ones."""
-    kind, rates, regions = "by-loss", ["3e-4", "1e-3"], ["4"]
+    kind, rates, regions = "by-loss", ["1e-4", "3e-4"], ["4"]
 
     def make(self, setting, seed):
         first = Distilled(self.lab, self.plan, self.size, self.level)
@@ -151,15 +173,15 @@ class ByLoss(Arm):
                                                    "--loss", "lm", "--level", self.level, "--from",
                                                    first.sidecar(first.chosen(), seed), "--batch", "8x256", "--lr",
                                                    setting["lr"], "--steps", setting["steps"], "--kl", setting["kl"],
-                                                   *RUNNERS_UP, "--seed", seed]))
+                                                   *LEARNING, "--seed", seed]))
 
 
 class Pregated(Arm):
     """Fine-tuned with pre-gates deciding, from distilled ones."""
-    kind = "pregated"
+    kind, regions = "pregated", ["4"]
 
     def make(self, setting, seed):
         first = Distilled(self.lab, self.plan, self.size, self.level)
-        model = self.train(setting, seed, "--gate", "pregate", "--level", self.level, *RUNNERS_UP, "--from",
+        model = self.train(setting, seed, "--gate", "pregate", "--level", self.level, *LEARNING, "--from",
                            first.sidecar(first.chosen(), seed))
         return Ready(model, "pregate", model.with_name(f"{model.stem}.pregate.gguf"))

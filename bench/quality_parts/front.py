@@ -6,7 +6,7 @@ the perplexity that the untrained router has with the bias that halves its bytes
 """
 import math
 
-from .arms import RUNNERS_UP, Arm, Conventional, Distilled, Pregated, Ready, base, tag
+from .arms import LEARNING, Arm, Conventional, Distilled, Pregated, Ready, base, tag
 from .lab import write
 
 
@@ -101,7 +101,7 @@ class InLoop(Curve, Arm):
 
     def __init__(self, lab, plan, name, label, gate, rates, *more):
         Curve.__init__(self, lab, plan, name, label)
-        self.gate, self.rates, self.regions, self.more = gate, rates, ["4"], more
+        self.gate, self.rates, self.regions, self.steps, self.more = gate, rates, ["4"], "front_steps", more
         self.size, self.level = "demo", 1
 
     def make(self, setting, seed):
@@ -136,9 +136,9 @@ def trained(lab, plan):
     all_rates, gate_rates = ["3e-4", "1e-3"], ["1e-3", "3e-3"]
     return [Tuned(lab, plan, Conventional(lab, plan), "conventional, fine-tuned"),
             Tuned(lab, plan, Pregated(lab, plan), "pre-gated, fine-tuned"),
-            InLoop(lab, plan, "loop", "router, cache in the loop", "router", all_rates, *loop),
-            InLoop(lab, plan, "loop-sticky", "the same, `--sticky 0.3`", "router", all_rates, *loop, "--sticky", 0.3),
             InLoop(lab, plan, "gates-sticky", "routers alone learn, cache in the loop, `--sticky 0.2`", "router", gate_rates, *loop,
-                   *gates_alone, "--sticky", 0.2, *RUNNERS_UP),
-            InLoop(lab, plan, "loop-pregate", "pre-gated, cache in the loop, `--sticky 0.3`", "pregate", all_rates, *loop,
-                   "--sticky", 0.3, *RUNNERS_UP)]
+                   *gates_alone, "--sticky", 0.2, "--runners-up", 2),
+            InLoop(lab, plan, "loop-sticky", "all learn, cache in the loop, `--sticky 0.3`", "router", all_rates, *loop, "--sticky",
+                   0.3),
+            InLoop(lab, plan, "loop-pregate", "pre-gated, all learn, cache in the loop, `--sticky 0.3`", "pregate", all_rates, *loop,
+                   "--sticky", 0.3, *LEARNING)]

@@ -71,8 +71,8 @@ def quality_row(lab, seeds, label, name, size):
 
 QUALITY_HEAD = ["| | perplexity | each seed | to the model before, % | to the best conventional fine-tuning, % | "
                 "to the own routers on these weights, % | chosen on validation |", "|---|---:|---|---|---|---|---|"]
-KINDS = [("by-loss", "gates alone, by the loss"), ("distilled", "gates alone, distilled"),
-         ("next", "next router, unmodified"), ("pregated", "pre-gated, fine-tuned")]
+KINDS = [("next", "next router, unmodified"), ("as-the-paper", "gates alone, distilled, weighing as well"),
+         ("distilled", "gates alone, distilled"), ("by-loss", "gates alone, by the loss"), ("pregated", "pre-gated, fine-tuned")]
 
 
 def quality_table(lab, plan, size):

@@ -46,6 +46,15 @@ class Keys:
         else:
             self.take(SIZES[kind])
 
+    def tensor_infos(self):
+        """The directory of tensors as it lies in the file; `at` is behind it then."""
+        begin = self.at
+        for _ in range(self.n_tensors):
+            self.text()
+            n_dims = self.take("I")
+            self.at += 8 * n_dims + 4 + 8
+        return self.data[begin:self.at]
+
     def number(self, name):
         kind, _, value = self.raw[name]
         return struct.unpack("<" + SIZES[kind], value)[0]
@@ -53,6 +62,16 @@ class Keys:
     def change(self, name, number):
         kind, head, _ = self.raw[name]
         self.raw[name] = (kind, head, struct.pack("<" + SIZES[kind], number))
+
+    def change_text(self, name, text):
+        kind, head, _ = self.raw[name]
+        self.raw[name] = (kind, head, struct.pack("<Q", len(text)) + text.encode())
+
+    def written(self, infos, n_tensors):
+        """The file up to its data."""
+        head = struct.pack("<4sIQQ", b"GGUF", 3, n_tensors, len(self.raw))
+        head += b"".join(h + value for _, h, value in self.raw.values()) + infos
+        return head + bytes(-len(head) % ALIGN)
 
 
 def tensors(n):
@@ -89,9 +108,19 @@ def write_shape(like, out, sizes):
     for name, kind, dims in all_tensors:
         infos += struct.pack("<Q", len(name)) + name.encode() + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, at)
         at += (n_bytes(kind, dims) + ALIGN - 1) // ALIGN * ALIGN
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(all_tensors), len(keys.raw))
-    head += b"".join(h + value for _, h, value in keys.raw.values()) + infos
-    head += bytes(-len(head) % ALIGN)
-    part = out.with_name(out.name + ".part")
-    part.write_bytes(head + bytes(at))
-    part.replace(out)
+    replace(out, keys.written(infos, len(all_tensors)) + bytes(at))
+
+
+def write_with_text(like, out, name, text):
+    """OUT: as LIKE, but for its key `name`, which holds a text."""
+    keys = Keys(like.read_bytes())
+    infos = keys.tensor_infos()
+    keys.change_text(name, text)
+    begin = (keys.at + ALIGN - 1) // ALIGN * ALIGN
+    replace(out, keys.written(infos, keys.n_tensors) + keys.data[begin:])
+
+
+def replace(path, data):
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)

@@ -28,7 +28,7 @@ struct pg_lm_head {
     char model[17], text[17], start[17], bias[17];
     uint64_t seed, level, n_hidden, n_steps, n_seq, seq_len, n_held, eval_every, sticky_cache,
         cache_form, n_runners_up, weigher;
-    double lr, sticky, kl;
+    double lr, sticky, kl, imitate;
     /* Its place. */
     uint64_t step, n_measured; /* steps done; measurements on held-out text */
     uint64_t best_step;

@@ -93,7 +93,7 @@ static const struct {
     SAME(n_held, COUNT),     SAME(eval_every, COUNT),   SAME(lr, REAL),
     SAME(cache_form, COUNT), SAME(bias, TEXT),          SAME(kl, REAL),
     SAME(sticky, REAL),      SAME(sticky_cache, COUNT), SAME(n_runners_up, COUNT),
-    SAME(weigher, COUNT),
+    SAME(weigher, COUNT),    SAME(imitate, REAL),
 #undef SAME
 };
 

@@ -160,6 +160,7 @@ static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg
         .cache_bias = t->bias,
         .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
+        .imitate_weight = t->opt.imitate,
         .n_runners_up = t->opt.n_runners_up,
         .weigher = t->opt.weigher,
         .pool = pool,
@@ -325,6 +326,7 @@ static void begin_head(struct pg_lm *t)
                              .lr = (double)o->lr,
                              .sticky = (double)o->sticky,
                              .kl = (double)o->kl,
+                             .imitate = (double)o->imitate,
                              .n_runners_up = (uint64_t)o->n_runners_up,
                              .weigher = (uint64_t)o->weigher};
     text ^= pg_batches_hash(&t->held_batches) * 31;

@@ -380,9 +380,11 @@ static int sum_up(const struct pg_net *n, struct pg_net_loss *out, struct pg_err
         out->balance += n->route[moe].balance / n->model->n_moe;
         out->sticky += n->route[moe].sticky / n->model->n_moe;
         out->misses += n->route[moe].misses;
+        out->imitate += n->route[moe].imitate / n->model->n_moe;
     }
     out->total = out->nll + (double)n->opt.balance_weight * out->balance +
-                 (double)n->opt.sticky_weight * out->sticky + (double)n->opt.kl_weight * out->kl;
+                 (double)n->opt.sticky_weight * out->sticky + (double)n->opt.kl_weight * out->kl +
+                 (double)n->opt.imitate_weight * out->imitate;
     if (!isfinite(out->total)) {
         return pg_fail(err, PG_ENUMERIC,
                        "numerical error: the loss is %g (too large a learning rate, or damaged "

@@ -21,7 +21,11 @@
  * model's distribution of the next token, p_ref that of the weights `reference` (struct
  *            pg_net_point; frozen: of the model) with routers deciding and no bias; p_ref is held
  *            constant. Only with kl_weight > 0
- *   total  = nll + balance_weight * balance + sticky_weight * sticky + kl_weight * kl
+ *   imitate  mean over MoE blocks, mean over the T tokens, of  KL(q || p) = sum_e q_e log(q_e /
+ * p_e), p the probabilities of the pre-gate that has chosen for the block, q those of the router
+ * that weighs; 0 for a block in which one gate does both. q is held constant: the pre-gate learns
+ * what the router says, and the state that it reads to show it early total  = nll + balance_weight
+ * * balance + sticky_weight * sticky + kl_weight * kl + imitate_weight * imitate
  *
  * With a cache_bias the experts are chosen as the engine's gates choose them beside a cache (struct
  * pg_options): in each row of the batch, token after token, the experts of block b are ranked by
@@ -114,6 +118,7 @@ struct pg_net_options {
     const float *cache_bias; /* [n_moe], borrowed until close; NULL: none */
     enum pg_cache_form cache_form;
     float kl_weight;
+    float imitate_weight;
     int n_runners_up; /* experts a token beyond those used, which the gate learns from */
     struct pg_pool *pool;
     /* Frozen: the model's dense weights are loaded when it runs, and its experts are in `store`,
@@ -135,7 +140,7 @@ struct pg_net_batch {
 };
 
 struct pg_net_loss {
-    double total, nll, balance, sticky, misses, kl;
+    double total, nll, balance, sticky, misses, kl, imitate;
     int64_t n_targets;
 };
 

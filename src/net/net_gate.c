@@ -206,6 +206,21 @@ static void balance(const struct pg_net *n, struct pg_net_route *r)
     r->balance = n_expert * sum;
 }
 
+/* The divergence of what chose from what weighs, each probability taken for LEAST_P at least. */
+#define LEAST_P 1e-30
+static void imitate(const struct pg_net *n, struct pg_net_route *r)
+{
+    size_t n_p = (size_t)n->n_tok * (size_t)n->h->n_expert;
+    double sum = 0;
+    r->imitate = 0;
+    if (!r->q || n->refers || n->opt.imitate_weight <= 0)
+        return;
+    for (size_t i = 0; i < n_p; i++)
+        sum +=
+            (double)r->q[i] * log(fmax((double)r->q[i], LEAST_P) / fmax((double)r->p[i], LEAST_P));
+    r->imitate = sum / n->n_tok;
+}
+
 void pg_net_routed(struct pg_net *n, int moe)
 {
     struct pg_net_route *r = &n->route[moe];
@@ -217,6 +232,7 @@ void pg_net_routed(struct pg_net *n, int moe)
     sort_by_expert(n, r);
     make_chunks(n, r);
     balance(n, r);
+    imitate(n, r);
     pg_net_sticky(n, moe);
 }
 
@@ -246,6 +262,16 @@ static void probabilities_back(const struct pg_net *n, const pg_real *p, pg_real
         d[e] *= p[e] * (1 - p[e]);
     if (!n->h->rule.sigmoid)
         n->ops->softmax_back(p, d, n->ops->dot(p, d, n_expert), n_expert);
+}
+
+/* dlogits of the pre-gate += by (p - q) */
+static void imitate_row_back(const struct pg_net *n, struct pg_net_route *r, int t)
+{
+    int n_expert = n->h->n_expert;
+    const pg_real *p = pg_net_row(r->p, t, n_expert), *q = pg_net_row(r->q, t, n_expert);
+    double by = (double)n->opt.imitate_weight * (double)n->scale / n->model->n_moe / n->n_tok;
+    for (int e = 0; e < n_expert; e++)
+        pg_net_row(r->dlogits, t, n_expert)[e] += (pg_real)by * (p[e] - q[e]);
 }
 
 /* The router weighs: its dq, and to the pre-gate's dlogits the estimate of net.h. */
@@ -287,8 +313,10 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
     if (!late)
         weights_back(n, r, t, d);
     probabilities_back(n, p, d);
-    if (late)
-        late_row_back(n, r, t);
+    if (!late)
+        return;
+    late_row_back(n, r, t);
+    imitate_row_back(n, r, t);
 }
 
 /* What add_early adds, back: dh, dearly, and the biases' sums. */

@@ -70,7 +70,7 @@ struct pg_net_route {
     int32_t *pair_of;   /* [T * U] row -> (token, rank) */
     int32_t *row_of;    /* [T * U] (token, rank) -> row */
     pg_real *d_balance; /* [n_expert] derivative of each token's probability */
-    double balance, sticky, misses;
+    double balance, sticky, misses, imitate;
 };
 
 /* How far the way back goes through a block. */

@@ -282,6 +282,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .cache_bias = t->bias,
         .cache_form = t->opt.cache_form,
         .kl_weight = t->opt.kl,
+        .imitate_weight = t->opt.imitate,
         .n_runners_up = t->opt.n_runners_up,
         .weigher = t->opt.weigher,
         .pool = t->pool,
@@ -469,6 +470,7 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
         mean->sticky += loss.sticky / n;
         mean->misses += loss.misses / n;
         mean->kl += loss.kl / n;
+        mean->imitate += loss.imitate / n;
     }
     return 0;
 }
@@ -508,6 +510,7 @@ static int take_step(struct pg_trainer *t, float *metrics, struct pg_err *err)
     metrics[PG_METRIC_STICKY] = (float)loss.sticky;
     metrics[PG_METRIC_MISSES] = (float)loss.misses;
     metrics[PG_METRIC_KL] = (float)loss.kl;
+    metrics[PG_METRIC_IMITATE] = (float)loss.imitate;
     metrics[PG_METRIC_NORM] = (float)norm;
     metrics[PG_METRIC_LR] = rates.lr;
     return 0;
@@ -548,6 +551,7 @@ int pg_trainer_report_at(const pg_trainer *t, int step, struct pg_train_report *
         .sticky = (double)m[PG_METRIC_STICKY],
         .misses = (double)m[PG_METRIC_MISSES],
         .kl = (double)m[PG_METRIC_KL],
+        .imitate = (double)m[PG_METRIC_IMITATE],
         .grad_norm = (double)m[PG_METRIC_NORM],
         .lr = (double)m[PG_METRIC_LR],
         .n_tokens =

@@ -124,6 +124,7 @@ static void open_flat(struct net_case *c, const char *file, const struct shape *
     if (s->beside) {
         opt.cache_bias = cache_bias;
         opt.kl_weight = 0.3f;
+        opt.imitate_weight = 0.2f;
     }
     net_case_open(c, file, &opt, 2);
     net_case_fill(c, 90, 5);
@@ -181,17 +182,18 @@ static void the_flat_net_has_the_same_bits(void **state)
     }
 }
 
-/* The estimate of net.h in plain loops, for the lowest block that a pre-gate decides: the last on
- * the way back that has derivatives by its weights. */
-static void check_estimate(const struct frozen *f, int moe, int n_used, int n_rank)
+/* What net.h says of the pre-gate's logits in plain loops, for the lowest block that a pre-gate
+ * decides: the last on the way back that has derivatives by its weights. */
+static double check_estimate(const struct frozen *f, int moe, int n_used, int n_rank)
 {
     const struct pg_net *n = f->net;
     const struct pg_net_route *r = &n->route[moe];
     int n_expert = n->h->n_expert;
-    double largest = 0;
+    double by = (double)n->opt.imitate_weight / n->model->n_moe / n->n_tok, largest = 0, apart = 0;
     int n_others = 0;
     for (int t = 0; t < n->n_tok; t++) {
-        const float *q = r->q + t * n_expert, *by_logit = r->dlogits + t * n_expert;
+        const float *p = r->p + t * n_expert, *q = r->q + t * n_expert;
+        const float *by_logit = r->dlogits + t * n_expert;
         const int32_t *id = r->id + t * n_rank;
         double sum = 0, wanted[256] = {0};
         bool taken[256] = {false};
@@ -210,11 +212,14 @@ static void check_estimate(const struct frozen *f, int moe, int n_used, int n_ra
                 assert_true(fabs((double)r->weight[t * n_rank + i] - w) < 1e-5);
         }
         for (int e = 0; e < n_expert; e++) {
+            wanted[e] += by * (double)(p[e] - q[e]);
+            apart += (double)q[e] * log((double)(q[e] / p[e])) / n->n_tok / n->model->n_moe;
             assert_true(fabs((double)by_logit[e] - wanted[e]) < 1e-8 + 1e-6 * fabs(wanted[e]));
             largest = fmax(largest, fabs(wanted[e]));
         }
     }
     assert_true(n_others > 0);
+    return apart;
     assert_true(largest > 1e-5);
 }
 
@@ -228,9 +233,15 @@ static void estimates_are_as_defined(void **state)
     open_flat(&c, made(&s, path), &s);
     assert_true(c.model.h.n_expert <= 256 && c.model.h.rule.renormalise);
     c.opt.balance_weight = c.opt.sticky_weight = 0;
+    c.opt.imitate_weight = 0.4f;
     frozen_open(&f, &c, 0, 2);
-    frozen_run(&f, &c, true);
-    check_estimate(&f, s.level, c.model.h.n_expert_used, c.model.h.n_expert_used + s.n_runners_up);
+    struct pg_net_loss loss = frozen_run(&f, &c, true);
+    int n_rank = c.model.h.n_expert_used + s.n_runners_up;
+    double apart = check_estimate(&f, s.level, c.model.h.n_expert_used, n_rank);
+    if (c.model.n_moe == s.level + 1)
+        assert_true(fabs(loss.imitate - apart) < 1e-6 * apart);
+    assert_true(apart > 1e-4 && loss.imitate > apart * 0.999);
+    assert_true(fabs(loss.total - loss.nll - (double)0.4f * loss.imitate) < 1e-6);
     frozen_close(&f);
     net_case_close(&c);
 }
