@@ -467,7 +467,9 @@ struct pg_train_options {
      * runs: the block's router, which then learns as well, or the pre-gate itself. */
     enum pg_gate_kind weigher;
     /* Where routers weigh: weight of the divergence KL(q || p) of a pre-gate's probabilities from
-     * those of the router that it chooses for, on the states that its own choices lead to. */
+     * those of the router that it chooses for, on the states that its own choices lead to. Below 0
+     * none, 0 = 10; without a weight a pre-gate that does not weigh learns from runners-up alone.
+     */
     float imitate;
     int reserved; /* 0 */
 };

@@ -112,7 +112,7 @@ static int options_make(struct train *r)
         .block_bias = bias.each,
         .n_block_bias = bias.n,
         .kl = (float)a->kl,
-        .imitate = (float)a->imitate,
+        .imitate = a->imitate < 0 ? 0 : or_none(a->imitate),
         .n_runners_up = a->n_runners_up,
         .weigher = (enum pg_gate_kind)a->weigher,
     };

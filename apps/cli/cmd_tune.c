@@ -198,7 +198,9 @@ static int run(const struct cli_args *args, const char *out)
         .block_bias = bias.each,
         .n_block_bias = bias.n,
         .kl = (float)args->kl,
-        .imitate = (float)args->imitate,
+        .imitate = args->imitate < 0   ? 0
+                   : args->imitate > 0 ? (float)args->imitate
+                                       : -1,
         .n_runners_up = args->n_runners_up,
         .weigher = (enum pg_gate_kind)args->weigher,
     };

@@ -186,7 +186,7 @@ static const struct option options[] = {
 {"cache-margin", 0, "M[,M...]", TRAIN | TUNE, REALS, AT(cache_margin), 0, 1, NULL, "the same for run --cache-margin (0)"},
 {"weigher", 0, "KIND", TRAIN | TUNE, CHOICE, AT(weigher), 0, 0, choice_gate, "who weighs the experts that a pre-gate has chosen (router)"},
 {"runners-up", 0, "N", TRAIN | TUNE, INTEGER, AT(n_runners_up), 0, 65536, NULL, "experts beyond those used that gates learn from, without a say in the answer (0)"},
-{"imitate", 0, "W", TRAIN | TUNE, REAL, AT(imitate), 0, 1e6, NULL, "weight of a pre-gate's divergence from the router that weighs what it chooses (0)"},
+{"imitate", 0, "W", TRAIN | TUNE, REAL, AT(imitate), 0, 1e6, NULL, "weight of a pre-gate's divergence from the router that weighs what it chooses (10)"},
 {"kl", 0, "W", TRAIN | TUNE, REAL, AT(kl), 0, 1e6, NULL, "weight of the divergence from the model that training starts from (0)"},
 {"freeze", 0, "LIST", TRAIN, TEXT, AT(freeze), 0, 0, NULL, "tensors that stay as they are, commas between, * for any: token_embd*,*.attn_*"},
 {"type", 0, "TYPE", TRAIN, TEXT, AT(type), 0, 0, NULL, "of the matrices in the result: F16, BF16 or F32 (F16)"},
@@ -304,6 +304,7 @@ static void defaults(struct cli_args *a, const char *command)
                            .weight_decay = 0.01,
                            .clip = 1,
                            .balance = 0.01,
+                           .imitate = -1,
                            .n_hidden = 64,
                            .holdout = 0.1};
     if (!strcmp(command, "tune")) {

@@ -100,7 +100,7 @@ static const struct options all[] = {
     {AT(n_block_bias), INT, 0, INT32_MAX},
     {AT(n_runners_up), INT, 0, 1 << 16},
     {AT(weigher), INT, 0, PG_GATE_PREGATE},
-    {AT(imitate), FLOAT, 0, 1e6},
+    {AT(imitate), FLOAT, -BIG, 1e6},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
     {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT
@@ -130,7 +130,7 @@ static const struct options all[] = {
     {AT(n_block_bias), INT, 0, INT32_MAX},
     {AT(n_runners_up), INT, 0, 1 << 16},
     {AT(weigher), INT, 0, PG_GATE_PREGATE},
-    {AT(imitate), FLOAT, 0, 1e6}}},
+    {AT(imitate), FLOAT, -BIG, 1e6}}},
 #undef STRUCT
 #define STRUCT pg_eval_options
 [PG_OPTIONS_EVAL] = {"PG_EVAL_OPTIONS_INIT", sizeof(struct STRUCT), {

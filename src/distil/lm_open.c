@@ -27,6 +27,9 @@ static void fill_in(struct pg_tune_options *o)
 {
     o->n_steps = o->n_steps ? o->n_steps : DEFAULT_STEPS;
     o->lr = o->lr > 0 ? o->lr : 3e-4f;
+    if (o->imitate == 0)
+        o->imitate = o->weigher == PG_GATE_ROUTER ? 10 : 0;
+    o->imitate = PG_MAX(o->imitate, 0);
     o->holdout = o->holdout > 0 ? o->holdout : 0.1f;
     o->eval_every = o->eval_every ? o->eval_every : PG_MAX(1, o->n_steps / 10);
     o->checkpoint_every = o->checkpoint_every ? o->checkpoint_every : 100;
@@ -34,6 +37,10 @@ static void fill_in(struct pg_tune_options *o)
 
 static int check_options(const struct pg_tune_options *o, struct pg_err *err)
 {
+    if (o->imitate > 0 && o->weigher != PG_GATE_ROUTER)
+        return pg_fail(err, PG_EARG,
+                       "imitation has weight %g: routers that weigh are wanted, and pre-gates do",
+                       (double)o->imitate);
     if (pg_same_file(o->model, o->out))
         return pg_fail(err, PG_EARG, "%s is the model itself; the sidecar needs a file of its own",
                        o->out);

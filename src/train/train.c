@@ -65,6 +65,7 @@ static void fill_in(struct pg_train_options *o, const struct pg_hparams *h)
     or_default(&o->clip, 1);
     or_default(&o->balance, 0.01f);
     or_default(&o->sticky, 0);
+    or_default(&o->imitate, pregate && o->weigher == PG_GATE_ROUTER ? 10 : 0);
 }
 
 /* What depends on the model. */
@@ -84,6 +85,12 @@ static int check_sizes(const struct pg_train_options *o, const struct pg_model *
 static int check_gates(const struct pg_train_options *o, const struct pg_model *m,
                        struct pg_err *err)
 {
+    if (o->imitate > 0 && (o->gate != PG_GATE_PREGATE || o->weigher != PG_GATE_ROUTER)) {
+        return pg_fail(err, PG_EARG,
+                       "imitation has weight %g: pre-gates whose choice routers weigh are wanted, "
+                       "and there are none",
+                       (double)o->imitate);
+    }
     if (o->gate != PG_GATE_PREGATE) {
         if (o->level)
             return pg_fail(err, PG_EARG,

@@ -248,6 +248,8 @@ class Train(Case):
             keys.setdefault("pregate.weigher", None)
         self.assertNotEqual(said["pregate"], said["router"])
         self.assertEqual(said["pregate"], said[None])
+        for gate in (["--gate", "router"], ["--gate", "pregate", "--weigher", "pregate"]):
+            self.bad(1, ["imitation has weight 2"], *gate, "--imitate", 2)
         keys["pregate.weigher"] = tiny_model.text("nobody")
         tiny_model.write(moved, keys, weights)
         self.bad(1, ["pregate.weigher", "'nobody' found"], "--gate", "pregate", "--from", moved, model=out)
