@@ -162,11 +162,11 @@ static int check_lm(const struct cli_args *a, struct pg_tune_options *opt)
     return CLI_OK;
 }
 
-static int run(const struct cli_args *args, const char *out)
+static struct pg_tune_options options_of(const struct cli_args *args, const char *out,
+                                         struct cli_progress *progress)
 {
-    struct cli_progress progress = {.verbose = true};
     const struct cli_bias bias = cli_bias_of(args);
-    struct pg_tune_options opt = {
+    return (struct pg_tune_options){
         PG_TUNE_OPTIONS_INIT,
         .model = args->subject,
         .data = args->data.path,
@@ -184,7 +184,7 @@ static int run(const struct cli_args *args, const char *out)
         .n_ctx = args->n_ctx,
         .log = cli_progress_log,
         .progress = cli_progress_step,
-        .user = &progress,
+        .user = progress,
         .loss = (enum pg_tune_loss)args->loss,
         .n_steps = args->n_steps,
         .from_sidecar = args->from,
@@ -204,6 +204,12 @@ static int run(const struct cli_args *args, const char *out)
         .n_runners_up = args->n_runners_up,
         .weigher = (enum pg_gate_kind)args->weigher,
     };
+}
+
+static int run(const struct cli_args *args, const char *out)
+{
+    struct cli_progress progress = {.verbose = true};
+    struct pg_tune_options opt = options_of(args, out, &progress);
     struct pg_tune_report report;
     struct pg_err err = {0};
     const int bad = check_lm(args, &opt);

@@ -3,11 +3,11 @@
  */
 #include "distil/distil.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/ranges.h"
 #include "distil/lm.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -36,18 +36,6 @@ struct tune {
     void *base; /* of states and fit */
     size_t bytes;
 };
-
-static PG_PRINTF(2, 3) void say(const struct tune *t, const char *fmt, ...)
-{
-    char text[256];
-    va_list ap;
-    if (t->opt.log) {
-        va_start(ap, fmt);
-        vsnprintf(text, sizeof(text), fmt, ap);
-        va_end(ap);
-        t->opt.log(t->opt.user, PG_LOG_INFO, text);
-    }
-}
 
 static double mib(uint64_t bytes)
 {
@@ -110,8 +98,9 @@ static int read_text(struct tune *t, const struct pg_engine *e, struct pg_err *e
     PG_TRY(pg_docs_open(&t->text.docs, &d, err));
     t->text.bos = pg_vocab_bos(e->vocab);
     PG_TRY(pg_distil_cut(&t->text, &split, err));
-    say(t, "text: %d documents, %llu tokens to learn from, %llu held out", t->text.docs.n,
-        (unsigned long long)t->text.n_train_tokens, (unsigned long long)t->text.n_held_tokens);
+    pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
+           "text: %d documents, %llu tokens to learn from, %llu held out", t->text.docs.n,
+           (unsigned long long)t->text.n_train_tokens, (unsigned long long)t->text.n_held_tokens);
     return 0;
 }
 
@@ -201,7 +190,8 @@ static int divide(struct tune *t, struct pg_engine *e, struct pg_err *err)
     if (t->opt.resume) {
         PG_TRY(pg_distil_peek(t->checkpoint, &t->head, &t->text, &found, err));
         if (!found) {
-            say(t, "%s is not there: this run begins anew", t->checkpoint);
+            pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO, "%s is not there: this run begins anew",
+                   t->checkpoint);
             t->opt.resume = false;
         }
     }
@@ -315,9 +305,10 @@ static int open_all(struct tune *t, struct pg_err *err)
     opt.n_sessions = t->memory.n_sessions;
     opt.n_batch = t->memory.n_batch;
     opt.n_ctx = t->text.pieces.longest;
-    say(t, "memory: %.1f MiB: engine %.1f, states of %zu + %zu tokens %.1f, optimiser %.1f",
-        mib(t->memory.budget), mib(t->memory.engine_bytes), t->memory.n_train, t->memory.n_held,
-        mib(t->memory.state_bytes), mib(t->memory.fit_bytes));
+    pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
+           "memory: %.1f MiB: engine %.1f, states of %zu + %zu tokens %.1f, optimiser %.1f",
+           mib(t->memory.budget), mib(t->memory.engine_bytes), t->memory.n_train, t->memory.n_held,
+           mib(t->memory.state_bytes), mib(t->memory.fit_bytes));
     PG_TRY(pg_engine_open(&t->engine, &opt, err));
     t->fit_options.k = &t->engine->compute.k;
     t->fit_options.pool = t->engine->compute.pool;
@@ -338,9 +329,10 @@ static int collect(struct tune *t, struct pg_states *s, int first, int end, stru
     PG_TRY(pg_collect(&t->collector, s, first, end, err));
     pg_engine_stats(t->engine, &after);
     double seconds = (double)(pg_now_ns() - begin) * 1e-9;
-    say(t, "ran %zu tokens of %s text in %.1f s (%.0f tok/s), %.1f MiB of experts read", s->n,
-        s == &t->held ? "held-out" : "the", seconds, (double)s->n / seconds,
-        mib(after.expert_bytes_read - before.expert_bytes_read));
+    pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
+           "ran %zu tokens of %s text in %.1f s (%.0f tok/s), %.1f MiB of experts read", s->n,
+           s == &t->held ? "held-out" : "the", seconds, (double)s->n / seconds,
+           mib(after.expert_bytes_read - before.expert_bytes_read));
     return 0;
 }
 
@@ -364,11 +356,11 @@ static void say_round(const struct tune *t)
         after += g->agree.recall / n;
         n_stopped += g->stopped;
     }
-    say(t,
-        "round %d of %d: held-out loss %.4f -> %.4f, recall %.1f %% -> %.1f %% (%d of %d "
-        "pre-gates have stopped)",
-        t->fit.round, t->fit_options.n_rounds, first, best, 100 * before, 100 * after, n_stopped,
-        n);
+    pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
+           "round %d of %d: held-out loss %.4f -> %.4f, recall %.1f %% -> %.1f %% (%d of %d "
+           "pre-gates have stopped)",
+           t->fit.round, t->fit_options.n_rounds, first, best, 100 * before, 100 * after, n_stopped,
+           n);
 }
 
 /* First piece of round `round`. */
@@ -399,8 +391,8 @@ static int run_rounds(struct tune *t, struct pg_err *err)
     PG_TRY(collect(t, &t->held, 0, PG_MIN(n_held, t->text.n_held), err));
     if (t->opt.resume) {
         PG_TRY(pg_distil_load(t->checkpoint, &t->head, &t->fit, err));
-        say(t, "%s: gone on with in round %d, pass %d", t->checkpoint, t->fit.round + 1,
-            t->fit.pass + 1);
+        pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO, "%s: gone on with in round %d, pass %d",
+               t->checkpoint, t->fit.round + 1, t->fit.pass + 1);
         for (int i = t->text.n_held; i < piece_of_round(t, t->fit.round); i++)
             t->collector.lanes.done += (uint64_t)t->text.pieces.at[i].n;
     } else {

@@ -3,24 +3,13 @@
  */
 #include "distil/lm.h"
 
+#include "base/log.h"
+
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-static PG_PRINTF(2, 3) void say(const struct pg_lm *t, const char *fmt, ...)
-{
-    char text[256];
-    va_list ap;
-    if (t->opt.log) {
-        va_start(ap, fmt);
-        vsnprintf(text, sizeof(text), fmt, ap);
-        va_end(ap);
-        t->opt.log(t->opt.user, PG_LOG_INFO, text);
-    }
-}
 
 /* ------------------------------------------------------------------ progress ---------------- */
 
@@ -89,9 +78,10 @@ static int judge(struct pg_lm *t, struct pg_err *err)
         memcpy(t->best, t->s.w, t->params->n_values * sizeof(float));
     }
     double n_tok = (double)(h->step * h->n_seq * h->seq_len);
-    say(t, "step %d of %d: held-out nll %.4f, began with %.4f; loss %.4f, least %.4f; %.0f tok/s",
-        (int)h->step, (int)h->n_steps, now.nll, h->first_nll, now.total, h->best_loss,
-        h->seconds > 0 ? n_tok / h->seconds : 0.0);
+    pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
+           "step %d of %d: held-out nll %.4f, began with %.4f; loss %.4f, least %.4f; %.0f tok/s",
+           (int)h->step, (int)h->n_steps, now.nll, h->first_nll, now.total, h->best_loss,
+           h->seconds > 0 ? n_tok / h->seconds : 0.0);
     return 0;
 }
 
@@ -183,9 +173,11 @@ static int begin(struct pg_lm *t, struct pg_err *err)
     if (t->opt.resume) {
         PG_TRY(pg_lm_load(t, &found, err));
         if (found)
-            say(t, "%s: gone on with after step %d", t->checkpoint, (int)t->head.step);
+            pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO, "%s: gone on with after step %d", t->checkpoint,
+                   (int)t->head.step);
         else
-            say(t, "%s is not there: this run begins anew", t->checkpoint);
+            pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO, "%s is not there: this run begins anew",
+                   t->checkpoint);
     }
     pg_batches_seek(&t->batches, t->head.step * t->head.n_seq);
     return found ? 0 : pg_lm_save(t, err); /* what distilling has brought is not to be lost */

@@ -2,6 +2,7 @@
 #include "distil/lm.h"
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "distil/distil_fit.h"
 #include "net/rows/blas.h"
@@ -347,15 +348,11 @@ static void begin_head(struct pg_lm *t)
 static void say_memory(const struct pg_lm *t)
 {
     const struct pg_plan *p = &t->engine->plan;
-    char text[256];
-    if (!t->opt.log)
-        return;
-    snprintf(text, sizeof(text),
-             "memory: %.1f MiB: dense weights %.1f, %d of %d experts %.1f, batch of %d x %d and "
-             "optimiser %.1f",
-             mib(p->budget), mib(p->dense), p->n_slots, p->n_expert_total, mib(p->slots),
-             t->opt.n_seq, t->opt.seq_len, mib(p->caller));
-    t->opt.log(t->opt.user, PG_LOG_INFO, text);
+    pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
+           "memory: %.1f MiB: dense weights %.1f, %d of %d experts %.1f, batch of %d x %d and "
+           "optimiser %.1f",
+           mib(p->budget), mib(p->dense), p->n_slots, p->n_expert_total, mib(p->slots),
+           t->opt.n_seq, t->opt.seq_len, mib(p->caller));
 }
 
 static int open_all(struct pg_lm *t, struct pg_err *err)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/engine.h"
 
+#include "base/log.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,17 +163,14 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
 
 static void log_open(const struct pg_engine *e)
 {
-    char text[256];
-    if (!e->opt.log)
-        return;
-    snprintf(text, sizeof(text), "%s: mode %s, %d of %d experts fit, batch %d, %s, %s, %d threads",
-             e->model.name, pg_mode_name(e->plan.mode), e->plan.n_slots, e->plan.n_expert_total,
-             e->plan.n_batch, pg_io_describe(e->io), e->compute.k.name, e->opt.n_threads);
-    e->opt.log(e->opt.user, PG_LOG_INFO, text);
+    struct pg_log log = PG_LOG_OF(&e->opt);
+    pg_say(log, PG_LOG_INFO, "%s: mode %s, %d of %d experts fit, batch %d, %s, %s, %d threads",
+           e->model.name, pg_mode_name(e->plan.mode), e->plan.n_slots, e->plan.n_expert_total,
+           e->plan.n_batch, pg_io_describe(e->io), e->compute.k.name, e->opt.n_threads);
     if (e->opt.mode == PG_MODE_PREGATE && !e->trained_to_decide) {
-        e->opt.log(e->opt.user, PG_LOG_WARN,
-                   "these pre-gates were made to hint, not to decide: expect worse text than the "
-                   "model's own routers give");
+        pg_say(log, PG_LOG_WARN,
+               "these pre-gates were made to hint, not to decide: expect worse text than the "
+               "model's own routers give");
     }
 }
 

@@ -5,6 +5,8 @@
  */
 #include "engine/engine.h"
 
+#include "base/log.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,8 +138,7 @@ size_t pg_tables_bytes(const struct pg_engine *e)
 /* Mode auto has taken what lies beside the model for its sidecar, and it is another's. */
 static int do_without(struct pg_engine *e, struct pg_err *err)
 {
-    if (e->opt.log)
-        e->opt.log(e->opt.user, PG_LOG_WARN, err ? err->text : "the sidecar cannot be used");
+    pg_say(PG_LOG_OF(&e->opt), PG_LOG_WARN, "%s", err ? err->text : "the sidecar cannot be used");
     e->sidecar_path[0] = 0;
     e->sidecar_found = false;
     e->opt.mode = e->plan.mode = PG_MODE_LOOKAHEAD;

@@ -4,6 +4,7 @@
 #include "train/train.h"
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/os.h"
 #include "base/ranges.h"
 #include "net/rows/blas.h"
@@ -11,26 +12,10 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static void say(const struct pg_trainer *t, enum pg_log_level level, const char *fmt, ...)
-    PG_PRINTF(3, 4);
-
-static void say(const struct pg_trainer *t, enum pg_log_level level, const char *fmt, ...)
-{
-    char text[512];
-    va_list ap;
-    if (!t->opt.log)
-        return;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    t->opt.log(t->opt.user, level, text);
-}
 
 /* ------------------------------------------------------------------ options ----------------- */
 
@@ -356,12 +341,13 @@ static int begin_step(struct pg_trainer *t, struct pg_err *err)
     if (t->opt.resume) {
         PG_TRY(pg_checkpoint_load(t, &found, err));
         if (!found) {
-            say(t, PG_LOG_WARN, "%s is not there: training starts from the beginning",
-                t->path.checkpoint);
+            pg_say(PG_LOG_OF(&t->opt), PG_LOG_WARN,
+                   "%s is not there: training starts from the beginning", t->path.checkpoint);
         }
     } else if (access(t->path.checkpoint, F_OK) == 0) {
-        say(t, PG_LOG_WARN, "%s of an earlier run will be replaced; --resume would go on from it",
-            t->path.checkpoint);
+        pg_say(PG_LOG_OF(&t->opt), PG_LOG_WARN,
+               "%s of an earlier run will be replaced; --resume would go on from it",
+               t->path.checkpoint);
     }
     const uint64_t rows = (uint64_t)t->step * (uint64_t)t->opt.n_accumulate;
     pg_batches_seek(&t->batches, rows * (uint64_t)t->opt.n_seq);
@@ -377,12 +363,12 @@ static void say_what(const struct pg_trainer *t)
         n_trained += t->frozen[i] ? 0 : t->params->p[i].n;
     if (t->step)
         snprintf(from, sizeof(from), ", going on after step %d", t->step);
-    say(t, PG_LOG_INFO,
-        "%zu parameters, %" PRIu64 " of them trained; %d documents of %zu tokens; %d x %d x %d "
-        "tokens a step, %d steps%s; %.1f MiB, %d threads",
-        t->params->n_values, n_trained, t->docs.n, t->docs.first[t->docs.n], t->opt.n_accumulate,
-        t->opt.n_seq, t->opt.seq_len, t->opt.n_steps, from, (double)bytes / (1 << 20),
-        t->opt.n_threads);
+    pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
+           "%zu parameters, %" PRIu64 " of them trained; %d documents of %zu tokens; %d x %d x %d "
+           "tokens a step, %d steps%s; %.1f MiB, %d threads",
+           t->params->n_values, n_trained, t->docs.n, t->docs.first[t->docs.n], t->opt.n_accumulate,
+           t->opt.n_seq, t->opt.seq_len, t->opt.n_steps, from, (double)bytes / (1 << 20),
+           t->opt.n_threads);
 }
 
 static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt,
