@@ -395,6 +395,80 @@ static void test_router_with_bias(void **state)
     }
 }
 
+/* The pre-gate of block 0 chooses experts 0 and 3 for block 1, with probabilities 0.7 and 0.2; the
+ * router there would choose 0 and 1, and says 0.5, 0.26, 0.2, 0.04. */
+static void test_who_weighs(void **state)
+{
+    enum { N_EXPERT = 4, N_EMBD = 64 };
+    static const struct {
+        enum pg_gate_kind weigher;
+        bool renormalise;
+        double weight[2];
+    } cases[] = {
+        {PG_GATE_ROUTER, true, {0.5 / 0.76, 0.04 / 0.76}},
+        {PG_GATE_ROUTER, false, {0.5, 0.04}},
+        {PG_GATE_PREGATE, true, {0.7 / 0.9, 0.2 / 0.9}},
+        {PG_GATE_PREGATE, false, {0.7, 0.2}},
+    };
+    static const double early[N_EXPERT] = {0.7, 0.06, 0.04, 0.2},
+                        late[N_EXPERT] = {0.5, 0.26, 0.2, 0.04};
+    static float inp[N_EXPERT * N_EMBD], h[2][N_EMBD];
+    static _Alignas(64) char room[1 << 16];
+    const struct world_options wo = {.n_block = 2,
+                                     .n_expert = N_EXPERT,
+                                     .n_slots = 8,
+                                     .slab_bytes = 100,
+                                     .hints = PG_HINTS_ON,
+                                     .sim = {.seed = 1}};
+    const int32_t pos = 0;
+    struct pg_compute c = {.k = table[0]};
+    (void)state;
+    assert_int_equal(pg_pool_open(&c.pool, 1, NULL), 0);
+    for (int e = 0; e < N_EXPERT; e++) { /* states are their logits */
+        inp[e * N_EMBD + e] = 1;
+        h[0][e] = (float)log(early[e]);
+        h[1][e] = (float)log(late[e]);
+    }
+    for (size_t i = 0; i < PG_COUNT(cases); i++) {
+        struct world w;
+        struct pg_arena a = {room, sizeof(room), 0};
+        const struct pg_pregate map = {.inp = {PG_TYPE_F32, N_EMBD, N_EXPERT, inp}};
+        const struct pg_pregate routers[2] = {map, map}, pregates[2] = {map};
+        const struct pg_route *route;
+        struct pg_gate g;
+        struct pg_input in;
+        world_open(&w, &wo);
+        struct pg_gate_options opt = {.mode = PG_MODE_PREGATE,
+                                      .rule = {N_EXPERT, 2, false, cases[i].renormalise, 1},
+                                      .weigher = cases[i].weigher,
+                                      .n_block = 2,
+                                      .level = 1,
+                                      .max_tok = 1,
+                                      .routers = routers,
+                                      .pregates = pregates,
+                                      .store = w.store,
+                                      .compute = &c};
+        pg_gate_init(&g, &opt, &a);
+        pg_input_carve(&in, &a, N_EMBD, 1);
+        pg_input_set(&in, h[0], N_EMBD, 1);
+        assert_int_equal(pg_gate_decide(&g, 0, &in, &pos, &route, NULL), 0);
+        assert_int_equal(pg_gate_hint(&g, 0, &in, &pos, NULL), 0);
+        pg_input_set(&in, h[1], N_EMBD, 1);
+        assert_int_equal(pg_gate_decide(&g, 1, &in, &pos, &route, NULL), 0);
+        assert_memory_equal(route->id, ((const int32_t[]){0, 3}), 2 * sizeof(int32_t));
+        for (int j = 0; j < 2; j++)
+            assert_true(fabs((double)route->weight[j] - cases[i].weight[j]) < 1e-6);
+        h[1][2] = NAN; /* a router that says nothing is noticed where it is asked */
+        pg_input_set(&in, h[1], N_EMBD, 1);
+        assert_int_equal(pg_gate_decide(&g, 1, &in, &pos, &route, NULL),
+                         cases[i].weigher == PG_GATE_ROUTER ? PG_ENUMERIC : 0);
+        h[1][2] = (float)log(late[2]);
+        pg_store_drain(w.store);
+        world_close(&w);
+    }
+    pg_pool_close(c.pool);
+}
+
 /* ------------------------------------------------------------------ agreement --------------- */
 
 /* Two tokens by hand: the router chooses 2, 0 with p 1/2, 1/4; then 1, 3 with p 3/8, 3/8. */
@@ -605,6 +679,7 @@ int main(void)
         cmocka_unit_test(test_fold),
         cmocka_unit_test(test_fold_same_gain),
         cmocka_unit_test(test_router_with_bias),
+        cmocka_unit_test(test_who_weighs),
         cmocka_unit_test(test_agreement),
         cmocka_unit_test(test_extra),
     };
