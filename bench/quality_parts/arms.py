@@ -1,4 +1,6 @@
 """What is compared: each arm is a way to a model, with settings that it chooses on the validation text."""
+import functools
+import json
 from typing import NamedTuple, Optional
 
 from .lab import ROOT, write
@@ -83,19 +85,32 @@ class Arm:
         best = min(({"lr": lr, "kl": kl, "steps": few} for lr in self.rates for kl in self.regions), key=self.valid)
         return min((best, *({**best, "steps": n} for n in more)), key=self.valid)
 
-    def run(self):
+    def choose(self):
+        write(self.lab.out / f"chosen-{self.name}.json", json.dumps(self.chosen()) + "\n")
+
+    def tasks(self):
+        return [functools.partial(self.run, seed) for seed in self.plan["seeds"]]
+
+    def run(self, seed):
         """The test text, once, with what was chosen; and the routers on the same weights."""
-        setting = self.chosen()
-        write(self.lab.out / f"chosen-{self.name}.json", str(setting).replace("'", '"') + "\n")
-        for seed in self.plan["seeds"]:
-            ready = self.make(setting, seed)
-            self.lab.json(f"test-{self.name}-seed{seed}", [*ready.args(), "--data", self.lab.text["test"], *self.most()])
-            if ready.mode == "pregate" and ready.gguf != self.base():
-                self.lab.json(f"test-{self.name}-routers-seed{seed}",
-                              ["eval", ready.gguf, "--mode", "resident", "--data", self.lab.text["test"], *self.most()])
+        ready = self.make(self.chosen(), seed)
+        self.lab.json(f"test-{self.name}-seed{seed}", [*ready.args(), "--data", self.lab.text["test"], *self.most()])
+        if ready.mode == "pregate" and ready.gguf != self.base():
+            self.lab.json(f"test-{self.name}-routers-seed{seed}",
+                          ["eval", ready.gguf, "--mode", "resident", "--data", self.lab.text["test"], *self.most()])
 
 
-class Before(Arm):
+class Fixed(Arm):
+    """Nothing is chosen, and there are no seeds."""
+
+    def choose(self):
+        pass
+
+    def tasks(self):
+        return [self.run]
+
+
+class Before(Fixed):
     """The model before any of it."""
     kind = "before"
 
@@ -119,7 +134,7 @@ class Conventional(Arm):
         return Ready(self.train(setting, seed, "--gate", "router"), "resident")
 
 
-class Next(Arm):
+class Next(Fixed):
     """The router of a later block, unmodified."""
     kind = "next"
 

@@ -4,11 +4,10 @@ All rows read the same documents, one token a step, with the same number of slot
 points being values of --cache-bias or --cache-margin; curves are judged where they cross half of the bytes of the model before, and at
 the perplexity that the untrained router has with the bias that halves its bytes.
 """
+import functools
 import math
 
 from .arms import LEARNING, Arm, Conventional, Distilled, Pregated, Ready, base, tag
-from .lab import write
-
 
 BIAS, MARGIN = "bias", "margin"  # --cache-bias, --cache-margin
 
@@ -42,6 +41,9 @@ class Curve:
     def __init__(self, lab, plan, name, label, knob=MARGIN):
         self.lab, self.plan, self.name, self.label, self.knob = lab, plan, name, label, knob
 
+    def choose(self):
+        pass
+
     def measured(self, ready, part, what, values):
         return [measure(self.lab, f"{part}-front-{self.name}-{self.knob}{v}{what}", ready, part, self.plan, self.knob, v)
                 for v in values]
@@ -69,6 +71,9 @@ class Untrained(Curve):
     def values(self):
         return self.plan["margins"] if self.knob == MARGIN else self.plan["policies"][self.evict]
 
+    def tasks(self):
+        return [self.run]
+
     def run(self):
         ready = Ready(base(self.lab, "demo", self.plan), "ondemand")
         for v in self.values():
@@ -86,13 +91,14 @@ class Tuned(Curve):
         super().__init__(lab, plan, arm.name, label)
         self.arm = arm
 
-    def run(self):
-        setting = self.arm.chosen()
-        for seed in self.plan["seeds"]:
-            ready = self.arm.make(setting, seed)
-            if ready.mode == "resident":
-                ready = Ready(ready.gguf, "ondemand")
-            self.measured(ready, "test", f"-seed{seed}", self.values())
+    def tasks(self):
+        return [functools.partial(self.run, seed) for seed in self.plan["seeds"]]
+
+    def run(self, seed):
+        ready = self.arm.make(self.arm.chosen(), seed)
+        if ready.mode == "resident":
+            ready = Ready(ready.gguf, "ondemand")
+        self.measured(ready, "test", f"-seed{seed}", self.values())
 
 
 class InLoop(Curve, Arm):
@@ -118,11 +124,10 @@ class InLoop(Curve, Arm):
         least = min(points)  # a curve that never comes so far is judged by where it ends
         return crossing(points, half) or least[1] * (1 + abs(math.log(least[0] / half)))
 
-    def run(self):
-        setting = self.chosen()
-        write(self.lab.out / f"chosen-front-{self.name}.json", str(setting).replace("'", '"') + "\n")
-        for seed in self.plan["seeds"]:
-            self.measured(self.make(setting, seed), "test", f"-seed{seed}", self.values())
+    choose, tasks = Arm.choose, Arm.tasks
+
+    def run(self, seed):
+        self.measured(self.make(self.chosen(), seed), "test", f"-seed{seed}", self.values())
 
 
 def baselines(lab, plan):

@@ -30,6 +30,12 @@ class Hints:
         self.lab.json(f"cost-{name}-memory{memory}", [*ready.args(), "--data", self.lab.text["test"], "--memory", memory,
                                                       "--batch", 1, "--max", self.plan["docs"], *more])
 
+    def choose(self):
+        pass
+
+    def tasks(self):
+        return [self.run]
+
     def run(self):
         for extra in EXTRA if self.level == 1 else [0]:
             self.agree(f"lookahead-level{self.level}", extra, "--mode", "lookahead", "--lookahead", self.level)
