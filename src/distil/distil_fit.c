@@ -35,8 +35,11 @@ void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_
     }
     for (int i = 0; i < opt->n_threads; i++) {
         struct pg_fit_scratch s = pg_fit_scratch_carve(&f->opt, a);
-        if (a->base)
-            f->scratch[i] = s;
+        if (!a->base)
+            continue;
+        f->scratch[i] = s;
+        for (int k = 0; k < opt->n_hidden; k++)
+            s.ones[k] = 1;
     }
 }
 

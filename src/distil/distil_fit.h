@@ -107,6 +107,8 @@ struct pg_fit_scratch {
     float *x, *xt;  /* [rows, n_embd] inputs, and transposed */
     float *wide;    /* [rows, n_expert + n_hidden] W h beside D h */
     float *u, *a;   /* [rows, n_hidden] */
+    float *da;      /* [rows, n_hidden] derivatives by a, then by u */
+    float *ones;    /* [n_hidden] */
     float *z;       /* [rows, n_expert] logits */
     float *dz;      /* the loss's derivatives by them */
     float *dwide;   /* [n_expert + n_hidden, rows] those by z and by u, transposed */

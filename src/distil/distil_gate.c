@@ -50,6 +50,8 @@ struct pg_fit_scratch pg_fit_scratch_carve(const struct pg_fit_options *o, struc
         .wide = floats(a, rows * (n_expert + n_hidden)),
         .u = floats(a, rows * n_hidden),
         .a = floats(a, rows * n_hidden),
+        .da = floats(a, rows * n_hidden),
+        .ones = floats(a, n_hidden),
         .z = floats(a, rows * n_expert),
         .dz = floats(a, rows * n_expert),
         .dwide = floats(a, rows * (n_expert + n_hidden)),
@@ -203,11 +205,6 @@ static void multiply(const struct pg_kernels *k, const struct product *p)
     k->matmul[PG_TYPE_F32](&m, 0, p->n_rows_w);
 }
 
-static float silu(float x)
-{
-    return x / (1 + pg_expf(-x));
-}
-
 /* u, a and z of n rows of inputs. */
 static void forward(const struct pg_fit *f, const float *w, const struct pg_fit_scratch *s, int n)
 {
@@ -216,11 +213,10 @@ static void forward(const struct pg_fit *f, const float *w, const struct pg_fit_
     multiply(f->opt.k, &(struct product){s->x, w + at.w, n, n_wide, f->opt.n_embd, s->wide});
     for (int t = 0; t < n; t++) {
         const float *wide = s->wide + (size_t)t * (size_t)n_wide + n_expert;
-        for (int i = 0; i < n_hidden; i++) {
-            float u = wide[i] + w[at.c + (size_t)i];
-            s->u[t * n_hidden + i] = u;
-            s->a[t * n_hidden + i] = silu(u);
-        }
+        float *u = s->u + (size_t)t * (size_t)n_hidden;
+        memcpy(u, wide, (size_t)n_hidden * sizeof(float));
+        f->opt.k->add(w + at.c, u, n_hidden);
+        f->opt.k->silu_mul(u, s->ones, s->a + (size_t)t * (size_t)n_hidden, n_hidden);
     }
     memset(s->z, 0, (size_t)n * (size_t)n_expert * sizeof(float));
     if (n_hidden)
@@ -241,12 +237,12 @@ static void backward_hidden(const struct pg_fit *f, const float *w, const struct
     transpose(s->a, n, n_hidden, s->at);
     multiply(f->opt.k, &(struct product){s->dwide, s->at, n_expert, n_hidden, n, s->g + at.u});
     transpose(w + at.u, n_expert, n_hidden, s->ut);
-    multiply(f->opt.k, &(struct product){s->dz, s->ut, n, n_hidden, n_expert, s->a});
-    for (int i = 0; i < n * n_hidden; i++) {
-        float u = s->u[i], sigmoid = 1 / (1 + pg_expf(-u));
-        s->a[i] *= sigmoid + u * sigmoid * (1 - sigmoid);
+    multiply(f->opt.k, &(struct product){s->dz, s->ut, n, n_hidden, n_expert, s->da});
+    for (int i = 0; i < n * n_hidden; i++) { /* silu' = sigmoid (1 + u - silu) */
+        float u = s->u[i], sigmoid = u == 0 ? 0.5f : s->a[i] / u;
+        s->da[i] *= sigmoid * (1 + u - s->a[i]);
     }
-    transpose(s->a, n, n_hidden, s->dwide + n_expert * n);
+    transpose(s->da, n, n_hidden, s->dwide + n_expert * n);
 }
 
 /* g = the mean of the n tokens' derivatives, out of those by z. */
