@@ -179,7 +179,7 @@ class AsThePaper(Arm):
 
 class ByLoss(Arm):
     """Pre-gates by the loss of the language model, the model as it is; from distilled ones."""
-    kind, rates, regions = "by-loss", ["1e-4", "3e-4"], ["4"]
+    kind, rates, regions, steps = "by-loss", ["1e-4", "3e-4"], ["4"], "tune_steps"
 
     def make(self, setting, seed):
         first = Distilled(self.lab, self.plan, self.size, self.level)

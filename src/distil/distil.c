@@ -17,7 +17,7 @@ enum {
     DEFAULT_CTX = 512,
     DEFAULT_HIDDEN = 64,
     GOOD_STEPS = 6000, /* minibatches that a gate should learn from, in fewer or more passes */
-    FEW_PASSES = 4,
+    FEW_PASSES = 10,
     MANY_PASSES = 40,
 };
 
