@@ -1,5 +1,6 @@
 """What is compared: each arm is a way to a model, with settings that it chooses on the validation text."""
 import functools
+import itertools
 import json
 from typing import NamedTuple, Optional
 
@@ -51,9 +52,14 @@ def tag(setting):
     return "-".join(f"{k}{v}" for k, v in sorted(setting.items()))
 
 
+def options(setting):
+    """--NAME VALUE of all but what is 0, and so not asked for."""
+    return [word for name, value in setting.items() if value != "0" for word in (f"--{name}", value)]
+
+
 class Arm:
-    """A way to a model. What it chooses from: rates, weights of the trust region, and `plan[steps]`."""
-    rates, regions, steps = ["3e-4", "1e-3"], ["0", "4"], "steps"
+    """A way to a model. What it chooses from: the options of `choices`, and the numbers of steps in `plan[steps]`."""
+    choices, steps = {"lr": ["3e-4", "1e-3"], "kl": ["0", "4"]}, "steps"
 
     def __init__(self, lab, plan, size="demo", level=1):
         self.lab, self.plan, self.size, self.level = lab, plan, size, level
@@ -67,9 +73,8 @@ class Arm:
         return self.lab.file(f"{self.name}-{tag(setting)}-seed{seed}{what}", args)
 
     def train(self, setting, seed, *more):
-        return self.made(setting, seed, "", ["train", self.base(), "--data", self.lab.text["train"], *TUNING, "--lr",
-                                             setting["lr"], "--steps", setting["steps"], "--seed", seed,
-                                             *(["--kl", setting["kl"]] if setting["kl"] != "0" else []), *more])
+        return self.made(setting, seed, "", ["train", self.base(), "--data", self.lab.text["train"], *TUNING, "--seed",
+                                             seed, *options(setting), *more])
 
     def valid(self, setting):
         seed = self.plan["seeds"][0]
@@ -80,9 +85,10 @@ class Arm:
         return ["--max", self.plan["most"]] if self.plan["most"] else []
 
     def chosen(self):
-        """Rate and trust region with the fewest steps, then the steps with these."""
+        """All else with the fewest steps, then the steps with that."""
         few, *more = self.plan[self.steps]
-        best = min(({"lr": lr, "kl": kl, "steps": few} for lr in self.rates for kl in self.regions), key=self.valid)
+        combined = [dict(zip(self.choices, values)) for values in itertools.product(*self.choices.values())]
+        best = min(({**values, "steps": few} for values in combined), key=self.valid)
         return min((best, *({**best, "steps": n} for n in more)), key=self.valid)
 
     def choose(self):
@@ -179,21 +185,20 @@ class AsThePaper(Arm):
 
 class ByLoss(Arm):
     """Pre-gates by the loss of the language model, the model as it is; from distilled ones."""
-    kind, rates, regions, steps = "by-loss", ["1e-4", "3e-4"], ["4"], "tune_steps"
+    kind, choices, steps = "by-loss", {"lr": ["1e-4", "3e-4"], "kl": ["4"]}, "tune_steps"
 
     def make(self, setting, seed):
         first = Distilled(self.lab, self.plan, self.size, self.level)
         return Ready(self.base(), "pregate",
                      self.made(setting, seed, "", ["tune", self.base(), "--data", self.lab.text["train"], "--for", "decide",
                                                    "--loss", "lm", "--level", self.level, "--from",
-                                                   first.sidecar(first.chosen(), seed), "--batch", "8x256", "--lr",
-                                                   setting["lr"], "--steps", setting["steps"], "--kl", setting["kl"],
-                                                   *LEARNING, "--seed", seed]))
+                                                   first.sidecar(first.chosen(), seed), "--batch", "8x256",
+                                                   *options(setting), *LEARNING, "--seed", seed]))
 
 
 class Pregated(Arm):
     """Fine-tuned with pre-gates deciding, from distilled ones."""
-    kind, regions = "pregated", ["4"]
+    kind, choices = "pregated", {"lr": ["3e-4", "1e-3"], "kl": ["4"]}
 
     def make(self, setting, seed):
         first = Distilled(self.lab, self.plan, self.size, self.level)

@@ -105,9 +105,9 @@ class InLoop(Curve, Arm):
     """Trained with the cache in the loop: the model meets the routes that it will get. Chooses by the perplexity at half
     of the bytes, on the validation text."""
 
-    def __init__(self, lab, plan, name, label, gate, rates, *more):
+    def __init__(self, lab, plan, name, label, gate, choices, *more):
         Curve.__init__(self, lab, plan, name, label)
-        self.gate, self.rates, self.regions, self.steps, self.more = gate, rates, ["4"], "front_steps", more
+        self.gate, self.choices, self.steps, self.more = gate, choices, "front_steps", more
         self.size, self.level = "demo", 1
 
     def make(self, setting, seed):
@@ -138,12 +138,11 @@ def baselines(lab, plan):
 def trained(lab, plan):
     loop = ["--cache-margin", plan["trained_margin"], "--sticky-cache", 8]
     gates_alone = ["--freeze", "token_embd*,output*,*attn*,*norm*,*exps*"]
-    all_rates, gate_rates = ["3e-4", "1e-3"], ["1e-3", "3e-3"]
+    sticky = {"lr": ["1e-3"], "sticky": ["0.3", "0.6"]}
     return [Tuned(lab, plan, Conventional(lab, plan), "conventional, fine-tuned"),
             Tuned(lab, plan, Pregated(lab, plan), "pre-gated, fine-tuned"),
-            InLoop(lab, plan, "gates-sticky", "routers alone learn, cache in the loop, `--sticky 0.2`", "router", gate_rates, *loop,
-                   *gates_alone, "--sticky", 0.2, "--runners-up", 2),
-            InLoop(lab, plan, "loop-sticky", "all learn, cache in the loop, `--sticky 0.3`", "router", all_rates, *loop, "--sticky",
-                   0.3),
-            InLoop(lab, plan, "loop-pregate", "pre-gated, all learn, cache in the loop, `--sticky 0.3`", "pregate", all_rates, *loop,
-                   "--sticky", 0.3, *LEARNING)]
+            InLoop(lab, plan, "gates-sticky", "routers alone learn, cache in the loop, sticky", "router", sticky, *loop, *gates_alone,
+                   "--runners-up", 2),
+            InLoop(lab, plan, "loop-sticky", "all learn, cache in the loop, sticky", "router", {**sticky, "kl": ["1"]}, *loop),
+            InLoop(lab, plan, "loop-pregate", "pre-gated, all learn, cache in the loop, sticky", "pregate", {**sticky, "kl": ["4"]},
+                   *loop, *LEARNING)]
