@@ -79,7 +79,7 @@ def cost_table(lab, plan):
     for memory in plan["memory"]:
         for mode in ("ondemand", "lookahead", "hint"):
             r = lab.result(f"cost-{mode}-memory{memory}")
-            cells = (f"{r['plan']['n_slots']} | {r['bytes_read_per_token'] / 1024:.0f} | {1e6 * r['stall_seconds'] / r['tokens']:.0f}"
+            cells = (f"{r['n_slots']} | {r['bytes_read_per_token'] / 1024:.0f} | {1e6 * r['stall_seconds'] / r['tokens']:.0f}"
                      if r else f"{MISSING} | |")
             lines.append(f"| {memory} | `{mode}` | {cells} |")
     return lines

@@ -80,6 +80,16 @@ class Lab:
                 write(self.out / f"{name}.json", json.dumps(found) + "\n")
         return self.result(name)
 
+    def write_results(self):
+        """What the page stands on, a run a line: name, command, and what it found."""
+        lines = []
+        for path in sorted(self.out.glob("*.json")):
+            found = json.loads(path.read_text())
+            if "command" in found:
+                kept = {k: v for k, v in found.items() if k not in ("stats", "plan", "model")}
+                lines.append(json.dumps({"name": path.stem, **kept}).replace(f"{ROOT}/", "") + "\n")
+        write(self.out / "quality.jsonl", "".join(lines))
+
     def file(self, name, args):
         """The path of NAME.gguf, which `pregate ARGS -o NAME.gguf` makes."""
         path = self.out / f"{name}.gguf"

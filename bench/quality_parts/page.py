@@ -66,7 +66,7 @@ def quality_row(lab, seeds, label, name, size):
     if not own[0] and "conventional" not in name:
         own = before # its weights are those of the model before
     return (f"| {label} | {values[0] if mine[1] else statistics.mean(values):.4f} | {each} | {difference(mine, before)} | "
-            f"{difference(mine, tuned)} | {difference(mine, own) if 'conventional' not in name else '-'} | {setting_of(lab, name)} |")
+            f"{difference(mine, tuned) if 'conventional' not in name else '-'} | {difference(mine, own) if 'conventional' not in name else '-'} | {setting_of(lab, name)} |")
 
 
 QUALITY_HEAD = ["| | perplexity | each seed | to the model before, % | to the best conventional fine-tuning, % | "
