@@ -65,20 +65,18 @@ def svg_series(series, x, y):
         shown_at = [(x.at(kib), y.at(min(more, MOST_SHOWN))) for _, kib, more in points]
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in shown_at)
         out.append(f'<polyline class="line" stroke="{colour}" points="{path}"/>')
-        beyond = ""
-        for (label, _, more), (px, py) in zip(points, shown_at):
+        last = max(k for k, (_, _, more) in enumerate(points) if more <= MOST_SHOWN)
+        for k, ((label, _, more), (px, py)) in enumerate(zip(points, shown_at)):
             out.append(svg_point(px, py, colour, more > MOST_SHOWN))
-            if more > MOST_SHOWN: # these crowd at the border: their values stand in the legend
-                beyond += f"{'; beyond:' if not beyond else ','} {label}: {more:+.1f} %"
-            else:
+            if k in (0, last): # where others lie, too, all labels would hide each other
                 out.append(f'<text x="{px + 7:.1f}" y="{py - 6:.1f}" style="fill:{colour}">{label}</text>')
         out.append(f'<circle cx="{x.end - 400}" cy="{y.end + 32 + 18 * i}" r="4" fill="{colour}"/>'
-                   f'<text x="{x.end - 390}" y="{y.end + 36 + 18 * i}">{name}{beyond}</text>')
+                   f'<text x="{x.end - 390}" y="{y.end + 36 + 18 * i}">{name}</text>')
     return out
 
 
 def svg(series):
-    """Perplexity as per cent above that of the model before."""
+    """Perplexity as per cent above that of the model before. The first and the last value of a preference are named."""
     width, height = 820, 480
     _, base_kib, base_ppl = series[0][2][0]
     series = [(name, colour, [(label, kib, 100 * (ppl / base_ppl - 1)) for label, kib, ppl in points])

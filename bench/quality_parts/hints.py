@@ -6,10 +6,10 @@ from .page import MISSING, Estimate
 
 EXTRA = [0, 1, 2]
 WORDS = """How many of the experts that the router chose were named one block and more before, and how often all of them were.
-`lookahead` runs the router early; `hint` has pre-gates made by `pregate tune --for hint`. `--extra N` names N more than a
-token uses."""
-COST_WORDS = """What the names cost, one token a step, the same `--memory` for all: the tables of the gates take slots away. Stalls are
-one run each and vary with the machine."""
+`lookahead` runs the router early; `hint` has pre-gates made by `pregate tune --for hint`. `--extra N` names N more than
+a token uses."""
+COST_WORDS = """What the names cost, one token a step, the same `--memory` for all: the tables of the gates take slots away. Stalls
+are one run each and vary with the machine."""
 
 
 class Hints:

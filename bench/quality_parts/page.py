@@ -2,6 +2,7 @@
 import json
 import math
 import statistics
+import textwrap
 
 from . import draw
 from .front import crossing
@@ -110,10 +111,16 @@ class Front:
             return f"| {label} | {MISSING} | | | |"
         halves = [v for v in (crossing(c, self.half) for c in pairs) if v]
         equal = [v for v in (crossing(c, self.ppl_half, of=1) for c in pairs) if v]
+        ends = [min(c) for c in pairs if max(p[1] for p in c) < self.ppl_half]  # better still where they end
         cells = [Estimate([per_cent(v, self.ppl0) for v in halves]).text("{:+.2f}") if halves else "does not come there",
                  Estimate([per_cent(v, self.ppl_half) for v in halves]).beside_zero() if halves else "",
-                 Estimate([per_cent(v, self.half) for v in equal]).beside_zero() if equal else "does not come there"]
+                 self.bytes_cell(equal, ends)]
         return f"| {label} | " + " | ".join(cells) + f" | {len(pairs)} |"
+
+    def bytes_cell(self, equal, ends):
+        if ends:
+            return "below " + Estimate([per_cent(v, self.half) for v in equal + [n for n, _ in ends]]).text("{:+.2f}")
+        return Estimate([per_cent(v, self.half) for v in equal]).beside_zero() if equal else "does not come there"
 
     def table(self):
         lines = ["| | preference | at half of the bytes: to the model before, % | at half of the bytes: to the first row, % | bytes at "
@@ -151,9 +158,9 @@ def front_section(lab, plan, baselines, trained):
 def head(lab, plan):
     seeds = ", ".join(map(str, plan["seeds"]))
     texts = "; ".join(f"{part}: `{lab.text[part].name}`" for part in ("train", "valid", "test"))
-    return ["# Quality of pre-gates", "",
-            f"""Written by `bench/quality`. Texts ({texts}) share no story. Each way to a gate
-chooses its rate and its steps on the validation text, with the first seed; the test text is then measured once, with
-seeds {seeds}. Differences are taken seed by seed; ± is the half of a 95 % interval (Student's t). "No difference shown"
-stands where that interval has zero in it. Perplexity is of the first 256 tokens of each story.""",
+    words = f"""Written by `bench/quality`. Texts share no story: {texts}. Each way to a gate chooses its rate and its steps on
+the validation text, with the first seed; the test text is then measured once, with seeds {seeds}. Differences are taken
+seed by seed; ± is the half of a 95 % interval (Student's t). "No difference shown" stands where that interval has zero in
+it. Perplexity is of the first 256 tokens of each story."""
+    return ["# Quality of pre-gates", "", textwrap.fill(" ".join(words.split()), 119, break_on_hyphens=False),
             "", "## Perplexity, letting each decide"]
