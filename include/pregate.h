@@ -403,7 +403,8 @@ struct pg_synth_options {
 PG_API int pg_synth(const struct pg_synth_options *opt, struct pg_err *err);
 PG_API const char *pg_synth_shape_name(int i); /* NULL after the last */
 
-/* A sidecar whose pre-gates are the routers `level` blocks on, gains folded in. */
+/* A sidecar whose pre-gates are the routers `level` blocks on, gains folded in; where they decide,
+ * the routers weigh. */
 PG_API int pg_sidecar_write(const char *model, const char *out, int level, struct pg_err *err);
 
 /* ------------------------------------------------------------------ training ---------------- */
@@ -545,7 +546,7 @@ struct pg_tune_options {
     int n_block_bias;
     const float *block_bias;
     int n_runners_up;
-    enum pg_gate_kind weigher; /* with `decide`, whatever the loss: as in struct pg_train_options */
+    enum pg_gate_kind weigher; /* whatever the loss: as in struct pg_train_options */
     float imitate;             /* of PG_TUNE_LM: as there */
     int reserved;              /* 0 */
 };

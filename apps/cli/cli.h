@@ -183,6 +183,9 @@ struct cli_bias {
     int n;
 };
 struct cli_bias cli_bias_of(const struct cli_args *args);
+/* In options of the library 0 is the default, and "none" lies below it. */
+float cli_or_none(double v);
+float cli_imitate_of(const struct cli_args *args);
 
 /* The engine's options that the command line gives; progress and log go to *progress. */
 void cli_engine_options(struct pg_options *opt, const struct cli_args *args,

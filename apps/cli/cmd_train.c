@@ -68,12 +68,6 @@ static void on_log(void *user, enum pg_log_level level, const char *text)
         cli_error("%s", text);
 }
 
-/* In the options of the library 0 is the default and "none" lies below it. */
-static float or_none(double v)
-{
-    return v > 0 ? (float)v : -1;
-}
-
 static int options_make(struct train *r)
 {
     const struct cli_args *a = r->args;
@@ -92,11 +86,11 @@ static int options_make(struct train *r)
         .n_accumulate = a->n_accumulate,
         .lr = (float)a->lr,
         .schedule = (enum pg_lr_schedule)a->schedule,
-        .lr_end = or_none(a->lr_end),
+        .lr_end = cli_or_none(a->lr_end),
         .n_warmup = a->n_warmup,
-        .weight_decay = or_none(a->weight_decay),
-        .clip = or_none(a->clip),
-        .balance = or_none(a->balance),
+        .weight_decay = cli_or_none(a->weight_decay),
+        .clip = cli_or_none(a->clip),
+        .balance = cli_or_none(a->balance),
         .sticky = (float)a->sticky,
         .sticky_cache = a->sticky_cache,
         .freeze = a->freeze,
@@ -112,7 +106,7 @@ static int options_make(struct train *r)
         .block_bias = bias.each,
         .n_block_bias = bias.n,
         .kl = (float)a->kl,
-        .imitate = a->imitate < 0 ? 0 : or_none(a->imitate),
+        .imitate = cli_imitate_of(a),
         .n_runners_up = a->n_runners_up,
         .weigher = (enum pg_gate_kind)a->weigher,
     };

@@ -198,9 +198,7 @@ static struct pg_tune_options options_of(const struct cli_args *args, const char
         .block_bias = bias.each,
         .n_block_bias = bias.n,
         .kl = (float)args->kl,
-        .imitate = args->imitate < 0   ? 0
-                   : args->imitate > 0 ? (float)args->imitate
-                                       : -1,
+        .imitate = cli_imitate_of(args),
         .n_runners_up = args->n_runners_up,
         .weigher = (enum pg_gate_kind)args->weigher,
     };

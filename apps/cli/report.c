@@ -21,6 +21,16 @@ struct cli_bias cli_bias_of(const struct cli_args *args)
     return b;
 }
 
+float cli_or_none(double v)
+{
+    return v > 0 ? (float)v : -1;
+}
+
+float cli_imitate_of(const struct cli_args *args)
+{
+    return args->imitate < 0 ? 0 : cli_or_none(args->imitate);
+}
+
 void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                         struct cli_progress *progress)
 {

@@ -504,10 +504,38 @@ static int tune_by_loss(struct pg_tune_options *o, struct pg_tune_report *out, s
     return pg_lm_tune(o, out, err);
 }
 
+/* What only the loss of the language model has a use for. */
+static int check_unused(const struct pg_tune_options *o, struct pg_err *err)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } asked[] = {
+        {"pre-gates to begin with", o->from_sidecar},
+        {"steps", o->n_steps},
+        {"a batch", o->n_seq || o->seq_len},
+        {"a rate", o->lr > 0},
+        {"stickiness", o->sticky > 0},
+        {"a cache", o->sticky_cache || o->cache_bias > 0 || o->n_block_bias},
+        {"a divergence", o->kl > 0},
+        {"runners-up", o->n_runners_up},
+        {"imitation", o->imitate > 0},
+        {"steps between measurements", o->eval_every},
+    };
+    for (size_t i = 0; o->loss != PG_TUNE_LM && i < PG_COUNT(asked); i++)
+        if (asked[i].given)
+            return pg_fail(err, PG_EARG,
+                           "%s asked for, which only the loss of the language model has a use for: "
+                           "loss lm is wanted",
+                           asked[i].name);
+    return 0;
+}
+
 int pg_tune(const struct pg_tune_options *opt, struct pg_tune_report *out, struct pg_err *err)
 {
     struct pg_tune_options whole;
     *out = (struct pg_tune_report){0};
     PG_TRY(pg_options_take(PG_OPTIONS_TUNE, &whole, opt, err));
+    PG_TRY(check_unused(&whole, err));
     return whole.loss == PG_TUNE_LM ? tune_by_loss(&whole, out, err) : distil(&whole, out, err);
 }

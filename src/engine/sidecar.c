@@ -184,7 +184,8 @@ static int write_folded(const struct pg_engine *e, const char *out, int level, s
             pg_pregate_fold(m, (int)i, level, table + i * each);
         }
         pg_model_hash(m, e->routers, hash);
-        struct pg_sidecar s = {.model = m, .hash = hash, .level = level, .gates = gates};
+        struct pg_sidecar s = {
+            .model = m, .hash = hash, .level = level, .weigher = PG_GATE_ROUTER, .gates = gates};
         rc = pg_sidecar_save(&s, out, err);
     } else {
         pg_fail(err, rc, "out of memory");

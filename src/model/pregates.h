@@ -5,7 +5,8 @@
  *   pregate.base.hash    names the base model (pg_model_hash)
  *   pregate.level        MoE blocks ahead
  *   pregate.trained_for  "hint" or "decide"
- *   pregate.weigher      "router" or "pregate": who weighs the experts that a pre-gate has chosen
+ *   pregate.weigher      "router" or "pregate": who weighs the experts that a pre-gate has chosen;
+ *                        "pregate" where the key is missing
  *   blk.N.ffn_pregate_inp.weight   [n_expert, n_embd]; N counts the model's blocks
  *   blk.N.ffn_pregate_inp.bias     [n_expert]
  *   blk.N.ffn_pregate_down.weight  [n_hidden, n_embd]

@@ -17,15 +17,19 @@
  *            before t in its document used last (LRU; of one token's, the first rank counts as the
  *            last used); 0 while C_t is not full. C_t is held constant: the gradient goes through
  *            p_t only. Measured with sticky_cache > 0, whatever its weight.
- *   kl       mean over the M of  KL(p_ref || p) = sum_v p_ref(v) log(p_ref(v) / p(v)), p this
- * model's distribution of the next token, p_ref that of the weights `reference` (struct
- *            pg_net_point; frozen: of the model) with routers deciding and no bias; p_ref is held
- *            constant. Only with kl_weight > 0
- *   imitate  mean over MoE blocks, mean over the T tokens, of  KL(q || p) = sum_e q_e log(q_e /
- * p_e), p the probabilities of the pre-gate that has chosen for the block, q those of the router
- * that weighs; 0 for a block in which one gate does both. q is held constant: the pre-gate learns
- * what the router says, and the state that it reads to show it early total  = nll + balance_weight
- * * balance + sticky_weight * sticky + kl_weight * kl + imitate_weight * imitate
+ *   kl       mean over the M of  KL(p_ref || p) = sum_v p_ref(v) log(p_ref(v) / p(v)),
+ *            p this model's distribution of the next token, p_ref that of the weights `reference`
+ *            (struct pg_net_point; frozen: of the model) with routers deciding and no bias; p_ref
+ *            is held constant. Only with kl_weight > 0
+ *   imitate  mean over MoE blocks, mean over the T tokens, of
+ *            KL(q || p) = sum_e q_e log(q_e / p_e),
+ *            p the probabilities of the pre-gate that has chosen for the block, q those of the
+ *            router that weighs; 0 for a block in which one gate does both. q is held constant: the
+ *            pre-gate learns what the router says, and the state that it reads to show it early.
+ *            Only with imitate_weight > 0
+ *
+ *   total = nll + balance_weight * balance + sticky_weight * sticky + kl_weight * kl
+ *         + imitate_weight * imitate
  *
  * With a cache_bias the experts are chosen as the engine's gates choose them beside a cache (struct
  * pg_options): in each row of the batch, token after token, the experts of block b are ranked by

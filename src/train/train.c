@@ -77,6 +77,10 @@ static int check_gates(const struct pg_train_options *o, const struct pg_model *
                        (double)o->imitate);
     }
     if (o->gate != PG_GATE_PREGATE) {
+        if (o->weigher == PG_GATE_PREGATE)
+            return pg_fail(err, PG_EARG,
+                           "pre-gates that weigh are asked for, but routers are trained; --gate "
+                           "pregate is wanted");
         if (o->level)
             return pg_fail(err, PG_EARG,
                            "level %d: only pre-gates have one; --gate pregate is wanted", o->level);

@@ -237,19 +237,17 @@ class Train(Case):
         keys, weights = tiny_model.read(gates)
         self.assertEqual(keys["pregate.weigher"], tiny_model.text("pregate"))
         self.assertEqual(self.routers_that_stay(out), [1, 2])
+        del keys["pregate.weigher"]
         said = {}
         for who in ("pregate", "router", None):
-            del keys["pregate.weigher"]
-            if who:
-                keys["pregate.weigher"] = tiny_model.text(who)
-            tiny_model.write(moved, keys, weights)
+            tiny_model.write(moved, {**keys, "pregate.weigher": tiny_model.text(who)} if who else keys, weights)
             self.good("logits", out, "--tokens", "1,5,9", "--mode", "pregate", "--pregate", moved, "-o", self.path("l.npy"))
             said[who] = self.bytes_of(self.path("l.npy"))
-            keys.setdefault("pregate.weigher", None)
         self.assertNotEqual(said["pregate"], said["router"])
         self.assertEqual(said["pregate"], said[None])
         for gate in (["--gate", "router"], ["--gate", "pregate", "--weigher", "pregate"]):
             self.bad(1, ["imitation has weight 2"], *gate, "--imitate", 2)
+        self.bad(1, ["routers are trained"], "--weigher", "pregate")
         keys["pregate.weigher"] = tiny_model.text("nobody")
         tiny_model.write(moved, keys, weights)
         self.bad(1, ["pregate.weigher", "'nobody' found"], "--gate", "pregate", "--from", moved, model=out)

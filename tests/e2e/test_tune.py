@@ -192,6 +192,16 @@ class Tune(Case):
         keys = tiny_model.read(self.path("a.gguf")).keys
         self.assertIn(b"decide", keys["pregate.trained_for"][1])
 
+    def test_what_would_do_nothing(self):
+        """Options of the loss of the language model without it, and imitation where no router weighs."""
+        for given in (["--imitate", 2], ["--kl", 1], ["--steps", 3], ["--runners-up", 1], ["--sticky", 0.1], ["-b", "2x40"],
+                      ["--lr", 1], ["--cache-margin", 0.1], ["--eval-every", 1]):
+            said = self.tune(self.tiny, *given, "-o", self.path("none.gguf"), code=1).stderr
+            self.assertIn("loss lm is wanted", said)
+        how = ["--for", "decide", "--loss", "lm", "--weigher", "pregate", "--imitate", 2, "--from", "x"]
+        self.assertIn("routers that weigh are wanted", self.tune(self.tiny, *how, "-o", self.path("none.gguf"), code=1).stderr)
+        self.assertFalse(os.path.exists(self.path("none.gguf")))
+
     def test_loss_same_bits(self):
         """One thread or two, everything in memory or as little as will do, at once or in two parts."""
         how = self.by_loss(TRAINED, "--sticky", 0.1, "--cache-bias", 0.05, "--kl", 0.5)

@@ -395,6 +395,14 @@ static void test_router_with_bias(void **state)
     }
 }
 
+/* Two blocks of four experts, with a slot for each. */
+static const struct world_options two_blocks = {.n_block = 2,
+                                                .n_expert = 4,
+                                                .n_slots = 8,
+                                                .slab_bytes = 100,
+                                                .hints = PG_HINTS_ON,
+                                                .sim = {.seed = 1}};
+
 /* The pre-gate of block 0 chooses experts 0 and 3 for block 1, with probabilities 0.7 and 0.2; the
  * router there would choose 0 and 1, and says 0.5, 0.26, 0.2, 0.04. */
 static void test_who_weighs(void **state)
@@ -414,12 +422,6 @@ static void test_who_weighs(void **state)
                         late[N_EXPERT] = {0.5, 0.26, 0.2, 0.04};
     static float inp[N_EXPERT * N_EMBD], h[2][N_EMBD];
     static _Alignas(64) char room[1 << 16];
-    const struct world_options wo = {.n_block = 2,
-                                     .n_expert = N_EXPERT,
-                                     .n_slots = 8,
-                                     .slab_bytes = 100,
-                                     .hints = PG_HINTS_ON,
-                                     .sim = {.seed = 1}};
     const int32_t pos = 0;
     struct pg_compute c = {.k = table[0]};
     (void)state;
@@ -437,7 +439,7 @@ static void test_who_weighs(void **state)
         const struct pg_route *route;
         struct pg_gate g;
         struct pg_input in;
-        world_open(&w, &wo);
+        world_open(&w, &two_blocks);
         struct pg_gate_options opt = {.mode = PG_MODE_PREGATE,
                                       .rule = {N_EXPERT, 2, false, cases[i].renormalise, 1},
                                       .weigher = cases[i].weigher,
@@ -519,12 +521,6 @@ static void test_extra(void **state)
     static const int32_t order[] = {0, 3, 2, 1}, pos[N_TOK] = {0};
     static float inp[N_EXPERT * N_EMBD];
     static _Alignas(64) char room[1 << 16];
-    const struct world_options wo = {.n_block = 2,
-                                     .n_expert = N_EXPERT,
-                                     .n_slots = 8,
-                                     .slab_bytes = 100,
-                                     .hints = PG_HINTS_ON,
-                                     .sim = {.seed = 1}};
     struct pg_compute c = {.k = table[0]};
     (void)state;
     assert_int_equal(pg_pool_open(&c.pool, 1, NULL), 0);
@@ -537,7 +533,7 @@ static void test_extra(void **state)
         const struct pg_pregate maps[2] = {{.inp = {PG_TYPE_F32, N_EMBD, N_EXPERT, inp}}};
         struct pg_gate g;
         struct pg_input in;
-        world_open(&w, &wo);
+        world_open(&w, &two_blocks);
         struct pg_gate_options opt = {.mode = PG_MODE_HINT,
                                       .rule = {N_EXPERT, 1, false, false, 1},
                                       .n_block = 2,
@@ -588,12 +584,6 @@ static void test_prefer(void **state)
     static const float p[N_EXPERT] = {0.5f, 0.26f, 0.2f, 0.04f};
     static float inp[N_EXPERT * N_EMBD], h[N_EMBD];
     static _Alignas(64) char room[1 << 16];
-    const struct world_options wo = {.n_block = 2,
-                                     .n_expert = N_EXPERT,
-                                     .n_slots = 8,
-                                     .slab_bytes = 100,
-                                     .hints = PG_HINTS_ON,
-                                     .sim = {.seed = 1}};
     struct pg_compute c = {.k = table[0]};
     (void)state;
     assert_int_equal(pg_pool_open(&c.pool, 1, NULL), 0);
@@ -618,7 +608,7 @@ static void test_prefer(void **state)
                                       .cache_bias = bias,
                                       .cache_form = cases[i].form,
                                       .compute = &c};
-        world_open(&w, &wo);
+        world_open(&w, &two_blocks);
         opt.store = w.store;
         for (int block = 0; block < 2; block++) {
             pg_store_hint(w.store, block, cases[i].here, cases[i].n_here, true);
