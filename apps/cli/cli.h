@@ -28,6 +28,8 @@ struct cli_files {
 };
 
 enum { CLI_REALS = 256 };
+enum { CLI_GIVEN = 128 };
+
 struct cli_reals {
     float v[CLI_REALS];
     int n; /* 0: not given */
@@ -60,6 +62,8 @@ struct cli_args {
     double imitate; /* below 0: not given */
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose;
     bool help, resume;
+    const char *given[CLI_GIVEN]; /* names of options */
+    int n_given;
 };
 
 struct cli_command {
@@ -72,6 +76,14 @@ struct cli_command {
 
 /* Fills *args from argv[first..argc). Returns 0, or CLI_USAGE after a message on stderr. */
 int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv);
+bool cli_given(const struct cli_args *args, const char *name);
+/* An option that would do nothing: CLI_USAGE after a message that says what it needs. */
+struct cli_needs {
+    const char *option;
+    bool met;
+    const char *what;
+};
+int cli_needs_check(const struct cli_args *args, const struct cli_needs *needs, int n);
 void cli_help_command(const struct cli_command *cmd);
 void cli_help_options(const struct cli_command *cmd);
 
@@ -160,9 +172,13 @@ struct cli_outfile {
     FILE *stream;
     const char *name; /* borrowed */
     char *temp;       /* NULL: stdout, a device or a pipe */
+    char *target;     /* what temp becomes: `name`, or where that link leads */
 };
-/* No file that is written may be one that is read: CLI_FAILED after a message, or 0. */
+/* No file that is written may be one that is read, written by another option, or where standard
+ * output goes: CLI_FAILED after a message, or 0. */
 int cli_outputs_check(const struct cli_args *args);
+/* Whether both names are of one file, there or to come. */
+bool cli_same_target(const char *a, const char *b);
 /* After a write to the stream has failed: names it, fills *err from errno, returns PG_EIO. */
 int cli_outfile_failed(const struct cli_outfile *f, struct pg_err *err);
 int cli_outfile_open(struct cli_outfile *f, const char *path, struct pg_err *err);

@@ -277,14 +277,30 @@ static int eval_run(struct evaluation *v, struct pg_err *err)
     return rc || !a->routes_out ? rc : pg_routes_finish(v->engine, err);
 }
 
+/* Options that would do nothing. */
+static int check_needs(const struct cli_args *a)
+{
+    const bool answers = a->task == PG_EVAL_QA || a->task == PG_EVAL_SUMMARIZE;
+    const bool any = a->mode == PG_MODE_AUTO, ahead = any || a->mode == PG_MODE_LOOKAHEAD;
+    const struct cli_needs needs[] = {
+        {"predictions", answers, "--task qa and summarize, which write answers"},
+        {"n-predict", answers, "--task qa and summarize, which write answers"},
+        {"windows", !answers, "--task ppl and agree, whose texts may be longer than the context"},
+        {"lookahead", ahead, "--mode lookahead"},
+        {"extra", ahead || a->mode == PG_MODE_HINT, "--mode lookahead and hint"},
+    };
+    return cli_needs_check(a, needs, (int)(sizeof(needs) / sizeof(needs[0])));
+}
+
 int cli_eval(const struct cli_args *args)
 {
     struct pg_err err = {0};
     struct evaluation v = {.args = args};
     if (!args->data_file)
         return cli_usage("eval: on which text? give --data FILE");
-    if (args->predictions && args->task != PG_EVAL_QA && args->task != PG_EVAL_SUMMARIZE)
-        return cli_usage("eval: --predictions is for --task qa and summarize, which write answers");
+    const int bad = check_needs(args);
+    if (bad)
+        return bad;
     int rc = eval_open(&v, &err);
     rc = rc ? rc : eval_run(&v, &err);
     int code = rc ? cli_failed(&err) : CLI_OK;

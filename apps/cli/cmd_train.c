@@ -110,6 +110,11 @@ static int options_make(struct train *r)
         .n_runners_up = a->n_runners_up,
         .weigher = (enum pg_gate_kind)a->weigher,
     };
+    const struct cli_needs needs[] = {
+        {"lr-end", a->schedule != PG_LR_CONSTANT, "--schedule cosine or linear"}};
+    const int bad = cli_needs_check(a, needs, 1);
+    if (bad)
+        return bad;
     if (!a->output)
         return cli_usage("train: where to? give -o OUT.gguf");
     if (!a->data.n)
@@ -117,6 +122,14 @@ static int options_make(struct train *r)
     if (a->batch && !cli_batch_parse(a->batch, &o->n_seq, &o->seq_len))
         return cli_usage("--batch: \"%s\" is not two numbers such as 16x256", a->batch);
     return from_parse(a->from, o);
+}
+
+static void sidecar_path(const struct train *r, char *out, size_t size)
+{
+    const char *model = r->args->output;
+    const size_t n = strlen(model);
+    const bool named = n > 5 && !strcmp(model + n - 5, ".gguf");
+    snprintf(out, size, "%.*s.pregate.gguf", (int)(named ? n - 5 : n), model);
 }
 
 static int paths_make(struct train *r)
@@ -127,6 +140,25 @@ static int paths_make(struct train *r)
         snprintf(r->svg, size, "%s%s", svg ? svg : out, svg ? "" : ".svg") >= (int)size)
         return cli_usage("train: the name of the result is too long");
     return CLI_OK;
+}
+
+/* Metrics have a file of their own: the rest belongs to the result. */
+static int paths_check(const struct train *r)
+{
+    static const char *const suffix[] = {"", ".checkpoint", ".lock", ".tmp"};
+    char taken[5][4200];
+    sidecar_path(r, taken[4], sizeof(taken[4]));
+    for (int i = 0; i < 5; i++) {
+        if (i < 4)
+            snprintf(taken[i], sizeof(taken[i]), "%s%s", r->args->output, suffix[i]);
+        const bool csv = cli_same_target(r->csv, taken[i]);
+        if (csv || cli_same_target(r->svg, taken[i]))
+            return cli_usage("train: --%s %s: that name belongs to the result", csv ? "csv" : "svg",
+                             csv ? r->csv : r->svg);
+    }
+    return cli_same_target(r->csv, r->svg)
+               ? cli_usage("train: --csv and --svg name one file: %s", r->csv)
+               : CLI_OK;
 }
 
 /* ---------------------------------------------------------------- while it runs ------------- */
@@ -212,14 +244,6 @@ static int train_all(struct train *r, struct pg_err *err)
 
 /* ---------------------------------------------------------------- the command --------------- */
 
-static void sidecar_path(const struct train *r, char *out, size_t size)
-{
-    const char *model = r->args->output;
-    const size_t n = strlen(model);
-    const bool named = n > 5 && !strcmp(model + n - 5, ".gguf");
-    snprintf(out, size, "%.*s.pregate.gguf", (int)(named ? n - 5 : n), model);
-}
-
 static int print_result(const struct train *r)
 {
     const struct pg_train_report *s = &r->last;
@@ -263,6 +287,7 @@ int cli_train(const struct cli_args *args)
     r->progress.verbose = args->verbose;
     int code = paths_make(r);
     code = code ? code : options_make(r);
+    code = code ? code : paths_check(r);
     if (!code && (pg_trainer_open(&r->trainer, &r->opt, &err) ||
                   cli_outfile_check(r->csv, true, &err) || cli_outfile_check(r->svg, true, &err)))
         code = cli_failed(&err);

@@ -144,17 +144,41 @@ static int print_lm(const struct cli_args *args, const struct pg_tune_report *r,
     if (args->json)
         code = print_lm_json(r, out);
     else
-        printf("| steps | held-out nll before | after | perplexity before | after |\n"
-               "|---|---|---|---|---|\n| %d of %d | %.4f | %.4f | %.4f | %.4f |\n",
-               l->best_step, l->n_steps, l->nll_before, l->nll_after, exp(l->nll_before),
-               exp(l->nll_after));
+        printf(
+            "| best step | held-out loss before | after | nll before | after | perplexity before "
+            "| after |\n|---|---|---|---|---|---|---|\n"
+            "| %d of %d | %.4f | %.4f | %.4f | %.4f | %.4f | %.4f |\n",
+            l->best_step, l->n_steps, l->loss_before, l->loss_after, l->nll_before, l->nll_after,
+            exp(l->nll_before), exp(l->nll_after));
     fprintf(stderr, "%s: %d pre-gates of level %d, to decide; %.1f s, peak %.1f MiB\n", out,
             l->n_pregates, l->level, l->seconds, (double)pg_peak_rss() / (1 << 20));
     return code;
 }
 
+/* Options that would do nothing. */
+static int check_needs(const struct cli_args *a)
+{
+    static const char *const of_lm[] = {
+        "from",         "steps",      "batch",           "lr", "sticky",
+        "sticky-cache", "cache-bias", "cache-margin",    "kl", "runners-up",
+        "imitate",      "eval-every", "checkpoint-every"};
+    const bool lm = a->loss == PG_TUNE_LM, distils = !a->from;
+    const char *const what = "pre-gates that are distilled first, and --from names others";
+    const struct cli_needs needs[] = {{"hidden", distils, what}, {"ctx", distils, what}};
+    for (size_t i = 0; i < sizeof(of_lm) / sizeof(of_lm[0]); i++) {
+        const struct cli_needs one = {of_lm[i], lm, "--for decide --loss lm"};
+        const int bad = cli_needs_check(a, &one, 1);
+        if (bad)
+            return bad;
+    }
+    return cli_needs_check(a, needs, 2);
+}
+
 static int check_lm(const struct cli_args *a, struct pg_tune_options *opt)
 {
+    const int bad = check_needs(a);
+    if (bad)
+        return bad;
     if (a->loss == PG_TUNE_LM && !a->trained_for)
         return cli_usage("tune: --loss lm is for pre-gates that decide; add --for decide");
     if (a->batch && !cli_batch_parse(a->batch, &opt->n_seq, &opt->seq_len))

@@ -80,13 +80,47 @@ static bool same_file(const char *a, const char *b)
            x.st_ino == y.st_ino;
 }
 
+/* The folder that a file is in, or will be, and its name there. */
+static bool place_of(const char *path, struct stat *folder, const char **name)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    const bool found = dir && !stat(dir, folder);
+    *name = slash ? slash + 1 : path;
+    free(dir);
+    return found;
+}
+
+bool cli_same_target(const char *a, const char *b)
+{
+    struct stat x, y;
+    const char *name_a, *name_b;
+    if (!a || !b)
+        return false;
+    return same_file(a, b) ||
+           (place_of(a, &x, &name_a) && place_of(b, &y, &name_b) && x.st_dev == y.st_dev &&
+            x.st_ino == y.st_ino && !strcmp(name_a, name_b));
+}
+
+/* Where standard output or standard error goes, if that is a regular file. */
+static const char *stream_of(const char *path)
+{
+    static const char *const names[] = {NULL, "standard output", "standard error"};
+    struct stat file, stream;
+    for (int fd = 1; path && fd <= 2; fd++)
+        if (!stat(path, &file) && S_ISREG(file.st_mode) && !fstat(fd, &stream) &&
+            file.st_dev == stream.st_dev && file.st_ino == stream.st_ino)
+            return names[fd];
+    return NULL;
+}
+
 int cli_outputs_check(const struct cli_args *a)
 {
     const char *const written[] = {a->output, a->trace,      a->csv,
                                    a->svg,    a->routes_out, a->predictions};
     const char *const read[] = {a->subject, a->file, a->sidecar, a->routes, a->from, a->data_file};
     const int n_read = (int)(sizeof(read) / sizeof(read[0]));
-    for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+    for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++) {
         for (int j = 0; j < n_read + a->data.n; j++) {
             const char *input = j < n_read ? read[j] : a->data.path[j - n_read];
             if (same_file(written[i], input)) {
@@ -94,6 +128,18 @@ int cli_outputs_check(const struct cli_args *a)
                 return CLI_FAILED;
             }
         }
+        for (size_t j = 0; j < i; j++)
+            if (cli_same_target(written[i], written[j])) {
+                cli_error("%s would be written twice, by two options; give each its own file",
+                          written[i]);
+                return CLI_FAILED;
+            }
+        if (stream_of(written[i])) {
+            cli_error("%s would be replaced, but %s goes there; give another file", written[i],
+                      stream_of(written[i]));
+            return CLI_FAILED;
+        }
+    }
     return 0;
 }
 
@@ -119,7 +165,12 @@ static int temp_lock(int fd, const char *temp)
 
 static int temp_open(struct cli_outfile *f, struct pg_err *err)
 {
-    if (asprintf(&f->temp, "%s.tmp", f->name) < 0) {
+    struct stat st;
+    const bool link = !lstat(f->name, &st) && S_ISLNK(st.st_mode);
+    f->target = link ? realpath(f->name, NULL) : strdup(f->name);
+    if (!f->target)
+        return cli_fail(err, PG_EIO, "%s: %s", f->name, strerror(errno));
+    if (asprintf(&f->temp, "%s.tmp", f->target) < 0) {
         f->temp = NULL;
         return cli_fail(err, PG_ENOMEM, "%s: out of memory", f->name);
     }
@@ -172,7 +223,7 @@ int cli_outfile_check(const char *path, bool device, struct pg_err *err)
 int cli_outfile_commit(struct cli_outfile *f, struct pg_err *err)
 {
     int rc = fflush(f->stream) || ferror(f->stream) ? cli_outfile_failed(f, err) : 0;
-    if (!rc && f->temp && (fsync(fileno(f->stream)) || rename(f->temp, f->name)))
+    if (!rc && f->temp && (fsync(fileno(f->stream)) || rename(f->temp, f->target)))
         rc = cli_outfile_failed(f, err);
     if (!rc) {
         free(f->temp);
@@ -189,6 +240,7 @@ void cli_outfile_abandon(struct cli_outfile *f)
     if (f->stream && f->stream != stdout)
         fclose(f->stream);
     free(f->temp);
+    free(f->target);
     *f = (struct cli_outfile){0};
 }
 

@@ -503,10 +503,29 @@ static int option_take(struct cli_args *a, const struct cli_command *cmd, int ar
             return cli_usage("%s: --%s needs a value: %s", cmd->name, o->name, o->value);
         value = argv[++*i];
     }
+    if (!cli_given(a, o->name) && a->n_given < CLI_GIVEN)
+        a->given[a->n_given++] = o->name;
     int rc = set_value(o, value, a);
     while (!rc && o->kind == FILES && *i + 1 < argc && !(argv[*i + 1][0] == '-' && argv[*i + 1][1]))
         rc = set_value(o, argv[++*i], a);
     return rc;
+}
+
+bool cli_given(const struct cli_args *args, const char *name)
+{
+    for (int i = 0; i < args->n_given; i++)
+        if (!strcmp(args->given[i], name))
+            return true;
+    return false;
+}
+
+int cli_needs_check(const struct cli_args *args, const struct cli_needs *needs, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (!needs[i].met && cli_given(args, needs[i].option))
+            return cli_usage("%s: --%s would do nothing: it is for %s", args->command,
+                             needs[i].option, needs[i].what);
+    return CLI_OK;
 }
 
 int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv)

@@ -94,8 +94,9 @@ struct pg_lock {
 int pg_lock_take(struct pg_lock *l, const char *path, struct pg_err *err);
 void pg_lock_drop(struct pg_lock *l); /* fine for a zeroed one */
 
-/* A file that appears whole or not at all: written to PATH.tmp, then renamed over it. Locked until
- * then, as above; what a killed process has left of PATH.tmp is written over. */
+/* A file that appears whole or not at all: written to PATH.tmp, then renamed over it. Where PATH is
+ * a link, PATH is here and above what it leads to. Locked until then; what a killed process has
+ * left of PATH.tmp is written over. */
 struct pg_outfile {
     int fd;
     char *path, *temp;

@@ -64,22 +64,31 @@ static int open_locked(const char *path, const char *suffix, char **temp, int *f
     return rc;
 }
 
-/* A device or a pipe would be replaced by the rename. */
-static int check_target(const char *path, struct pg_err *err)
+/* The file that `path` means, for free(): where a link leads, since the rename would replace the
+ * link. A device or a pipe would be replaced, too. */
+static int find_target(char **target, const char *path, struct pg_err *err)
 {
     struct stat st;
 
+    *target = NULL;
     if (!path || !*path)
         return pg_fail(err, PG_EARG, "no file to write given");
     if (!stat(path, &st) && !S_ISREG(st.st_mode))
         return pg_fail(err, PG_EARG, "%s: exists and is not a regular file", path);
-    return 0;
+    bool link = !lstat(path, &st) && S_ISLNK(st.st_mode);
+    *target = link ? realpath(path, NULL) : strdup(path);
+    if (!*target && link)
+        return pg_fail_os(err, PG_EARG, errno, "%s: a link that cannot be followed", path);
+    return *target ? 0 : pg_fail(err, PG_ENOMEM, "%s: no memory for a file name", path);
 }
 
 int pg_lock_take(struct pg_lock *l, const char *path, struct pg_err *err)
 {
-    PG_TRY(check_target(path, err)); /* before the work, not after it */
-    return open_locked(path, ".lock", &l->name, &l->fd, err);
+    char *target;
+    PG_TRY(find_target(&target, path, err)); /* before the work, not after it */
+    int rc = open_locked(target, ".lock", &l->name, &l->fd, err);
+    free(target);
+    return rc;
 }
 
 void pg_lock_drop(struct pg_lock *l)
@@ -97,10 +106,8 @@ int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err)
     int rc;
 
     *f = (struct pg_outfile){.fd = -1};
-    PG_TRY(check_target(path, err));
-    f->path = strdup(path);
-    rc = f->path ? open_locked(path, ".tmp", &f->temp, &f->fd, err)
-                 : pg_fail(err, PG_ENOMEM, "%s: no memory for a file name", path);
+    PG_TRY(find_target(&f->path, path, err));
+    rc = open_locked(f->path, ".tmp", &f->temp, &f->fd, err);
     if (!rc && ftruncate(f->fd, 0)) /* what a killed process has left */
         rc = pg_fail_os(err, PG_EIO, errno, "%s: cannot be emptied", f->temp);
     if (rc)

@@ -44,13 +44,23 @@ static double mib(uint64_t bytes)
 
 /* ------------------------------------------------------------------ options ----------------- */
 
+struct pg_sidecar_head pg_distil_head_of(const struct pg_tune_options *o)
+{
+    return (struct pg_sidecar_head){
+        .level = o->level ? o->level : 1,
+        .decides = o->decide,
+        .weigher = o->weigher,
+        .form = {.bias = true, .n_hidden = o->n_hidden ? PG_MAX(o->n_hidden, 0) : DEFAULT_HIDDEN}};
+}
+
 static int check_options(struct tune *t, const struct pg_tune_options *opt, struct pg_err *err)
 {
     struct pg_tune_options *o = &t->opt;
     PG_TRY(pg_options_take(PG_OPTIONS_TUNE, o, opt, err));
-    o->level = o->level ? o->level : 1;
+    const struct pg_sidecar_head made = pg_distil_head_of(o);
+    o->level = made.level;
+    o->n_hidden = made.form.n_hidden;
     o->n_tokens = o->n_tokens ? o->n_tokens : DEFAULT_TOKENS;
-    o->n_hidden = o->n_hidden ? PG_MAX(o->n_hidden, 0) : DEFAULT_HIDDEN;
     o->holdout = o->holdout > 0 ? o->holdout : 0.1f;
     for (int i = 0; i < o->n_data; i++) {
         if (pg_same_file(o->data[i], o->out)) {
@@ -67,18 +77,18 @@ static int check_options(struct tune *t, const struct pg_tune_options *opt, stru
                : 0;
 }
 
-static int check_model(const struct tune *t, const struct pg_model *m, struct pg_err *err)
+int pg_distil_check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
 {
     if (m->n_moe < 2) {
         return pg_fail(err, PG_EARG,
                        "%s: %d blocks with experts found, 2 wanted at least: a pre-gate names the "
                        "experts of a later block",
-                       t->opt.model, m->n_moe);
+                       path, m->n_moe);
     }
-    if (t->opt.level < 1 || t->opt.level >= m->n_moe) {
+    if (level < 1 || level >= m->n_moe) {
         return pg_fail(err, PG_EARG,
                        "level %d: the model has %d blocks with experts, so 1 to %d is possible",
-                       t->opt.level, m->n_moe, m->n_moe - 1);
+                       level, m->n_moe, m->n_moe - 1);
     }
     return 0;
 }
@@ -184,7 +194,7 @@ static void begin_fit_options(struct tune *t, const struct pg_engine *e)
 static int divide(struct tune *t, struct pg_engine *e, struct pg_err *err)
 {
     bool found = false;
-    PG_TRY(check_model(t, &e->model, err));
+    PG_TRY(pg_distil_check_model(&e->model, t->opt.model, t->opt.level, err));
     PG_TRY(read_text(t, e, err));
     begin_head(t, &e->model, e->opt.n_ctx);
     if (t->opt.resume) {
@@ -496,6 +506,7 @@ static int tune_by_loss(struct pg_tune_options *o, struct pg_tune_report *out, s
                        "pre-gates that decide are wanted");
     }
     if (!o->from_sidecar && !(o->resume && pg_lm_is_begun(o))) {
+        PG_TRY(pg_lm_check(o, err)); /* it may need more memory than distilling does */
         PG_TRY(distil(o, out, err));
         pg_tune_report_free(out);
         o->resume = false;
@@ -521,6 +532,7 @@ static int check_unused(const struct pg_tune_options *o, struct pg_err *err)
         {"runners-up", o->n_runners_up},
         {"imitation", o->imitate > 0},
         {"steps between measurements", o->eval_every},
+        {"steps between checkpoints", o->checkpoint_every},
     };
     for (size_t i = 0; o->loss != PG_TUNE_LM && i < PG_COUNT(asked); i++)
         if (asked[i].given)

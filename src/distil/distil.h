@@ -78,6 +78,12 @@ struct pg_distil_head {
     uint64_t round, pass, minibatch;
 };
 
+/* What the sidecar will say. */
+struct pg_sidecar_head pg_distil_head_of(const struct pg_tune_options *opt);
+/* Whether a model, of that path, has pre-gates of this level. */
+int pg_distil_check_model(const struct pg_model *m, const char *path, int level,
+                          struct pg_err *err);
+
 int pg_distil_save(const char *path, const struct pg_distil_head *head, const struct pg_fit *f,
                    struct pg_err *err);
 /* Before anything is loaded: whether there is a file, that it is of this text and these options,

@@ -51,9 +51,10 @@ int pg_distil_cut(struct pg_distil_text *text, const struct pg_distil_split *how
     PG_TRY(rc);
     if (text->n_held == 0 || text->n_held == text->pieces.n) {
         return pg_fail(err, PG_EARG,
-                       "%d document in %d piece found: two documents are wanted at least, or one "
-                       "longer than the context of %d tokens, so that one part can be held out",
-                       d->n, text->pieces.n, how->n_ctx);
+                       "%d documents found, of which %llu tokens are taken at most: two documents "
+                       "are wanted, or one longer than the context of %d tokens, so that one part "
+                       "can be held out",
+                       d->n, (unsigned long long)how->n_tokens, how->n_ctx);
     }
     text->n_held_tokens = count(&text->pieces, 0, text->n_held);
     text->n_train_tokens = count(&text->pieces, text->n_held, text->pieces.n);

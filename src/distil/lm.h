@@ -67,6 +67,8 @@ struct pg_lm {
 };
 
 /* lm_open.c: everything that a step needs. */
+/* Whether a run could be opened, before distilling makes the sidecar that it would begin with. */
+int pg_lm_check(const struct pg_tune_options *opt, struct pg_err *err);
 int pg_lm_open(struct pg_lm *t, const struct pg_tune_options *opt, struct pg_err *err);
 void pg_lm_close(struct pg_lm *t);
 

@@ -4,7 +4,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/random.h"
-#include "distil/distil_fit.h"
+#include "distil/distil.h"
 #include "net/rows/blas.h"
 
 #include <math.h>
@@ -125,7 +125,8 @@ static int open_batches(struct pg_lm *t, int n_vocab, struct pg_err *err)
     t->n_held = (int)PG_MAX(1, PG_MIN(all, most));
     PG_TRY(pg_batches_open(&t->batches, &o, err));
     o.docs = &t->held;
-    return pg_batches_open(&t->held_batches, &o, err);
+    int rc = pg_batches_open(&t->held_batches, &o, err);
+    return rc ? pg_fail_in(err, rc, "held-out text") : 0;
 }
 
 /* ------------------------------------------------------------------ memory ------------------ */
@@ -248,21 +249,50 @@ static int begin_bias(struct pg_lm *t, int n_moe, struct pg_err *err)
     return PG_MIN(any, 0);
 }
 
+static int check_cache(const struct pg_lm *t, int n_expert, struct pg_err *err)
+{
+    int n = t->opt.sticky_cache;
+    if (n > n_expert)
+        return pg_fail(err, PG_EARG, "experts of the imagined cache: %d found, 1 to %d wanted", n,
+                       n_expert);
+    return !n || t->bias || t->opt.sticky > 0
+               ? 0
+               : pg_fail(err, PG_EARG,
+                         "a cache of %d experts is imagined, but neither stickiness nor a cache "
+                         "bias or margin above 0 looks at it",
+                         n);
+}
+
+/* The pre-gates that learning begins with, or those that distilling will make first. */
+static int take_form(struct pg_lm *t, const struct pg_model *m, struct pg_err *err)
+{
+    const struct pg_tune_options *o = &t->opt;
+    if (!o->from_sidecar) {
+        t->from = pg_distil_head_of(o);
+        return pg_distil_check_model(m, o->model, t->from.level, err);
+    }
+    PG_TRY(pg_sidecar_peek(m, o->from_sidecar, &t->from, err));
+    if (o->level && o->level != t->from.level)
+        return pg_fail(err, PG_EARG, "%s: pregate.level: %d found, %d wanted", o->from_sidecar,
+                       t->from.level, o->level);
+    pg_sidecar_say_weigher(PG_LOG_OF(o), o->from_sidecar, &t->from, o->weigher);
+    return 0;
+}
+
 static int divide(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
 {
     const struct pg_model *m = &e->model;
     struct pg_pool *pool;
-    PG_TRY(pg_sidecar_peek(m, t->opt.from_sidecar, &t->from, err));
-    if (t->opt.level && t->opt.level != t->from.level)
-        return pg_fail(err, PG_EARG, "%s: pregate.level: %d found, %d wanted", t->opt.from_sidecar,
-                       t->from.level, t->opt.level);
+    PG_TRY(take_form(t, m, err));
     t->opt.seq_len = t->opt.seq_len ? t->opt.seq_len : PG_MIN(DEFAULT_LEN, m->h.n_ctx_train);
     if (t->opt.seq_len < 2 || t->opt.seq_len > m->h.n_ctx_train)
         return pg_fail(err, PG_EARG, "tokens of a sequence: %d found, 2 to %d wanted",
                        t->opt.seq_len, m->h.n_ctx_train);
+    PG_TRY(pg_net_check_runners_up(&m->h, t->opt.n_runners_up, err));
+    PG_TRY(begin_bias(t, m->n_moe, err));
+    PG_TRY(check_cache(t, m->h.n_expert, err));
     if (!t->opt.sticky_cache)
         t->opt.sticky_cache = PG_MIN(2 * m->h.n_expert_used, m->h.n_expert);
-    PG_TRY(begin_bias(t, m->n_moe, err));
     PG_TRY(read_text(t, e->vocab, err));
     PG_TRY(pg_pool_open(&pool, e->opt.n_threads, err)); /* asked for how many it has */
     set_net_options(t, m, pool);
@@ -378,6 +408,16 @@ static int open_all(struct pg_lm *t, struct pg_err *err)
                  t->head.start);
     say_memory(t);
     return pg_blas_check(e->opt.n_threads, err);
+}
+
+int pg_lm_check(const struct pg_tune_options *opt, struct pg_err *err)
+{
+    struct pg_lm t = {.opt = *opt};
+    fill_in(&t.opt);
+    int rc = check_options(&t.opt, err);
+    rc = rc ? rc : plan(&t, err);
+    pg_lm_close(&t);
+    return rc;
 }
 
 int pg_lm_open(struct pg_lm *t, const struct pg_tune_options *opt, struct pg_err *err)

@@ -361,19 +361,24 @@ int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t
 int pg_gate_biases(const struct pg_gate_biases *b, int n_block, float *out, struct pg_err *err)
 {
     int any = 0;
+    if (n_block == 0 && (b->each || b->one > 0))
+        return pg_fail(err, PG_EARG,
+                       "a cache bias or margin is asked for, but the model has no experts");
     if (b->each && b->one > 0)
         return pg_fail(err, PG_EARG,
-                       "cache bias: %g for all blocks and one for each found, one of "
+                       "cache bias or margin: %g for all blocks and one for each found, one of "
                        "the two wanted",
                        (double)b->one);
     if (b->each && b->n != n_block)
-        return pg_fail(err, PG_EARG,
-                       "cache bias: %d values found, %d wanted, one for each block with experts",
-                       b->n, n_block);
+        return pg_fail(
+            err, PG_EARG,
+            "cache bias or margin: %d values found, %d wanted, one for each block with experts",
+            b->n, n_block);
     for (int i = 0; i < n_block; i++) {
         out[i] = b->each ? b->each[i] : b->one;
         if (!(out[i] >= 0 && out[i] <= 1))
-            return pg_fail(err, PG_EARG, "cache bias of block %d: %g found, 0 to 1 wanted", i,
+            return pg_fail(err, PG_EARG,
+                           "cache bias or margin of block %d: %g found, 0 to 1 wanted", i,
                            (double)out[i]);
         any |= out[i] > 0;
     }

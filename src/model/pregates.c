@@ -77,6 +77,15 @@ static int read_weigher(const struct pg_gguf *g, enum pg_gate_kind *weigher, str
     return 0;
 }
 
+void pg_sidecar_say_weigher(struct pg_log log, const char *path, const struct pg_sidecar_head *head,
+                            enum pg_gate_kind weigher)
+{
+    static const char *const words[] = {[PG_GATE_ROUTER] = "routers", [PG_GATE_PREGATE] = "they"};
+    if (head->decides && head->weigher != weigher)
+        pg_say(log, PG_LOG_WARN, "%s: its pre-gates choose and %s weigh; from here on %s weigh",
+               path, words[head->weigher], words[weigher]);
+}
+
 /* Which parts the pre-gates have: those of the first. */
 static int read_form(const struct pg_gguf *g, const struct pg_model *m,
                      struct pg_pregate_form *form, struct pg_err *err)

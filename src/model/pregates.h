@@ -19,6 +19,7 @@
 #ifndef PG_MODEL_PREGATES_H
 #define PG_MODEL_PREGATES_H
 
+#include "base/log.h"
 #include "model/model.h"
 
 /* What the pre-gates of one sidecar have beside their matrix. */
@@ -45,6 +46,9 @@ struct pg_sidecar_head {
  * hash is not looked at. */
 int pg_sidecar_peek(const struct pg_model *m, const char *path, struct pg_sidecar_head *out,
                     struct pg_err *err);
+/* Says so where pre-gates that were made to decide begin a run in which another weighs. */
+void pg_sidecar_say_weigher(struct pg_log log, const char *path, const struct pg_sidecar_head *head,
+                            enum pg_gate_kind weigher);
 
 /* A sidecar in memory: what it says, and the pre-gates of MoE blocks [0, n_moe - level), which all
  * have the same parts. */

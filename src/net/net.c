@@ -240,6 +240,16 @@ static void lay_out_sums(struct pg_net *n)
     s->n = s->early_down_bias + (size_t)n->opt.pregate_hidden;
 }
 
+int pg_net_check_runners_up(const struct pg_hparams *h, int n, struct pg_err *err)
+{
+    int most = h->n_expert - h->n_expert_used;
+    return n <= most
+               ? 0
+               : pg_fail(err, PG_EARG,
+                         "runners-up: %d found, 0 to %d wanted: of %d experts a token uses %d", n,
+                         most, h->n_expert, h->n_expert_used);
+}
+
 /* Sizes that follow from the options. */
 static void prepare(struct pg_net *n, const struct pg_net_options *o)
 {
@@ -251,7 +261,8 @@ static void prepare(struct pg_net *n, const struct pg_net_options *o)
     n->rope_pairs = h->rope == PG_ROPE_PAIRS;
     n->eps = (pg_real)h->rms_eps;
     n->n_tok = o->n_seq * o->seq_len;
-    n->n_rank = PG_MIN(h->n_expert, h->n_expert_used + o->n_runners_up);
+    PG_ASSERT(o->n_runners_up <= h->n_expert - h->n_expert_used);
+    n->n_rank = h->n_expert_used + o->n_runners_up;
     n->first_decided = pg_net_first_decided(o);
     n->n_spans = (n->n_tok + PG_NET_ROWS - 1) / PG_NET_ROWS;
     n->n_q = h->n_head * h->head_dim;

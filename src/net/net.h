@@ -150,6 +150,8 @@ struct pg_net_loss {
 
 struct pg_net;
 
+/* Whether a model has so many experts beyond those that a token uses. */
+int pg_net_check_runners_up(const struct pg_hparams *h, int n, struct pg_err *err);
 /* Memory is taken here, all of it; pg_net_bytes says how much that would be. Loads OpenBLAS;
  * see pg_blas_check (net/rows/blas.h). */
 int pg_net_open(struct pg_net **out, const struct pg_net_options *opt, struct pg_err *err);

@@ -64,7 +64,10 @@ static int check_sizes(const struct pg_train_options *o, const struct pg_model *
     if (o->sticky_cache < least || o->sticky_cache > m->h.n_expert)
         return pg_fail(err, PG_EARG, "experts of the imagined cache: %d found, %d to %d wanted",
                        o->sticky_cache, least, m->h.n_expert);
-    return 0;
+    if (o->sticky > 0 && m->n_moe == 0)
+        return pg_fail(err, PG_EARG, "stickiness of %g is asked for, but the model has no experts",
+                       (double)o->sticky);
+    return pg_net_check_runners_up(&m->h, o->n_runners_up, err);
 }
 
 static int check_gates(const struct pg_train_options *o, const struct pg_model *m,
@@ -389,8 +392,10 @@ static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt
     fill_in(&t->opt, &m->h);
     PG_TRY(check_sizes(&t->opt, m, err));
     PG_TRY(check_gates(&t->opt, m, err));
-    if (t->opt.from_sidecar)
+    if (t->opt.from_sidecar) {
         PG_TRY(pg_sidecar_peek(m, t->opt.from_sidecar, &t->from, err));
+        pg_sidecar_say_weigher(PG_LOG_OF(&t->opt), t->opt.from_sidecar, &t->from, t->opt.weigher);
+    }
     PG_TRY(pg_vocab_from_gguf(&t->vocab, t->source.gguf, err));
     PG_TRY(begin_data(t, &t->opt, err));
     PG_TRY(begin_net(t, err));

@@ -188,6 +188,22 @@ class Eval(Case):
         self.assertFalse(os.path.exists(self.path("no")))
         self.bad(1, ["would be written"], self.model, "--task", "qa", "--data", self.path("data"), "--predictions",
                  self.path("data"))
+        self.bad(1, ["written twice"], self.model, "--data", self.text, "--predictions", self.path("x"), "--routes-out",
+                 self.path("x"))
+
+    def test_what_would_do_nothing(self):
+        for given in (["--n-predict", 5], ["--task", "qa", "--windows"], ["--mode", "ondemand", "--extra", 2],
+                      ["--mode", "pregate", "--extra", 1], ["--mode", "hint", "--lookahead", 2]):
+            self.bad(2, ["would do nothing"], self.model, "--data", self.text, *given)
+
+    def test_where_output_goes(self):
+        """A result does not replace the file that standard output is; nor /dev/stdout, which leads there."""
+        os.symlink("/proc/self/fd/1", self.path("stdout"))
+        for name in "said", "stdout":
+            with open(self.path("said"), "wb") as said:
+                done = self.call("eval", self.model, "--data", self.text, "--max", "1", "--routes-out", self.path(name), stdout=said)
+            self.refused(done, 1, ["standard output goes there"])
+        self.assertTrue(os.path.islink(self.path("stdout")))
 
     def test_nothing_left(self):
         """Gold and answer of which normalisation leaves nothing, by the rule of the data's version."""

@@ -142,6 +142,22 @@ class Train(Case):
             # Found before the first of many steps.
             self.bad(1, ["nowhere/m", "No such file"], "--steps", 10 ** 6, option, self.path("nowhere/m"))
             self.bad(1, [f"{self.dir}: exists and is not"], "--steps", 10 ** 6, option, self.dir)
+            for name in "bad.gguf.checkpoint", "bad.pregate.gguf", "bad.gguf.lock":
+                self.bad(2, [name, "belongs to the result"], option, self.path(name))
+            self.bad(1, ["would be written twice"], option, self.path("bad.gguf"))
+        self.bad(1, ["would be written twice"], "--csv", self.path("m"), "--svg", os.path.join(self.dir, ".", "m"))
+        self.bad(2, ["--lr-end would do nothing", "--schedule cosine"], "--lr-end", 0.5)
+        self.bad(1, ["runners-up: 99 found"], "--runners-up", 99)
+
+    def test_metrics_through_a_link(self):
+        """The link stays, and what it leads to is replaced."""
+        self.put("real", "old")
+        os.symlink("real", self.path("link"))
+        self.train(self.path("a.gguf"), "--steps", 2, "--csv", self.path("link"))
+        self.assertEqual(os.readlink(self.path("link")), "real")
+        self.assertTrue(self.bytes_of("real").startswith(b"step,"))
+        os.symlink("none/such", self.path("astray"))
+        self.bad(1, ["astray"], "--csv", self.path("astray"))
 
     def test_nobody_reads_what_it_says(self):
         """`train ... 2>&1 | head` trains to the end."""

@@ -195,9 +195,9 @@ class Tune(Case):
     def test_what_would_do_nothing(self):
         """Options of the loss of the language model without it, and imitation where no router weighs."""
         for given in (["--imitate", 2], ["--kl", 1], ["--steps", 3], ["--runners-up", 1], ["--sticky", 0.1], ["-b", "2x40"],
-                      ["--lr", 1], ["--cache-margin", 0.1], ["--eval-every", 1]):
-            said = self.tune(self.tiny, *given, "-o", self.path("none.gguf"), code=1).stderr
-            self.assertIn("loss lm is wanted", said)
+                      ["--lr", 1], ["--cache-margin", 0.1], ["--eval-every", 1], ["--checkpoint-every", 9], ["--from", "x"]):
+            said = self.tune(self.tiny, *given, "-o", self.path("none.gguf"), code=2).stderr
+            self.assertIn(f"{given[0].replace('-b', '--batch')} would do nothing: it is for --for decide --loss lm", said)
         how = ["--for", "decide", "--loss", "lm", "--weigher", "pregate", "--imitate", 2, "--from", "x"]
         self.assertIn("routers that weigh are wanted", self.tune(self.tiny, *how, "-o", self.path("none.gguf"), code=1).stderr)
         self.assertFalse(os.path.exists(self.path("none.gguf")))
@@ -242,6 +242,10 @@ class Tune(Case):
             said = self.tune(self.tiny, *how, "--resume", "-o", self.path("b")).stderr
             self.assertNotIn("round 1", said)
         self.assertEqual(self.bytes_of("a"), self.bytes_of("b"))
+        # What the second part needs is looked at before the first.
+        for bad in ["--memory", "14M"], ["--runners-up", 99], ["--level", 4]:
+            self.tune(self.tiny, *how, *bad, "-o", self.path("none.gguf"), code=1)
+            self.assertFalse(os.path.exists(self.path("none.gguf")))
         self.put("b.lm.checkpoint", "nothing of the kind")
         self.bad_loss(1, ["b.lm.checkpoint", "no checkpoint of tuning by the loss"], *how, "--resume")
 
@@ -257,6 +261,11 @@ class Tune(Case):
         self.good("sidecar", self.tiny, "-o", self.path("f.gguf"))
         how += ["--from", self.path("f.gguf")]
         self.bad_loss(1, ["level: 1 found, 2 wanted"], *how, "--level", 2)
+        self.bad_loss(2, ["--hidden would do nothing"], *how, "--hidden", 3)
+        self.bad_loss(1, ["runners-up: 99 found, 0 to"], *how, "--runners-up", 99)
+        self.bad_loss(1, ["imagined cache: 99 found"], *how, "--sticky", 1, "--sticky-cache", 99)
+        self.bad_loss(1, ["a cache of 3 experts is imagined, but"], *how, "--sticky-cache", 3)
+        self.bad_loss(1, ["cache bias or margin: 2 values found"], *how, "--cache-margin", "0.1,0.1")
         self.bad_loss(1, ["tokens of a sequence: 9999 found"], *how, "-b", "1x9999")
         self.bad_loss(1, ["too little", "minimum"], *how, "--memory", "2M")
         self.refused(self.tune(self.other, *how, "-o", self.path("b"), code=1), 1, ["f.gguf"])

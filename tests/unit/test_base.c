@@ -572,6 +572,35 @@ static void test_lock(void **state)
     close(ready[1]);
 }
 
+/* Where a link leads is replaced, and the link stays. */
+static void test_outfile_link(void **state)
+{
+    (void)state;
+    char path[160], link[160], said[4] = "";
+    struct pg_outfile f;
+    struct pg_err err;
+    struct stat st;
+
+    in_dir(path, "aim");
+    in_dir(link, "link");
+    assert_int_equal(symlink("aim", link), 0);
+    assert_int_equal(pg_outfile_open(&f, link, &err), PG_EARG); /* it leads nowhere yet */
+    assert_non_null(strstr(err.text, "a link that cannot be followed"));
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pg_outfile_open(&f, i ? link : path, &err), 0);
+        assert_int_equal(pg_outfile_write(&f, i ? "new" : "old", 3, &err), 0);
+        assert_int_equal(pg_outfile_commit(&f, &err), 0);
+    }
+    assert_int_equal(lstat(link, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    FILE *aim = fopen(path, "rb");
+    assert_non_null(aim);
+    assert_int_equal(fread(said, 1, 3, aim), 3);
+    assert_string_equal(said, "new");
+    fclose(aim);
+    assert_int_equal(unlink(link) | unlink(path), 0);
+}
+
 static void test_outfile_fails(void **state)
 {
     (void)state;
@@ -791,17 +820,17 @@ static void test_trace_ring(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_errors),        cmocka_unit_test(test_quote),
-        cmocka_unit_test(test_pool),          cmocka_unit_test(test_pool_waits),
-        cmocka_unit_test(test_pool_open),     cmocka_unit_test(test_pages),
-        cmocka_unit_test(test_no_cgroup),     cmocka_unit_test(test_cgroup_v1),
-        cmocka_unit_test(test_cgroup_v2),     cmocka_unit_test(test_cgroup_containers),
-        cmocka_unit_test(test_cgroup_names),  cmocka_unit_test(test_cpu_quota),
-        cmocka_unit_test(test_this_machine),  cmocka_unit_test(test_address_space_limit),
-        cmocka_unit_test(test_peak_rss),      cmocka_unit_test(test_outfile),
-        cmocka_unit_test(test_outfile_fails), cmocka_unit_test(test_trace),
-        cmocka_unit_test(test_lock),          cmocka_unit_test(test_trace_ring),
-        cmocka_unit_test(test_trace_pool),
+        cmocka_unit_test(test_errors),       cmocka_unit_test(test_quote),
+        cmocka_unit_test(test_pool),         cmocka_unit_test(test_pool_waits),
+        cmocka_unit_test(test_pool_open),    cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_no_cgroup),    cmocka_unit_test(test_cgroup_v1),
+        cmocka_unit_test(test_cgroup_v2),    cmocka_unit_test(test_cgroup_containers),
+        cmocka_unit_test(test_cgroup_names), cmocka_unit_test(test_cpu_quota),
+        cmocka_unit_test(test_this_machine), cmocka_unit_test(test_address_space_limit),
+        cmocka_unit_test(test_peak_rss),     cmocka_unit_test(test_outfile),
+        cmocka_unit_test(test_outfile_link), cmocka_unit_test(test_outfile_fails),
+        cmocka_unit_test(test_trace),        cmocka_unit_test(test_lock),
+        cmocka_unit_test(test_trace_ring),   cmocka_unit_test(test_trace_pool),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
