@@ -1,6 +1,5 @@
 """What is compared: each arm is a way to a model, with settings that it chooses on the validation text."""
 import functools
-import itertools
 import json
 from typing import NamedTuple, Optional
 
@@ -33,7 +32,8 @@ class Ready(NamedTuple):
 
 
 def base(lab, size, plan):
-    """The model that fine-tuning begins with: the one in models/, or one of another size, made as that one was."""
+    """The model that fine-tuning begins with: the one in models/, or one of another size, made in as many steps as that
+    one was, of half as many tokens."""
     if size == "demo":
         return DEMO
     shape = lab.out / f"{size}-shape.gguf"
@@ -41,25 +41,30 @@ def base(lab, size, plan):
         if not shape.exists():
             write_shape(DEMO, shape, SHAPES[size])
     books = lab.file(f"{size}-books", ["train", shape, "--from", "scratch", "--data", lab.text["books"], "--steps",
-                                       plan["base_steps"][0], "--batch", "16x256", "--lr", "3e-3", "--warmup", "100",
+                                       plan["base_steps"][0], "--batch", "8x256", "--lr", "3e-3", "--warmup", "100",
                                        "--weight-decay", "0.1", "--seed", 1])
     return lab.file(f"{size}-base", ["train", books, "--data", lab.text["train"], "--steps", plan["base_steps"][1],
-                                     "--batch", "16x256", "--lr", "3e-3", "--schedule", "cosine", "--lr-end", "0.02",
+                                     "--batch", "8x256", "--lr", "3e-3", "--schedule", "cosine", "--lr-end", "0.02",
                                      "--warmup", "50", "--weight-decay", "0.1", "--seed", 1])
 
 
+def asked(setting):
+    """All but what is 0, and so not asked for."""
+    return {name: value for name, value in setting.items() if value != "0"}
+
+
 def tag(setting):
-    return "-".join(f"{k}{v}" for k, v in sorted(setting.items()))
+    return "-".join(f"{k}{v}" for k, v in sorted(asked(setting).items()))
 
 
 def options(setting):
-    """--NAME VALUE of all but what is 0, and so not asked for."""
-    return [word for name, value in setting.items() if value != "0" for word in (f"--{name}", value)]
+    return [word for name, value in asked(setting).items() for word in (f"--{name}", value)]
 
 
 class Arm:
-    """A way to a model. What it chooses from: the options of `choices`, and the numbers of steps in `plan[steps]`."""
-    choices, steps = {"lr": ["3e-4", "1e-3"], "kl": ["0", "4"]}, "steps"
+    """A way to a model. What it chooses from: the options of `choices`, and the numbers of steps in `plan[steps]` of its
+    size."""
+    choices, steps = {}, "steps"
 
     def __init__(self, lab, plan, size="demo", level=1):
         self.lab, self.plan, self.size, self.level = lab, plan, size, level
@@ -85,11 +90,12 @@ class Arm:
         return ["--max", self.plan["most"]] if self.plan["most"] else []
 
     def chosen(self):
-        """All else with the fewest steps, then the steps with that."""
-        few, *more = self.plan[self.steps]
-        combined = [dict(zip(self.choices, values)) for values in itertools.product(*self.choices.values())]
-        best = min(({**values, "steps": few} for values in combined), key=self.valid)
-        return min((best, *({**best, "steps": n} for n in more)), key=self.valid)
+        """One option after the other, beside the best of those before and the first of those after; the steps last."""
+        choices = {**self.choices, "steps": self.plan[self.steps][self.size]}
+        best = {name: values[0] for name, values in choices.items()}
+        for name, values in choices.items():
+            best = min(({**best, name: value} for value in values), key=self.valid)
+        return best
 
     def choose(self):
         write(self.lab.out / f"chosen-{self.name}.json", json.dumps(self.chosen()) + "\n")
@@ -123,6 +129,9 @@ class Before(Fixed):
     def __init__(self, lab, plan, size="demo"):
         super().__init__(lab, plan, size, 0)
 
+    def choose(self):
+        self.base()
+
     def run(self):
         for part in ("valid", "test"):
             self.lab.json(f"{part}-{self.name}", ["eval", self.base(), "--mode", "resident", "--data", self.lab.text[part],
@@ -131,7 +140,7 @@ class Before(Fixed):
 
 class Conventional(Arm):
     """Fine-tuned, its routers deciding."""
-    kind = "conventional"
+    kind, choices = "conventional", {"kl": ["4", "0"], "lr": ["3e-4", "1e-3"], "runners-up": ["0", "2"]}
 
     def __init__(self, lab, plan, size="demo"):
         super().__init__(lab, plan, size, 0)
@@ -157,8 +166,10 @@ class Distilled(Arm):
     kind = "distilled"
 
     def chosen(self):
-        forms = self.plan["gates"] if self.size == "demo" else self.plan["gates_elsewhere"]
-        return min(({"tokens": tokens, "hidden": hidden} for tokens, hidden in forms), key=self.valid)
+        return min(self.forms(), key=self.valid)
+
+    def forms(self):
+        return [{"tokens": tokens, "hidden": hidden} for tokens, hidden in self.plan["gates"][self.size]]
 
     def sidecar(self, setting, seed):
         return self.made(setting, seed, "", ["tune", self.base(), "--data", self.lab.text["train"], "--for", "decide",
@@ -167,6 +178,21 @@ class Distilled(Arm):
 
     def make(self, setting, seed):
         return Ready(self.base(), "pregate", self.sidecar(setting, seed))
+
+
+class DistilledLess(Arm):
+    """The least of those pre-gates, so that sizes of model have a row with the same gates."""
+    kind = "distilled-less"
+
+    def __init__(self, lab, plan, size="demo", level=1):
+        super().__init__(lab, plan, size, level)
+        self.like = Distilled(lab, plan, size, level)
+
+    def chosen(self):
+        return self.like.forms()[0]
+
+    def make(self, setting, seed):
+        return self.like.make(setting, seed)
 
 
 class AsThePaper(Arm):
@@ -186,19 +212,26 @@ class AsThePaper(Arm):
 class ByLoss(Arm):
     """Pre-gates by the loss of the language model, the model as it is; from distilled ones."""
     kind, choices, steps = "by-loss", {"lr": ["1e-4", "3e-4"], "kl": ["4"]}, "tune_steps"
+    first, learning = Distilled, LEARNING
 
     def make(self, setting, seed):
-        first = Distilled(self.lab, self.plan, self.size, self.level)
+        first = self.first(self.lab, self.plan, self.size, self.level)
+        start = first.make(first.chosen(), seed).sidecar
         return Ready(self.base(), "pregate",
                      self.made(setting, seed, "", ["tune", self.base(), "--data", self.lab.text["train"], "--for", "decide",
-                                                   "--loss", "lm", "--level", self.level, "--from",
-                                                   first.sidecar(first.chosen(), seed), "--batch", "8x256",
-                                                   *options(setting), *LEARNING, "--seed", seed]))
+                                                   "--loss", "lm", "--level", self.level, "--from", start, "--batch", "8x256",
+                                                   *options(setting), *self.learning, "--seed", seed]))
+
+
+class ByLossAsThePaper(ByLoss):
+    """The same for pre-gates that weigh what they have chosen."""
+    kind, choices = "as-the-paper-by-loss", {"lr": ["3e-4", "1e-3"], "kl": ["4"]}
+    first, learning = AsThePaper, ["--weigher", "pregate", "--runners-up", 2]
 
 
 class Pregated(Arm):
     """Fine-tuned with pre-gates deciding, from distilled ones."""
-    kind, choices = "pregated", {"lr": ["3e-4", "1e-3"], "kl": ["4"]}
+    kind, choices = "pregated", {"kl": ["4"], "lr": ["3e-4", "1e-3"]}
 
     def make(self, setting, seed):
         first = Distilled(self.lab, self.plan, self.size, self.level)

@@ -76,11 +76,13 @@ class Untrained(Curve):
 
     def run(self):
         ready = Ready(base(self.lab, "demo", self.plan), "ondemand")
-        for v in self.values():
-            measure(self.lab, f"test-front-{self.name}-{self.knob}{v}", ready, "test", self.plan, self.knob, v, "--evict", self.evict)
+        for part in ("test", "valid") if self.evict == "cycle" else ("test",):
+            for v in self.values():
+                measure(self.lab, f"{part}-front-{self.name}-{self.knob}{v}", ready, part, self.plan, self.knob, v, "--evict",
+                        self.evict)
 
-    def points(self):
-        results = [(v, self.lab.result(f"test-front-{self.name}-{self.knob}{v}")) for v in self.values()]
+    def points(self, part="test"):
+        results = [(v, self.lab.result(f"{part}-front-{self.name}-{self.knob}{v}")) for v in self.values()]
         return [(v, *point(r)) for v, r in results if r]
 
 
@@ -122,7 +124,7 @@ class InLoop(Curve, Arm):
         points = [point(r) for r in self.measured(self.make(setting, self.plan["seeds"][0]), "valid", f"-{tag(setting)}",
                                                   self.plan["few_margins"])]
         least = min(points)  # a curve that never comes so far is judged by where it ends
-        return crossing(points, half) or least[1] * (1 + abs(math.log(least[0] / half)))
+        return crossing(points, half) or least[1] * (1 + max(0, math.log(least[0] / half)))
 
     choose, tasks = Arm.choose, Arm.tasks
 

@@ -19,7 +19,7 @@ class Hints:
     def sidecar(self, seed):
         return self.lab.file(f"hint-level{self.level}-seed{seed}",
                              ["tune", DEMO, "--data", self.lab.text["train"], "--for", "hint", "--level", self.level,
-                              "--tokens", self.plan["gates"][0][0], "--seed", seed])
+                              "--tokens", self.plan["gates"]["demo"][0][0], "--seed", seed])
 
     def agree(self, name, extra, *more):
         self.lab.json(f"agree-{name}-extra{extra}", ["eval", DEMO, "--task", "agree", "--data", self.lab.text["test"],

@@ -80,6 +80,11 @@ class Lab:
                 write(self.out / f"{name}.json", json.dumps(found) + "\n")
         return self.result(name)
 
+    def seconds(self):
+        """Of each run, on its one thread."""
+        found = (json.loads(path.read_text()) for path in self.out.glob("*.json"))
+        return [r["wall_seconds"] for r in found if "wall_seconds" in r]
+
     def write_results(self):
         """What the page stands on, a run a line: name, command, and what it found."""
         lines = []
@@ -98,5 +103,6 @@ class Lab:
                 resume = ["--resume"] if pathlib.Path(f"{path}.checkpoint").exists() else []
                 begin = time.time()
                 self.run(name, [*args, "-o", path, *resume])
-                print(f"{time.strftime('%H:%M:%S')} {name}: {time.time() - begin:.0f} s", file=sys.stderr, flush=True)
+                made = {"command": " ".join(map(shown, [*args, "-o", path])), "wall_seconds": round(time.time() - begin, 1)}
+                write(self.out / f"made-{name}.json", json.dumps(made) + "\n")
         return path
