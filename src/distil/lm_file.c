@@ -160,7 +160,9 @@ static int read_all(FILE *f, struct pg_lm *t, struct pg_err *err)
                 return pg_fail(err, PG_EFORMAT, "value %zu is not finite", k);
     }
     PG_TRY(get(f, &found, sizeof(found), err));
-    if (found != sum || fread(&more, 1, 1, f) != 0)
+    if (fread(&more, 1, 1, f) != 0)
+        return pg_fail(err, PG_EFORMAT, "there are bytes behind its end: it is damaged");
+    if (found != sum)
         return pg_fail(err, PG_EFORMAT, "checksum %016llx found, %016llx wanted: it is damaged",
                        (unsigned long long)found, (unsigned long long)sum);
     PG_TRY(check_place(&head, err));
