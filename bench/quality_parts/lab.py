@@ -104,5 +104,6 @@ class Lab:
                 begin = time.time()
                 self.run(name, [*args, "-o", path, *resume])
                 made = {"command": " ".join(map(shown, [*args, "-o", path])), "wall_seconds": round(time.time() - begin, 1)}
+                made.update({"resumed": True} if resume else {})  # and the seconds are those of the last part
                 write(self.out / f"made-{name}.json", json.dumps(made) + "\n")
         return path
