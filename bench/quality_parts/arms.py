@@ -62,9 +62,9 @@ def options(setting):
 
 
 class Arm:
-    """A way to a model. What it chooses from: the options of `choices`, and the numbers of steps in `plan[steps]` of its
-    size."""
-    choices, steps = {}, "steps"
+    """A way to a model. What it chooses from: the options of `choices`, the numbers of steps in `plan[steps]` of its size,
+    and with as many steps the options of `with_steps`."""
+    choices, steps, with_steps = {}, "steps", {}
 
     def __init__(self, lab, plan, size="demo", level=1):
         self.lab, self.plan, self.size, self.level = lab, plan, size, level
@@ -90,8 +90,8 @@ class Arm:
         return ["--max", self.plan["most"]] if self.plan["most"] else []
 
     def chosen(self):
-        """One option after the other, beside the best of those before and the first of those after; the steps last."""
-        choices = {**self.choices, "steps": self.plan[self.steps][self.size]}
+        """One option after the other, beside the best of those before and the first of those after."""
+        choices = {**self.choices, "steps": self.plan[self.steps][self.size], **self.with_steps}
         best = {name: values[0] for name, values in choices.items()}
         for name, values in choices.items():
             best = min(({**best, name: value} for value in values), key=self.valid)
@@ -140,7 +140,7 @@ class Before(Fixed):
 
 class Conventional(Arm):
     """Fine-tuned, its routers deciding."""
-    kind, choices = "conventional", {"kl": ["4", "0"], "lr": ["3e-4", "1e-3"], "runners-up": ["0", "2"]}
+    kind, choices, with_steps = "conventional", {"kl": ["4", "0"], "lr": ["3e-4", "1e-3"]}, {"runners-up": ["0", "2"]}
 
     def __init__(self, lab, plan, size="demo"):
         super().__init__(lab, plan, size, 0)
