@@ -55,7 +55,7 @@ def setting_of(lab, name, seeds):
     path = lab.out / f"chosen-{name}.json"
     if not path.exists():
         return ""
-    words = [f"{k} {v}" for k, v in json.loads(path.read_text()).items()]
+    words = [f"{k} {v}" for k, v in json.loads(path.read_text()).items() if v != "0"]
     mine, first = (test_ppl(lab, n, seeds)[0] for n in (name, name.replace("by-loss", "distilled")))
     kept = sum(first.get(s) == v for s, v in mine.items()) if "by-loss-" in name else 0
     return ", ".join(words + ([f"{kept} of {len(mine)} seeds kept the distilled gates"] if kept else []))
