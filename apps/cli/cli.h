@@ -28,12 +28,12 @@ struct cli_files {
 };
 
 enum { CLI_REALS = 256 };
-enum { CLI_GIVEN = 128 };
-
 struct cli_reals {
     float v[CLI_REALS];
     int n; /* 0: not given */
 };
+
+enum { CLI_GIVEN = 128 }; /* more than there are options */
 
 /* Everything that the options of any command can say. options.c fills it, defaults first. */
 struct cli_args {
@@ -76,6 +76,7 @@ struct cli_command {
 
 /* Fills *args from argv[first..argc). Returns 0, or CLI_USAGE after a message on stderr. */
 int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv);
+/* Whether the option was on the command line, whatever its value. */
 bool cli_given(const struct cli_args *args, const char *name);
 /* An option that would do nothing: CLI_USAGE after a message that says what it needs. */
 struct cli_needs {
