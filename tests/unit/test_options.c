@@ -416,12 +416,32 @@ static void test_nothing(void **state)
     assert_int_equal(pg_synth(&nowhere, &err), PG_EARG);
 }
 
+/* What only the loss of the language model uses is refused without it, before a file is opened. */
+static void test_of_one_loss(void **state)
+{
+    (void)state;
+    struct pg_tune_options o[11];
+    struct pg_err err;
+    for (int i = 0; i < 11; i++)
+        o[i] = tune_options;
+    o[0].n_steps = o[1].n_seq = o[2].sticky_cache = o[3].n_runners_up = o[4].eval_every = 1;
+    o[5].lr = o[6].sticky = o[7].kl = o[8].imitate = 0.5f;
+    o[9].from_sidecar = "none.gguf";
+    o[10].checkpoint_every = 1;
+    for (int i = 0; i < 11; i++) {
+        assert_int_equal(tune(&o[i], &err), PG_EARG);
+        assert_non_null(strstr(err.text, "loss lm is wanted"));
+    }
+    assert_int_equal(tune(&tune_options, &err), PG_EIO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_impossible_sizes), cmocka_unit_test(test_older_struct),
         cmocka_unit_test(test_ranges),           cmocka_unit_test(test_not_given),
-        cmocka_unit_test(test_caller_takes_all), cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_of_one_loss),      cmocka_unit_test(test_caller_takes_all),
+        cmocka_unit_test(test_nothing),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
