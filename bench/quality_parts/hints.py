@@ -28,7 +28,7 @@ class Hints:
     def cost(self, name, ready, memory, *more):
         """Bytes and waiting under a budget, out of which the gates' own tables are paid."""
         self.lab.json(f"cost-{name}-memory{memory}", [*ready.args(), "--data", self.lab.text["test"], "--memory", memory,
-                                                      "--batch", 1, "--max", self.plan["docs"], *more])
+                                                      "--batch", 1, "--max", self.plan["hint_docs"], *more])
 
     def choose(self):
         pass
