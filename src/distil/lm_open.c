@@ -236,17 +236,9 @@ static int choose_batch(struct pg_lm *t, struct pg_engine *e, struct pg_err *err
 static int begin_bias(struct pg_lm *t, int n_moe, struct pg_err *err)
 {
     const struct pg_gate_biases given = {t->opt.cache_bias, t->opt.block_bias, t->opt.n_block_bias};
-    t->bias = pg_calloc((size_t)n_moe, sizeof(t->bias[0]));
-    if (!t->bias)
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    int any = pg_gate_biases(&given, n_moe, t->bias, err);
-    pg_hash_text(pg_hash_bytes(PG_HASH_START, t->bias, (size_t)n_moe * sizeof(float)),
-                 t->bias_hash);
-    if (any == 0) {
-        free(t->bias);
-        t->bias = NULL;
-    }
-    return PG_MIN(any, 0);
+    PG_TRY(pg_gate_biases_make(&given, n_moe, &t->bias, err));
+    pg_gate_biases_hash(t->bias, n_moe, t->bias_hash);
+    return 0;
 }
 
 static int check_cache(const struct pg_lm *t, int n_expert, struct pg_err *err)

@@ -330,18 +330,8 @@ static int check_slots(struct pg_engine *e, struct pg_err *err)
 static int take_bias(struct pg_engine *e, struct pg_err *err)
 {
     const struct pg_gate_biases given = {e->opt.cache_bias, e->opt.block_bias, e->opt.n_block_bias};
-    const int n_moe = e->model.n_moe;
-    if (given.one == 0 && !given.each)
-        return 0;
-    float *bias = pg_calloc((size_t)PG_MAX(1, n_moe), sizeof(bias[0]));
-    int any =
-        bias ? pg_gate_biases(&given, n_moe, bias, err) : pg_fail(err, PG_ENOMEM, "out of memory");
     e->opt.block_bias = NULL;
-    if (any > 0)
-        e->cache_bias = bias;
-    else
-        free(bias);
-    return PG_MIN(any, 0);
+    return pg_gate_biases_make(&given, e->model.n_moe, &e->cache_bias, err);
 }
 
 /* Defaults and bounds of the options that need the model's shape. */

@@ -4,6 +4,8 @@
 #define REAL float
 #include "gate/rule_body.h"
 
+#include "base/hash.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -358,9 +360,8 @@ int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t
     return 0;
 }
 
-int pg_gate_biases(const struct pg_gate_biases *b, int n_block, float *out, struct pg_err *err)
+static int biases_check(const struct pg_gate_biases *b, int n_block, struct pg_err *err)
 {
-    int any = 0;
     if (n_block == 0 && (b->each || b->one > 0))
         return pg_fail(err, PG_EARG,
                        "a cache bias or margin is asked for, but the model has no experts");
@@ -375,14 +376,41 @@ int pg_gate_biases(const struct pg_gate_biases *b, int n_block, float *out, stru
             "cache bias or margin: %d values found, %d wanted, one for each block with experts",
             b->n, n_block);
     for (int i = 0; i < n_block; i++) {
-        out[i] = b->each ? b->each[i] : b->one;
-        if (!(out[i] >= 0 && out[i] <= 1))
+        const float x = b->each ? b->each[i] : b->one;
+        if (!(x >= 0 && x <= 1))
             return pg_fail(err, PG_EARG,
                            "cache bias or margin of block %d: %g found, 0 to 1 wanted", i,
-                           (double)out[i]);
-        any |= out[i] > 0;
+                           (double)x);
     }
-    return any;
+    return 0;
+}
+
+int pg_gate_biases_make(const struct pg_gate_biases *b, int n_block, float **out,
+                        struct pg_err *err)
+{
+    bool any = false;
+    *out = NULL;
+    PG_TRY(biases_check(b, n_block, err));
+    for (int i = 0; i < n_block; i++)
+        any |= (b->each ? b->each[i] : b->one) > 0;
+    if (!any)
+        return 0;
+    *out = pg_calloc((size_t)n_block, sizeof(**out));
+    if (!*out)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    for (int i = 0; i < n_block; i++)
+        (*out)[i] = b->each ? b->each[i] : b->one;
+    return 0;
+}
+
+void pg_gate_biases_hash(const float *bias, int n_block, char out[17])
+{
+    uint64_t hash = PG_HASH_START;
+    for (int i = 0; i < n_block; i++) {
+        const float x = bias ? bias[i] : 0;
+        hash = pg_hash_bytes(hash, &x, sizeof(x));
+    }
+    pg_hash_text(hash, out);
 }
 
 void pg_gate_fold(const struct pg_weight *router, const float *gain_from, const float *gain_to,

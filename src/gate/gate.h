@@ -123,14 +123,17 @@ void pg_gate_rule_rank(const struct pg_gate_rule *rule, const float *x, int32_t 
 bool pg_gate_rule_weigh(const struct pg_gate_rule *rule, const struct pg_kernels *k, float *logits,
                         const int32_t *id, float *weight);
 
-/* To out [n_block]: `one` for all, or the n of `each`, whose number must be that of the blocks.
- * Returns an error, or 1 when any is above 0, else 0. */
+/* `one` for all blocks, or the n of `each`, whose number must be that of the blocks. */
 struct pg_gate_biases {
     float one;
     const float *each;
     int n;
 };
-int pg_gate_biases(const struct pg_gate_biases *b, int n_block, float *out, struct pg_err *err);
+/* One a block, for free(); NULL when none is above 0. */
+int pg_gate_biases_make(const struct pg_gate_biases *b, int n_block, float **out,
+                        struct pg_err *err);
+/* What a checkpoint keeps of them; bias may be NULL. */
+void pg_gate_biases_hash(const float *bias, int n_block, char out[17]);
 
 /* out [n_expert, n_embd] = router rows (any format) times gain_to / gain_from. */
 void pg_gate_fold(const struct pg_weight *router, const float *gain_from, const float *gain_to,

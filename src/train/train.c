@@ -313,17 +313,9 @@ static int begin_bias(struct pg_trainer *t, struct pg_err *err)
 {
     const struct pg_gate_biases given = {t->opt.cache_bias, t->opt.block_bias, t->opt.n_block_bias};
     const int n_moe = t->source.model.n_moe;
-    t->bias = pg_calloc((size_t)PG_MAX(1, n_moe), sizeof(t->bias[0]));
-    if (!t->bias)
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    const int any = pg_gate_biases(&given, n_moe, t->bias, err);
-    pg_hash_text(pg_hash_bytes(PG_HASH_START, t->bias, (size_t)n_moe * sizeof(float)),
-                 t->bias_hash);
-    if (any == 0) {
-        free(t->bias);
-        t->bias = NULL;
-    }
-    return PG_MIN(any, 0);
+    PG_TRY(pg_gate_biases_make(&given, n_moe, &t->bias, err));
+    pg_gate_biases_hash(t->bias, n_moe, t->bias_hash);
+    return 0;
 }
 
 static int begin_net(struct pg_trainer *t, struct pg_err *err)

@@ -641,16 +641,26 @@ static void test_biases(void **state)
                  {{0.1f, each, 3}, "one of the two"},
                  {{0, bad, 3}, "block 1: 1.5 found"},
                  {{0, nan, 3}, "block 2: nan found"}};
-    float out[3];
+    const struct pg_gate_biases lists[] = {{0, each, 3}, {0, none, 3}, {0.25f, NULL, 0}};
+    float *out[PG_COUNT(lists)];
+    char hash[PG_COUNT(lists)][17], of_none[17];
     struct pg_err err;
     (void)state;
-    assert_int_equal(pg_gate_biases(&(struct pg_gate_biases){0, each, 3}, 3, out, &err), 1);
-    assert_memory_equal(out, each, sizeof(out));
-    assert_int_equal(pg_gate_biases(&(struct pg_gate_biases){0, none, 3}, 3, out, &err), 0);
-    assert_int_equal(pg_gate_biases(&(struct pg_gate_biases){0.25f, NULL, 0}, 3, out, &err), 1);
-    assert_true(out[0] == 0.25f && out[2] == 0.25f);
+    for (size_t i = 0; i < PG_COUNT(lists); i++) {
+        assert_int_equal(pg_gate_biases_make(&lists[i], 3, &out[i], &err), 0);
+        pg_gate_biases_hash(out[i], 3, hash[i]);
+    }
+    assert_memory_equal(out[0], each, sizeof(each));
+    assert_null(out[1]);
+    assert_true(out[2][0] == 0.25f && out[2][2] == 0.25f);
+    pg_gate_biases_hash(none, 3, of_none);
+    assert_string_equal(hash[1], of_none);
+    assert_string_not_equal(hash[0], hash[1]);
+    for (size_t i = 0; i < PG_COUNT(lists); i++)
+        free(out[i]);
     for (size_t i = 0; i < PG_COUNT(wrong); i++) {
-        assert_int_equal(pg_gate_biases(&wrong[i].given, 3, out, &err), PG_EARG);
+        assert_int_equal(pg_gate_biases_make(&wrong[i].given, 3, &out[0], &err), PG_EARG);
+        assert_null(out[0]);
         says(err.text, wrong[i].word);
     }
 }
