@@ -123,6 +123,15 @@ class Front:
     def at_half(self, curves):
         return self.crossings(curves, self.half)
 
+    def bytes_cell(self, curves, ppl):
+        """Per cent of half of the bytes at that perplexity. A curve that ends before it, better than it, would come there
+        with fewer bytes than it ends with: its end counts."""
+        there = self.crossings(curves, ppl, of=1)
+        ends = {seed: min(p[1] for p in points) for seed, points in curves.items()
+                if seed not in there and max(p[2] for p in points) < ppl}
+        text = self.cell([per_cent(v, self.half) for v in {**there, **ends}.values()], len(curves))
+        return text + (f" or fewer: {len(ends)} of {len(curves)} end there" if ends else "")
+
     def row(self, curve, curves):
         label = f"| {curve.label} | `--cache-{curve.knob}`"
         if not curves:
@@ -132,7 +141,7 @@ class Front:
         cells = [self.cell([per_cent(v, self.ppl0) for v in mine.values()], n, False)]
         cells += [self.cell([per_cent(v, ppl) for v in mine.values()], n) for ppl in references]
         cells += [self.cell(paired(mine, self.tuned), n) if set(mine) & set(self.tuned) and mine != self.tuned else ""]
-        cells += [self.cell([per_cent(v, self.half) for v in self.crossings(curves, ppl, of=1).values()], n) for ppl in references]
+        cells += [self.bytes_cell(curves, ppl) for ppl in references]
         return f"{label} | " + " | ".join(cells) + f" | {n} |"
 
     @staticmethod
