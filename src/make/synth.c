@@ -36,17 +36,25 @@ struct shape {
     float rope_base;
 };
 
-/* n_ff is an expert's width, where there are experts. */
+/* n_ff is an expert's width, where there are experts. Of arch switch n_layer is that of the
+ * encoder, and of the decoder as well; every second block has experts. */
 static const struct shape shapes[] = {
     {"olmoe-7b", "olmoe", 16, 2048, 16, 16, 128, 1024, 0, 64, 8, 50304, 1e4f},
     {"qwen3-24l", "qwen3moe", 24, 2048, 32, 4, 128, 768, 0, 128, 8, 50304, 1e6f},
     {"qwen3-30b", "qwen3moe", 48, 2048, 32, 4, 128, 768, 0, 128, 8, 151936, 1e6f},
     {"mixtral-8x7b", "llama", 32, 4096, 32, 8, 128, 14336, 0, 8, 2, 32000, 1e6f},
     {"qwen2moe-a2.7b", "qwen2moe", 24, 2048, 16, 16, 128, 1408, 5632, 60, 4, 151936, 1e6f},
+    {"switch-base-8", "switch", 12, 768, 12, 12, 64, 3072, 0, 8, 1, 32128, 1},
+    {"switch-base-64", "switch", 12, 768, 12, 12, 64, 3072, 0, 64, 1, 32128, 1},
+    {"switch-base-128", "switch", 12, 768, 12, 12, 64, 3072, 0, 128, 1, 32128, 1},
+    {"switch-base-256", "switch", 12, 768, 12, 12, 64, 3072, 0, 256, 1, 32128, 1},
+    {"switch-large-128", "switch", 24, 1024, 16, 16, 64, 4096, 0, 128, 1, 32128, 1},
+    {"switch-xxl-128", "switch", 24, 4096, 64, 64, 64, 10240, 0, 128, 1, 32128, 1},
     {"olmoe-tiny", "olmoe", 4, 256, 4, 4, 64, 256, 0, 16, 4, 640, 1e4f},
     {"qwen3-tiny", "qwen3moe", 6, 256, 4, 2, 64, 256, 0, 16, 4, 640, 1e6f},
     {"mixtral-tiny", "llama", 4, 256, 4, 2, 64, 512, 0, 8, 2, 640, 1e6f},
     {"qwen2moe-tiny", "qwen2moe", 4, 256, 4, 4, 64, 256, 512, 12, 4, 640, 1e6f},
+    {"switch-tiny", "switch", 4, 256, 4, 4, 64, 512, 0, 8, 1, 640, 1},
     {"llama-dense-tiny", "llama", 4, 256, 4, 2, 64, 512, 0, 0, 0, 640, 1e4f},
 };
 
@@ -96,6 +104,7 @@ struct list {
     struct tensor *v;
     size_t n;
     enum pg_type type;
+    const char *prefix; /* of the stack whose tensors are added */
 };
 
 /* The smaller-block format that stands in where rows are no multiple of 256. */
@@ -124,9 +133,9 @@ static struct tensor *add(struct list *l, int block, const char *name, enum pg_t
 
     *t = (struct tensor){.type = type_for_row(type, ne[0]), .ne = {1, 1, 1, 1}};
     if (block >= 0)
-        snprintf(t->name, sizeof(t->name), "blk.%d.%s", block, name);
+        snprintf(t->name, sizeof(t->name), "%sblk.%d.%s", l->prefix, block, name);
     else
-        snprintf(t->name, sizeof(t->name), "%s", name);
+        snprintf(t->name, sizeof(t->name), "%s%s", l->prefix, name);
     while (t->n_dims < 3 && ne[t->n_dims]) {
         t->ne[t->n_dims] = ne[t->n_dims];
         t->n_dims++;
@@ -200,14 +209,70 @@ static void add_ffn(struct list *l, const struct shape *s, int il)
     add_matrix(l, il, "ffn_down_shexp.weight", (int64_t[3]){shared, d}, 2);
 }
 
+/* T5 does not scale q · k: queries are made as small as that would. */
+static void add_t5_attention(struct list *l, const struct shape *s, int il, const char *kind)
+{
+    int64_t d = s->n_embd, n = (int64_t)s->n_head * s->head_dim;
+    const struct {
+        const char *name;
+        float gain;
+    } in[] = {{"q", 1 / sqrtf((float)s->head_dim)}, {"k", 1}, {"v", 1}};
+    char name[NAME_BYTES];
+
+    snprintf(name, sizeof(name), "%sattn_norm.weight", kind);
+    add_norm(l, il, name, d);
+    for (size_t i = 0; i < PG_COUNT(in); i++) {
+        snprintf(name, sizeof(name), "%sattn_%s.weight", kind, in[i].name);
+        add_matrix(l, il, name, (int64_t[3]){d, n}, in[i].gain);
+    }
+    snprintf(name, sizeof(name), "%sattn_o.weight", kind);
+    add(l, il, name, l->type, (int64_t[3]){n, d})->std = 0.5f / sqrtf((float)d);
+}
+
+static void add_t5_stack(struct list *l, const struct shape *s, const char *prefix, bool decoder)
+{
+    int64_t d = s->n_embd, ff = s->n_ff, e = s->n_expert;
+
+    l->prefix = prefix;
+    for (int il = 0; il < s->n_layer; il++) {
+        add_t5_attention(l, s, il, "");
+        if (il == 0)
+            add_f32(l, il, "attn_rel_b.weight", (int64_t[3]){s->n_head, 32}, 1);
+        if (decoder)
+            add_t5_attention(l, s, il, "cross_");
+        add_norm(l, il, "ffn_norm.weight", d);
+        if (il % 2 == 0) {
+            add_matrix(l, il, "ffn_up.weight", (int64_t[3]){d, ff}, 1);
+            add_matrix(l, il, "ffn_down.weight", (int64_t[3]){ff, d}, 1);
+        } else {
+            add_f32(l, il, "ffn_gate_inp.weight", (int64_t[3]){d, e}, 2 / sqrtf((float)d));
+            add_matrix(l, il, "ffn_up_exps.weight", (int64_t[3]){d, ff, e}, 1);
+            add_matrix(l, il, "ffn_down_exps.weight", (int64_t[3]){ff, d, e}, 2);
+        }
+    }
+    add_norm(l, -1, "output_norm.weight", d);
+    l->prefix = "";
+}
+
+static bool is_switch(const struct shape *s)
+{
+    return !strcmp(s->arch, "switch");
+}
+
 static int make_list(struct list *l, const struct shape *s, enum pg_type type, struct pg_err *err)
 {
     int64_t d = s->n_embd, v = s->n_vocab;
 
-    *l = (struct list){.type = type, .v = pg_calloc((size_t)s->n_layer * 24 + 3, sizeof(*l->v))};
+    *l = (struct list){
+        .type = type, .v = pg_calloc((size_t)s->n_layer * 48 + 4, sizeof(*l->v)), .prefix = ""};
     if (!l->v)
         return pg_fail(err, PG_ENOMEM, "%s: out of memory", s->name);
-    add(l, -1, "token_embd.weight", type, (int64_t[3]){d, v})->std = 1;
+    add(l, -1, "token_embd.weight", type, (int64_t[3]){d, v})->std = is_switch(s) ? 0.1f : 1;
+    if (is_switch(s)) { /* the output is the table: larger, a token would be followed by itself */
+        add_t5_stack(l, s, "enc.", false);
+        add_t5_stack(l, s, "dec.", true);
+        return 0;
+    }
     for (int il = 0; il < s->n_layer; il++) {
         add_attention(l, s, il);
         add_ffn(l, s, il);
@@ -256,14 +321,21 @@ static int write_keys(struct pg_gguf_writer *w, const struct shape *s, struct pg
     PG_TRY(pg_gguf_writer_str(w, "general.name", name, err));
     PG_TRY(pg_gguf_writer_u32(w, "general.alignment", 32, err));
     key_u32(&k, "block_count", s->n_layer);
-    key_u32(&k, "context_length", 4096);
+    key_u32(&k, "context_length", is_switch(s) ? 512 : 4096);
     key_u32(&k, "embedding_length", s->n_embd);
     key_u32(&k, "feed_forward_length", s->n_ff_shexp ? s->n_ff_shexp : s->n_ff);
     key_u32(&k, "attention.head_count", s->n_head);
     key_u32(&k, "attention.head_count_kv", s->n_head_kv);
     key_f32(&k, "attention.layer_norm_rms_epsilon", strcmp(s->arch, "llama") ? 1e-6f : 1e-5f);
-    key_f32(&k, "rope.freq_base", s->rope_base);
-    key_u32(&k, "rope.dimension_count", s->head_dim);
+    if (is_switch(s)) {
+        key_u32(&k, "decoder_block_count", s->n_layer);
+        key_u32(&k, "decoder_start_token_id", 0);
+        key_u32(&k, "attention.relative_buckets_count", 32);
+        key_u32(&k, "moe_every_n_layers", 2);
+    } else {
+        key_f32(&k, "rope.freq_base", s->rope_base);
+        key_u32(&k, "rope.dimension_count", s->head_dim);
+    }
     key_u32(&k, "attention.key_length", s->head_dim);
     key_u32(&k, "attention.value_length", s->head_dim);
     if (s->n_expert) {

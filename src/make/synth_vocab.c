@@ -189,18 +189,55 @@ static int write_spm(struct pg_gguf_writer *w, const struct vocab *v, struct pg_
     return pg_gguf_writer_bool(w, "tokenizer.ggml.add_eos_token", false, err);
 }
 
+static void fill_unigram(struct vocab *v)
+{
+    char text[PIECE_BYTES];
+
+    add_piece(v, "<pad>", TYPE_CONTROL);
+    add_piece(v, "</s>", TYPE_CONTROL);
+    add_piece(v, "<unk>", TYPE_UNKNOWN);
+    add_piece(v, "\xe2\x96\x81", TYPE_NORMAL); /* U+2581 stands for the space */
+    for (int c = 33; c < 127; c++) {
+        utf8(text, c);
+        add_piece(v, text, TYPE_NORMAL);
+    }
+    add_words(v, "\xe2\x96\x81");
+    add_filler(v, v->n_max);
+}
+
+static int write_unigram(struct pg_gguf_writer *w, const struct vocab *v, struct pg_err *err)
+{
+    PG_TRY(pg_gguf_writer_str(w, "tokenizer.ggml.model", "t5", err));
+    PG_TRY(pg_gguf_writer_strs(w, "tokenizer.ggml.tokens", v->pieces, (uint64_t)v->n, err));
+    PG_TRY(pg_gguf_writer_f32s(w, "tokenizer.ggml.scores", v->scores, (uint64_t)v->n, err));
+    PG_TRY(pg_gguf_writer_i32s(w, "tokenizer.ggml.token_type", v->types, (uint64_t)v->n, err));
+    PG_TRY(pg_gguf_writer_u32(w, "tokenizer.ggml.padding_token_id", 0, err));
+    PG_TRY(pg_gguf_writer_u32(w, "tokenizer.ggml.eos_token_id", 1, err));
+    PG_TRY(pg_gguf_writer_u32(w, "tokenizer.ggml.unknown_token_id", 2, err));
+    PG_TRY(pg_gguf_writer_bool(w, "tokenizer.ggml.add_bos_token", false, err));
+    return pg_gguf_writer_bool(w, "tokenizer.ggml.add_eos_token", true, err);
+}
+
+static int fill_and_write(struct pg_gguf_writer *w, struct vocab *v, const char *arch,
+                          struct pg_err *err)
+{
+    if (!strcmp(arch, "switch")) {
+        fill_unigram(v);
+        return write_unigram(w, v, err);
+    }
+    if (!strcmp(arch, "llama")) {
+        fill_spm(v);
+        return write_spm(w, v, err);
+    }
+    fill_bpe(v);
+    return write_bpe(w, v, arch, err);
+}
+
 int pg_synth_vocab(struct pg_gguf_writer *w, const char *arch, int n_vocab, struct pg_err *err)
 {
-    bool spm = !strcmp(arch, "llama");
     struct vocab v;
-    int rc;
-
     PG_TRY(vocab_init(&v, n_vocab, err));
-    if (spm)
-        fill_spm(&v);
-    else
-        fill_bpe(&v);
-    rc = spm ? write_spm(w, &v, err) : write_bpe(w, &v, arch, err);
+    int rc = fill_and_write(w, &v, arch, err);
     vocab_fini(&v);
     return rc;
 }
