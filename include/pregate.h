@@ -178,6 +178,14 @@ struct pg_options {
      * call. */
     int n_block_bias;
     const float *block_bias;
+    /* Tokens of a source that each session has room for, of a model with an encoder: 0 =
+     * min(model's n_ctx_train, 512). A source goes through the encoder in one step, so n_batch is
+     * as much at least. */
+    int n_source;
+    /* Of a model with an encoder: tokens of one source that an expert takes at most, in their
+     * order; what is beyond passes that block's experts by (Switch Transformers' expert capacity,
+     * which they have from training). 0 = all, as in Hugging Face's implementation. */
+    int capacity;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -234,6 +242,7 @@ struct pg_model_info {
     uint64_t file_bytes, n_params, n_params_active;
     int n_layer, n_moe_layer, n_embd, n_head, n_head_kv, n_ff, n_expert, n_expert_used, n_vocab;
     int n_ctx_train;
+    int decoder_start; /* the token that a decoder begins with; -1: there is no encoder */
 };
 
 /* Counters since open; take two and subtract. Times in seconds, sizes in bytes. */
@@ -316,6 +325,18 @@ struct pg_row {
 };
 PG_API int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err);
 
+/* Of a model with an encoder: each row's tokens become its session's source, which all later tokens
+ * are answers to, and its timeline is empty. n is at most the engine's n_source; else as pg_step,
+ * but that there are no logits. After an error the sessions have no source. PG_ENOTSUP where there
+ * is no encoder. */
+PG_API int pg_encode(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err);
+PG_API int pg_session_encode(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err);
+PG_API size_t pg_session_n_source(const pg_session *s);
+
+/* `to` becomes what `from` is: source, tokens, logits. Both are sessions of one engine. PG_ECONTEXT
+ * when the context of `to` is too small. The stream of random numbers stays its own. */
+PG_API int pg_session_copy(pg_session *to, const pg_session *from, struct pg_err *err);
+
 /* Sample from the session's last logits without evaluating; for use with pg_step. how NULL is
  * greedy. */
 PG_API int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
@@ -329,6 +350,7 @@ PG_API void pg_vocab_close(pg_vocab *v); /* not for one from pg_engine_vocab */
 
 #define PG_TOKENIZE_SPECIAL 1 /* special tokens written in the text become those tokens */
 #define PG_TOKENIZE_BOS     2 /* put the beginning-of-text token first if the model wants one */
+#define PG_TOKENIZE_EOS     4 /* put the end-of-text token last if the model wants one */
 
 struct pg_ids {
     int32_t *id;
@@ -337,7 +359,7 @@ struct pg_ids {
 
 /* Ids of the bytes: writes at most out->cap of them, and sets out->n to how many there are. With
  * the cap too small returns PG_EARG, and out->n says what is needed. That is never more than
- * 3 * n_text + 2 (but for t5, which may write out abbreviations). Bytes that are no UTF-8 are
+ * 3 * n_text + 3 (but for t5, which may write out abbreviations). Bytes that are no UTF-8 are
  * tokenized as bytes, or as U+FFFD. Threads may share v. */
 PG_API int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags,
                        struct pg_ids *out, struct pg_err *err);

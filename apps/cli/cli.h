@@ -39,7 +39,8 @@ enum { CLI_GIVEN = 128 }; /* more than there are options */
 struct cli_args {
     const char *command;
     const char *subject; /* the argument by position or -m: MODEL, SHAPE or TRACE */
-    const char *prompt, *file, *output, *format, *trace, *sidecar, *routes, *tokens;
+    const char *prompt, *file, *output, *format, *trace, *sidecar, *routes, *tokens,
+        *decoder_tokens;
     const char *routes_out, *predictions;
     const char *from, *batch, *freeze, *csv, *svg;
     const char *modes, *memories, *policies, *type, *slots, *ratios;
@@ -50,6 +51,7 @@ struct cli_args {
     uint64_t memory, seed;
     bool seed_given;
     int mode, evict, hints, kv, io_path, cpu, gate, schedule;
+    int n_source, capacity, n_beams;
     int trained_for, n_hidden, n_tokens, loss, eval_every; /* of tune */
     double holdout;
     int n_slots; /* 0: not given */
@@ -207,6 +209,29 @@ float cli_imitate_of(const struct cli_args *args);
 /* The engine's options that the command line gives; progress and log go to *progress. */
 void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                         struct cli_progress *progress);
+
+/* The prompt into a fresh session: its timeline, or, where the model has an encoder, its source, to
+ * which a timeline begins. */
+int cli_prompt_run(pg_engine *e, pg_session *s, const struct pg_ids *prompt, struct pg_err *err);
+/* How text becomes a prompt of this model: flags of pg_tokenize. */
+unsigned cli_prompt_flags(const pg_engine *e);
+
+enum { CLI_BEAMS_MAX = 64 };
+struct cli_beams {
+    pg_engine *engine;   /* has room for n_beams sessions, and n_beams tokens in a step */
+    pg_session *session; /* the prompt's, with its logits; what it has afterwards is undefined */
+    int n_beams, n_predict;
+    bool ignore_eos;
+    struct cli_progress *progress;
+};
+struct cli_beams_found {
+    int32_t *ids; /* [n_predict], the caller's */
+    size_t n;     /* without the token that ended it */
+    double score; /* log probability a token */
+    bool ended;
+};
+/* The best text that beam search finds. */
+int cli_beams_run(const struct cli_beams *opt, struct cli_beams_found *out, struct pg_err *err);
 
 /* b - a for the counters; the other fields are b's. */
 struct pg_stats cli_stats_since(const struct pg_stats *a, const struct pg_stats *b);

@@ -133,7 +133,7 @@ static uint64_t random_next(uint64_t *state)
 }
 
 /* The prompt needs the vocabulary, which the first engine that opens brings. */
-static int prompt_make(struct bench *b, const pg_vocab *vocab, struct pg_err *err)
+static int prompt_make(struct bench *b, const pg_engine *e, struct pg_err *err)
 {
     const size_t n = (size_t)b->args->n_prompt;
     uint64_t state = b->args->seed;
@@ -141,8 +141,8 @@ static int prompt_make(struct bench *b, const pg_vocab *vocab, struct pg_err *er
         return 0;
     if (b->prompt_text) {
         struct pg_ids ids = {0};
-        const int rc =
-            cli_ids_make(&ids, vocab, b->prompt_text, b->n_prompt_text, PG_TOKENIZE_BOS, err);
+        const int rc = cli_ids_make(&ids, pg_engine_vocab(e), b->prompt_text, b->n_prompt_text,
+                                    cli_prompt_flags(e), err);
         b->prompt = ids.id;
         if (!rc && ids.n < n)
             return cli_fail(err, PG_EARG, "%s: the text has %zu tokens, -p asks for %zu",
@@ -186,12 +186,14 @@ static int measure_session(struct bench *b, pg_engine *e, struct bench_rep *rep,
 {
     struct pg_stats before, after;
     pg_session *s = NULL;
-    int rc = prompt_make(b, pg_engine_vocab(e), err);
+    int rc = prompt_make(b, e, err);
     rc = rc ? rc : pg_session_open(&s, e, NULL, err);
     if (rc)
         return rc;
     const uint64_t start = cli_now_ns();
-    rc = pg_session_sync(s, b->prompt, (size_t)b->args->n_prompt, err);
+    const size_t n = (size_t)b->args->n_prompt;
+    const struct pg_ids prompt = {b->prompt, n, n};
+    rc = cli_prompt_run(e, s, &prompt, err);
     rep->prefill_seconds = seconds_since(start);
     pg_engine_stats(e, &before);
     rc = rc ? rc : decode(b, e, s, &rep->decode_seconds, err);

@@ -11,14 +11,19 @@
 #include <string.h>
 #include <unistd.h>
 
-static int tokens_parse(const char *text, int32_t **out, size_t *n, struct pg_err *err)
+struct ids {
+    const char *option;
+    int32_t *id;
+    size_t n;
+};
+
+static int tokens_parse(const char *text, struct ids *out, struct pg_err *err)
 {
     size_t cap = 1;
     for (const char *p = text; *p; p++)
         cap += *p == ',';
-    *n = 0;
-    *out = malloc(cap * sizeof(**out));
-    if (!*out)
+    out->id = malloc(cap * sizeof(*out->id));
+    if (!out->id)
         return cli_fail(err, PG_ENOMEM, "no memory for %zu tokens", cap);
     for (const char *p = text;; p++) {
         char *end;
@@ -26,9 +31,9 @@ static int tokens_parse(const char *text, int32_t **out, size_t *n, struct pg_er
         const long v = strtol(p, &end, 10);
         if (end == p || errno || v < 0 || v > INT32_MAX || (*end && *end != ','))
             return cli_fail(err, PG_EARG,
-                            "--tokens: \"%.40s\" does not start with a token id (1,2,3 is wanted)",
-                            p);
-        (*out)[(*n)++] = (int32_t)v;
+                            "--%s: \"%.40s\" does not start with a token id (1,2,3 is wanted)",
+                            out->option, p);
+        out->id[out->n++] = (int32_t)v;
         if (!*end)
             return 0;
         p = end;
@@ -60,8 +65,8 @@ static int npy_header(FILE *out, size_t n_rows, size_t n_columns)
 
 struct job {
     pg_session *session;
-    const int32_t *ids;
-    size_t n_ids, n_vocab, batch;
+    struct ids source, ids; /* of the encoder, if there is one; those whose logits are wanted */
+    size_t n_vocab, batch;
 };
 
 static int write_rows(const struct job *j, const struct cli_outfile *out, struct pg_err *err)
@@ -71,11 +76,11 @@ static int write_rows(const struct job *j, const struct cli_outfile *out, struct
     if (!rows)
         return cli_fail(err, PG_ENOMEM, "no memory for %zu rows of %zu logits", j->batch,
                         j->n_vocab);
-    int rc = npy_header(out->stream, j->n_ids, j->n_vocab) ? cli_outfile_failed(out, err) : 0;
-    for (size_t at = 0; !rc && at < j->n_ids;) {
-        const size_t n = j->n_ids - at < j->batch ? j->n_ids - at : j->batch;
+    int rc = npy_header(out->stream, j->ids.n, j->n_vocab) ? cli_outfile_failed(out, err) : 0;
+    for (size_t at = 0; !rc && at < j->ids.n;) {
+        const size_t n = j->ids.n - at < j->batch ? j->ids.n - at : j->batch;
         rc = cli_interrupted() ? cli_fail(err, PG_ECANCELLED, "interrupted")
-                               : pg_session_eval(j->session, j->ids + at, n, rows, err);
+                               : pg_session_eval(j->session, j->ids.id + at, n, rows, err);
         if (!rc && fwrite(rows, row_bytes, n, out->stream) != n)
             rc = cli_outfile_failed(out, err);
         at += n;
@@ -84,13 +89,24 @@ static int write_rows(const struct job *j, const struct cli_outfile *out, struct
     return rc;
 }
 
-static int tokens_check(const struct job *j, struct pg_err *err)
+static int tokens_check(const struct job *j, const struct ids *ids, struct pg_err *err)
 {
-    for (size_t i = 0; i < j->n_ids; i++)
-        if ((size_t)j->ids[i] >= j->n_vocab)
-            return cli_fail(err, PG_EARG, "--tokens: %d is not a token: the model has %zu",
-                            (int)j->ids[i], j->n_vocab);
+    for (size_t i = 0; i < ids->n; i++)
+        if ((size_t)ids->id[i] >= j->n_vocab)
+            return cli_fail(err, PG_EARG, "--%s: %d is not a token: the model has %zu", ids->option,
+                            (int)ids->id[i], j->n_vocab);
     return 0;
+}
+
+static int check(const struct job *j, const struct pg_model_info *info, struct pg_err *err)
+{
+    if (info->decoder_start >= 0 && !j->source.n)
+        return cli_fail(err, PG_EARG,
+                        "the model has an encoder, whose source --tokens are; give "
+                        "--decoder-tokens, too, beginning with %d",
+                        info->decoder_start);
+    const int rc = tokens_check(j, &j->source, err);
+    return rc ? rc : tokens_check(j, &j->ids, err);
 }
 
 static int evaluate(const struct pg_options *opt, struct job *j, const struct cli_args *args,
@@ -106,9 +122,11 @@ static int evaluate(const struct pg_options *opt, struct job *j, const struct cl
     pg_engine_plan(e, &plan);
     pg_engine_info(e, &info);
     j->n_vocab = (size_t)info.n_vocab; /* of the rows; a vocabulary may have fewer words, or none */
-    j->batch = j->n_ids < (size_t)plan.n_batch ? j->n_ids : (size_t)plan.n_batch;
-    rc = tokens_check(j, err);
+    j->batch = j->ids.n < (size_t)plan.n_batch ? j->ids.n : (size_t)plan.n_batch;
+    rc = check(j, &info, err);
     rc = rc ? rc : pg_session_open(&j->session, e, NULL, err);
+    if (!rc && j->source.n)
+        rc = pg_session_encode(j->session, j->source.id, j->source.n, err);
     rc = rc ? rc : cli_outfile_open(&out, args->output, err);
     if (!rc) {
         rc = write_rows(j, &out, err);
@@ -122,28 +140,41 @@ static int evaluate(const struct pg_options *opt, struct job *j, const struct cl
     return rc;
 }
 
+/* --tokens alone, or the encoder's and the decoder's. */
+static int job_parse(struct job *j, const struct cli_args *args, struct pg_err *err)
+{
+    const bool two = args->decoder_tokens;
+    j->source.option = j->ids.option = "tokens";
+    if (two)
+        j->ids.option = "decoder-tokens";
+    const int rc = two ? tokens_parse(args->tokens, &j->source, err) : 0;
+    return rc ? rc : tokens_parse(two ? args->decoder_tokens : args->tokens, &j->ids, err);
+}
+
 int cli_logits(const struct cli_args *args)
 {
     struct pg_err err = {0};
     struct pg_options opt;
     struct cli_progress progress = {0};
     struct job job = {0};
-    int32_t *ids = NULL;
     if (!args->tokens)
         return cli_usage("logits: which tokens? give --tokens 1,2,3");
     if ((!args->output || !strcmp(args->output, "-")) && isatty(STDOUT_FILENO))
         return cli_usage("logits: the result is binary; give -o FILE.npy or redirect the output");
-    if (tokens_parse(args->tokens, &ids, &job.n_ids, &err)) {
-        free(ids);
-        return cli_usage("%s", err.text);
+    int rc = job_parse(&job, args, &err), code = CLI_OK;
+    if (rc) {
+        code = cli_usage("%s", err.text);
+    } else {
+        cli_engine_options(&opt, args, &progress);
+        if (!opt.n_ctx)
+            opt.n_ctx = (int)job.ids.n;
+        opt.n_source = (int)job.source.n;
+        opt.n_logit_rows = INT_MAX; /* of a batch */
+        opt.caller_bytes = 2 * (job.source.n + job.ids.n) * sizeof(int32_t);
+        rc = evaluate(&opt, &job, args, &err);
+        code = rc ? cli_failed(&err) : CLI_OK;
     }
-    cli_engine_options(&opt, args, &progress);
-    if (!opt.n_ctx)
-        opt.n_ctx = (int)job.n_ids;
-    opt.n_logit_rows = INT_MAX; /* of a batch */
-    opt.caller_bytes = 2 * job.n_ids * sizeof(*ids);
-    job.ids = ids;
-    int rc = evaluate(&opt, &job, args, &err);
-    free(ids);
-    return rc ? cli_failed(&err) : CLI_OK;
+    free(job.source.id);
+    free(job.ids.id);
+    return code;
 }

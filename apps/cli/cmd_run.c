@@ -26,6 +26,7 @@ struct run {
     char *text; /* what followed, kept for --json */
     size_t n_text, cap_text;
     const char *stop; /* why it ended */
+    double score;     /* of beam search */
     struct pg_plan plan;
     struct pg_stats at_open, at_prompt, at_end;
     double load_seconds, first_token_seconds; /* since the program began its work */
@@ -97,7 +98,8 @@ static int prompt_tokenize(struct run *r, struct pg_err *err)
     const size_t most = 1u << 20; /* more than any context */
     const int wanted = r->args->n_predict;
     const size_t n_more = wanted < 0 || (size_t)wanted > most ? most : (size_t)wanted;
-    const unsigned flags = PG_TOKENIZE_BOS | (r->args->special ? PG_TOKENIZE_SPECIAL : 0);
+    const unsigned flags =
+        cli_prompt_flags(r->engine) | (r->args->special ? PG_TOKENIZE_SPECIAL : 0);
     struct pg_ids ids = {.cap = n_more};
     const int rc = cli_ids_make(&ids, vocab, r->prompt, r->n_prompt_text, flags, err);
     r->ids = ids.id;
@@ -167,6 +169,60 @@ static int generate(struct run *r, struct pg_err *err)
     return 0;
 }
 
+/* Tokens that a text may have at most. */
+static int most_tokens(const struct run *r)
+{
+    const int n_ctx = r->args->n_ctx ? r->args->n_ctx : 4096, n = r->args->n_predict;
+    return n < 0 || n > n_ctx ? n_ctx : n;
+}
+
+/* The text that beam search finds, whole. */
+static int generate_beams(struct run *r, struct pg_err *err)
+{
+    const struct cli_beams opt = {.engine = r->engine,
+                                  .session = r->session,
+                                  .n_beams = r->args->n_beams,
+                                  .n_predict = most_tokens(r),
+                                  .ignore_eos = r->args->ignore_eos,
+                                  .progress = &r->progress};
+    struct cli_beams_found found = {.ids = r->ids + r->n_ids};
+    int rc = cli_beams_run(&opt, &found, err);
+    if (rc == PG_ECANCELLED && cli_interrupted()) {
+        r->stop = "interrupted";
+        return 0;
+    }
+    r->first_token_seconds = (double)(cli_now_ns() - r->start_ns) * 1e-9;
+    r->stop = found.ended ? "end" : "length";
+    r->score = found.score;
+    for (size_t i = 0; !rc && i < found.n; i++)
+        rc = text_emit(r, r->ids[r->n_ids++], err);
+    return rc;
+}
+
+/* Sampling does nothing for beam search, which needs to know where a text ends at most. */
+static int beams_check(const struct cli_args *a)
+{
+    static const char *const of_sampling[] = {"temp",
+                                              "top-k",
+                                              "top-p",
+                                              "min-p",
+                                              "repeat-penalty",
+                                              "presence-penalty",
+                                              "frequency-penalty",
+                                              "repeat-last-n",
+                                              "seed"};
+    const bool samples = a->n_beams == 0;
+    for (size_t i = 0; i < sizeof(of_sampling) / sizeof(of_sampling[0]); i++) {
+        const struct cli_needs one = {of_sampling[i], samples, "sampling, and --beams does not"};
+        const int bad = cli_needs_check(a, &one, 1);
+        if (bad)
+            return bad;
+    }
+    if (!samples && a->n_predict < 1)
+        return cli_usage("run: --beams needs the most tokens of a text: give -n N, 1 at least");
+    return CLI_OK;
+}
+
 /* ---------------------------------------------------------------- summary ------------------- */
 
 /* Tokens that steps evaluated between two looks at the statistics. */
@@ -209,7 +265,7 @@ static void print_summary(const struct run *r, const struct pg_stats *p, const s
             d->io_path ? d->io_path : "-", d->cpu_level ? d->cpu_level : "-",
             cli_hints_stopped(r->plan.mode, d, r->args) ? ", hinted reads off: they did not pay"
                                                         : "");
-    if (r->sampling.temp > 0)
+    if (r->sampling.temp > 0 && !r->args->n_beams)
         fprintf(stderr, " | seed %llu", (unsigned long long)r->sampling.seed);
     if (!strcmp(r->stop, "context"))
         fputs(" | stopped: the context is full, -c N makes it larger", stderr);
@@ -226,6 +282,8 @@ static int print_json(const struct run *r, const struct pg_stats *p, const struc
     json_object_set_new(o, "text", cli_json_text(r->text ? r->text : "", r->n_text));
     json_object_set_new(o, "tokens", tokens);
     json_object_set_new(o, "stop", json_string(r->stop));
+    if (r->args->n_beams)
+        cli_put_real(o, "score", r->score);
     json_object_set_new(o, "mode", json_string(pg_mode_name(r->plan.mode)));
     cli_put_size(o, "seed", r->sampling.seed);
     cli_put_size(o, "n_prompt", r->n_prompt);
@@ -282,9 +340,10 @@ static int trace_events(const struct cli_args *a)
 /* The prompt as tokens, and what is kept of each token that is written. */
 static uint64_t own_bytes(const struct run *r)
 {
-    const int n_ctx = r->args->n_ctx ? r->args->n_ctx : 4096, n = r->args->n_predict;
-    const uint64_t n_tokens = (uint64_t)(n < 0 || n > n_ctx ? n_ctx : n);
-    return 4 * r->n_prompt_text + n_tokens * (r->args->json ? 128 : sizeof(*r->ids));
+    const uint64_t n_tokens = (uint64_t)most_tokens(r);
+    const uint64_t n_beams = (uint64_t)r->args->n_beams;
+    return 4 * r->n_prompt_text + n_tokens * (r->args->json ? 128 : sizeof(*r->ids)) +
+           3 * n_beams * n_tokens * sizeof(*r->ids);
 }
 
 static int run_open(struct run *r, struct pg_err *err)
@@ -296,6 +355,7 @@ static int run_open(struct run *r, struct pg_err *err)
     int rc = r->args->trace ? cli_outfile_check(r->args->trace, false, err) : 0;
     rc = rc ? rc : prompt_read(r, err);
     opt.caller_bytes = own_bytes(r);
+    opt.n_sessions = r->args->n_beams;
     if (!rc && r->args->routes)
         rc = pg_routes_open(&r->routes, r->args->routes, err);
     opt.routes = r->routes;
@@ -306,8 +366,8 @@ static int run_open(struct run *r, struct pg_err *err)
     rc = pg_session_open(&r->session, r->engine, NULL, err);
     rc = rc ? rc : prompt_tokenize(r, err);
     /* The space before the first word belongs to the text when the text goes on from a prompt. */
-    r->detok =
-        (struct pg_detok){.vocab = pg_engine_vocab(r->engine), .not_first = r->n_prompt_text > 0};
+    const bool goes_on = r->n_prompt_text > 0 && cli_prompt_flags(r->engine) == PG_TOKENIZE_BOS;
+    r->detok = (struct pg_detok){.vocab = pg_engine_vocab(r->engine), .not_first = goes_on};
     r->load_seconds = (double)(cli_now_ns() - r->start_ns) * 1e-9;
     pg_engine_stats(r->engine, &r->at_open);
     return rc;
@@ -320,14 +380,15 @@ static int run_text(struct run *r, struct pg_err *err)
         if (fflush(stdout))
             return cli_stdout_failed(err);
     }
-    int rc = pg_session_sync(r->session, r->ids, r->n_prompt, err);
+    const struct pg_ids prompt = {r->ids, r->n_prompt, r->n_prompt};
+    int rc = cli_prompt_run(r->engine, r->session, &prompt, err);
     cli_progress_clear();
     pg_engine_stats(r->engine, &r->at_prompt);
     if (rc == PG_ECANCELLED && cli_interrupted()) {
         r->stop = "interrupted";
         rc = 0;
     } else if (!rc) {
-        rc = generate(r, err);
+        rc = r->args->n_beams ? generate_beams(r, err) : generate(r, err);
     }
     pg_engine_stats(r->engine, &r->at_end);
     if (rc)
@@ -360,6 +421,9 @@ int cli_run(const struct cli_args *args)
     struct run r = {.args = args, .start_ns = cli_now_ns(), .stop = "length"};
     if (!args->prompt && !args->file && isatty(STDIN_FILENO))
         return cli_usage("run: what is the prompt? give -p TEXT or -f FILE");
+    const int bad = beams_check(args);
+    if (bad)
+        return bad;
     sampling_init(&r);
     int rc = run_open(&r, &err);
     rc = rc ? rc : run_text(&r, &err);

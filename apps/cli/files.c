@@ -248,7 +248,7 @@ int cli_ids_make(struct pg_ids *out, const pg_vocab *vocab, const char *text, si
                  unsigned flags, struct pg_err *err)
 {
     const size_t n_more = out->cap;
-    size_t most = 3 * n_text + 2; /* enough but for rare vocabularies, which say what they need */
+    size_t most = 3 * n_text + 3; /* enough but for rare vocabularies, which say what they need */
     for (;;) {
         *out = (struct pg_ids){.id = malloc((most + n_more) * sizeof(*out->id)), .cap = most};
         if (!out->id)

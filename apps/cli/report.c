@@ -47,6 +47,8 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                                .hint_extra = args->hint_extra,
                                .n_threads = args->n_threads,
                                .n_ctx = args->n_ctx,
+                               .n_source = args->n_source,
+                               .capacity = args->capacity,
                                .n_batch = args->n_batch,
                                .n_slots = args->n_slots,
                                .kv_type = (enum pg_kv_type)args->kv,
@@ -59,6 +61,27 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                                .log = cli_progress_log,
                                .progress = cli_progress_step,
                                .user = progress};
+}
+
+static int32_t decoder_start(const pg_engine *e)
+{
+    struct pg_model_info info;
+    pg_engine_info(e, &info);
+    return info.decoder_start;
+}
+
+int cli_prompt_run(pg_engine *e, pg_session *s, const struct pg_ids *prompt, struct pg_err *err)
+{
+    const int32_t start = decoder_start(e);
+    if (start < 0)
+        return pg_session_sync(s, prompt->id, prompt->n, err);
+    const int rc = pg_session_encode(s, prompt->id, prompt->n, err);
+    return rc ? rc : pg_session_eval(s, &start, 1, NULL, err);
+}
+
+unsigned cli_prompt_flags(const pg_engine *e)
+{
+    return decoder_start(e) < 0 ? PG_TOKENIZE_BOS : PG_TOKENIZE_EOS;
 }
 
 // clang-format off

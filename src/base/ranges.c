@@ -49,7 +49,9 @@ static const struct options all[] = {
     {AT(hint_extra), INT, 0, 1023},
     {AT(n_slots), INT, 0, 1 << 24},
     {AT(cache_form), INT, 0, PG_CACHE_MARGIN},
-    {AT(n_block_bias), INT, 0, INT32_MAX}}},
+    {AT(n_block_bias), INT, 0, INT32_MAX},
+    {AT(n_source), INT, 0, 1 << 16},
+    {AT(capacity), INT, 0, 1 << 16}}},
 #undef STRUCT
 #define STRUCT pg_session_options
 [PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {

@@ -79,6 +79,9 @@ static int check_options(struct tune *t, const struct pg_tune_options *opt, stru
 
 int pg_distil_check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
 {
+    if (m->h.n_stack > 1)
+        return pg_fail(err, PG_ENOTSUP, "%s: pre-gates of an encoder and a decoder cannot be tuned",
+                       path);
     if (m->n_moe < 2) {
         return pg_fail(err, PG_EARG,
                        "%s: %d blocks with experts found, 2 wanted at least: a pre-gate names the "

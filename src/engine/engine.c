@@ -242,6 +242,7 @@ void pg_engine_info(const pg_engine *e, struct pg_model_info *out)
         .n_expert_used = m->h.n_expert_used,
         .n_vocab = m->h.n_vocab,
         .n_ctx_train = m->h.n_ctx_train,
+        .decoder_start = m->h.n_stack > 1 ? m->h.decoder_start : -1,
     };
     snprintf(out->arch, sizeof(out->arch), "%s", m->arch);
     snprintf(out->name, sizeof(out->name), "%s", m->name);

@@ -64,10 +64,11 @@ struct pg_engine {
     struct pg_pregate_form form; /* of the pre-gates */
     uint64_t file_bytes;
 
-    int32_t *token, *pos; /* [n_batch] of the step under way */
-    struct pg_kv **kv;    /* [n_batch] */
-    int32_t *last_row;    /* [n_batch] rows whose logits are wanted */
-    float *logits;        /* [PG_LOGIT_ROWS, n_vocab] when several sessions are stepped together */
+    int32_t *token, *pos;       /* [n_batch] of the step under way */
+    int32_t *n_seen, *n_source; /* likewise */
+    struct pg_kv **kv;          /* [n_batch] */
+    int32_t *last_row;          /* [n_batch] rows whose logits are wanted */
+    float *logits; /* [PG_LOGIT_ROWS, n_vocab] when several sessions are stepped together */
     struct pg_candidate *cand;     /* [n_vocab] of the sampling under way */
     int n_sessions;                /* open now */
     uint64_t session_bytes_left;   /* of plan.kv */
@@ -80,6 +81,7 @@ struct pg_session {
     struct pg_kv kv;
     struct pg_block_memory memory; /* of all that a session has */
     int n_ctx, n_tokens;
+    int n_source;    /* tokens of the source; 0: none was encoded */
     int32_t *tokens; /* [n_ctx] */
     float *logits;   /* [n_vocab] of the last token */
     bool has_logits, seeded;

@@ -24,6 +24,10 @@ int pg_lanes_open(struct pg_lanes *l, const struct pg_lanes_options *opt, struct
     n = opt->n_most ? PG_MIN(n, opt->n_most) : n;
     n = PG_MAX(n, 1); /* an engine without room for one says so when it is asked */
     *l = (struct pg_lanes){.opt = *opt};
+    if (e->model.h.n_stack > 1)
+        return pg_fail(err, PG_ENOTSUP,
+                       "architecture '%s': a model with an encoder cannot be evaluated or tuned",
+                       e->model.arch);
     l->lane = pg_calloc((size_t)n, sizeof(*l->lane));
     l->token = pg_calloc((size_t)n * (size_t)e->opt.n_ctx, sizeof(*l->token));
     l->part = pg_calloc((size_t)n, sizeof(*l->part));

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MIN_BATCH = 8, MAX_BATCH = 512, DEFAULT_CTX = 4096 };
+enum { MIN_BATCH = 8, MAX_BATCH = 512, DEFAULT_CTX = 4096, DEFAULT_SOURCE = 512 };
 
 static struct pg_forward_options forward_options(struct pg_engine *e, int n_batch)
 {
@@ -21,7 +21,7 @@ static struct pg_forward_options forward_options(struct pg_engine *e, int n_batc
         .trace = e->trace,
         .ops = &pg_ops_cpu,
         .max_tok = n_batch,
-        .n_ctx = e->opt.n_ctx,
+        .n_ctx = PG_MAX(e->opt.n_ctx, e->opt.n_source),
         .n_threads = e->opt.n_threads,
     };
 }
@@ -35,6 +35,8 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .mode = e->opt.mode,
             .rule = e->model.h.rule,
             .n_block = e->model.n_moe,
+            .stack = e->model.moe_of,
+            .n_stack = e->model.h.n_stack,
             .level = e->level,
             .weigher = e->weigher,
             .n_hidden = e->form.n_hidden,
@@ -46,6 +48,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
             .cache_bias = e->cache_bias,
             .cache_form = e->opt.cache_form,
             .n_extra = e->opt.hint_extra,
+            .capacity = e->opt.capacity,
             .store = e->store,
             .compute = &e->compute,
         };
@@ -59,6 +62,8 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
     pg_forward_init(&e->forward, &fo, a);
     e->token = pg_arena_take(a, n * sizeof(int32_t));
     e->pos = pg_arena_take(a, n * sizeof(int32_t));
+    e->n_seen = pg_arena_take(a, n * sizeof(int32_t));
+    e->n_source = pg_arena_take(a, n * sizeof(int32_t));
     e->last_row = pg_arena_take(a, n * sizeof(int32_t));
     e->kv = pg_arena_take(a, n * sizeof(struct pg_kv *));
     e->cand = pg_arena_take(a, (size_t)e->model.h.n_vocab * sizeof(struct pg_candidate));
@@ -91,7 +96,8 @@ static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
 /* Tokens that all contexts together could take in one step. */
 static int most_in_step(const struct pg_engine *e)
 {
-    return (int)PG_MIN((int64_t)e->opt.n_ctx * e->opt.n_sessions, 1 << 16);
+    int64_t n = PG_MAX(e->opt.n_ctx, e->opt.n_source);
+    return (int)PG_MIN(n * e->opt.n_sessions, 1 << 16);
 }
 
 static uint64_t caller_bytes(const struct pg_engine *e, int n_batch)
@@ -106,15 +112,22 @@ static uint64_t step_bytes(struct pg_engine *e, int n_batch)
     return scratch_bytes(e, n_batch) + caller_bytes(e, n_batch);
 }
 
+/* A source goes through the encoder in one step. */
+static int least_batch_of(const struct pg_engine *e)
+{
+    int n = PG_MAX(PG_MIN(MIN_BATCH, most_in_step(e)), e->opt.n_source);
+    return e->opt.n_batch ? e->opt.n_batch : n;
+}
+
 /* The largest batch whose scratch takes at most a sixteenth of what is there for slots. */
 static int choose_batch(struct pg_engine *e, uint64_t room)
 {
-    int n_batch = PG_MIN(MAX_BATCH, most_in_step(e));
+    int n_batch = PG_MIN(MAX_BATCH, most_in_step(e)), least = least_batch_of(e);
     if (e->opt.n_batch)
         return e->opt.n_batch;
     while (n_batch > MIN_BATCH && step_bytes(e, n_batch) - e->opt.caller_bytes > room / 16)
         n_batch /= 2;
-    return n_batch;
+    return PG_MAX(n_batch, least);
 }
 
 enum { KERNEL_PART = 128 };
@@ -175,7 +188,7 @@ static bool fill_plan(struct pg_engine *e)
     p->token_dense_bytes = m->token_dense_bytes;
     p->n_expert_total = total;
     uint64_t base = overhead_bytes(e, total);
-    int least_batch = e->opt.n_batch ? e->opt.n_batch : PG_MIN(MIN_BATCH, most_in_step(e));
+    int least_batch = least_batch_of(e);
     if (is_sized_by_slots(e))
         least_batch = choose_batch(e, room_of_batch(e, 0));
     uint64_t need =
@@ -305,6 +318,9 @@ static int check_routes(const struct pg_engine *e, struct pg_err *err)
                        pg_routes_n_blocks(r), pg_routes_n_used(r), pg_routes_n_expert(r), m->n_moe,
                        m->h.n_expert_used, m->h.n_expert);
     }
+    if (e->opt.routes_out && m->h.n_stack > 1)
+        return pg_fail(err, PG_ENOTSUP,
+                       "routes: writing those of an encoder and a decoder is not supported");
     if (e->opt.routes_out && m->n_moe == 0)
         return pg_fail(err, PG_EARG, "routes: the model has no experts, so no routes to write");
     return 0;
@@ -334,6 +350,25 @@ static int take_bias(struct pg_engine *e, struct pg_err *err)
     return pg_gate_biases_make(&given, e->model.n_moe, &e->cache_bias, err);
 }
 
+static int resolve_source(struct pg_engine *e, struct pg_err *err)
+{
+    struct pg_options *o = &e->opt;
+    if (e->model.h.n_stack < 2) {
+        return o->n_source || o->capacity
+                   ? pg_fail(err, PG_EARG, "%s: %d found, but the model has no encoder",
+                             o->n_source ? "source" : "capacity",
+                             o->n_source ? o->n_source : o->capacity)
+                   : 0;
+    }
+    o->n_source = o->n_source ? o->n_source : PG_MIN(e->model.h.n_ctx_train, DEFAULT_SOURCE);
+    if (o->n_batch && o->n_batch < o->n_source)
+        return pg_fail(err, PG_EARG,
+                       "batch: %d found, %d at least wanted: a source goes through the encoder in "
+                       "one step",
+                       o->n_batch, o->n_source);
+    return 0;
+}
+
 /* Defaults and bounds of the options that need the model's shape. */
 static int resolve_options(struct pg_engine *e, struct pg_err *err)
 {
@@ -342,9 +377,10 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
     o->n_ctx = o->n_ctx ? o->n_ctx : PG_MIN(train, DEFAULT_CTX);
     o->n_sessions = o->n_sessions ? o->n_sessions : 1;
     o->n_threads = o->n_threads ? o->n_threads : PG_MIN(pg_os_n_cpu(), PG_THREADS_MAX);
-    if (o->lookahead > PG_MAX(1, e->model.n_moe - 1))
+    if (o->lookahead > PG_MAX(1, pg_most_level(&e->model)))
         return pg_fail(err, PG_EARG, "lookahead: %d found, 0 to %d wanted", o->lookahead,
-                       PG_MAX(1, e->model.n_moe - 1));
+                       PG_MAX(1, pg_most_level(&e->model)));
+    PG_TRY(resolve_source(e, err));
     o->n_batch = PG_MIN(o->n_batch, most_in_step(e));
     e->level = o->lookahead ? o->lookahead : 1;
     if (e->model.n_moe == 0 && o->mode != PG_MODE_AUTO) {

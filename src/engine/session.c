@@ -13,9 +13,11 @@
 /* Memory of a session, its own record included; a measuring arena only counts. */
 static void carve(pg_session *s, const struct pg_engine *e, int n_ctx, struct pg_arena *a)
 {
-    struct pg_kv_shape shape = {e->opt.kv_type, n_ctx,
-                                PG_MIN(n_ctx, e->opt.n_batch ? e->opt.n_batch : n_ctx)};
-    pg_kv_carve(&s->kv, e->model.cache, e->model.h.n_layer, &shape, a);
+    struct pg_kv_shape shape = {.type = e->opt.kv_type,
+                                .n_ctx = n_ctx,
+                                .n_source = e->opt.n_source,
+                                .n_step = PG_MIN(n_ctx, e->opt.n_batch ? e->opt.n_batch : n_ctx)};
+    pg_kv_carve(&s->kv, e->model.cache, e->model.n_cache, &shape, a);
     s->n_ctx = n_ctx;
     s->tokens = pg_arena_take(a, (size_t)n_ctx * sizeof(int32_t));
     s->logits = pg_arena_take(a, (size_t)e->model.h.n_vocab * sizeof(float));
@@ -100,18 +102,55 @@ int pg_session_truncate(pg_session *s, size_t n)
     return 0;
 }
 
+int pg_session_copy(pg_session *to, const pg_session *from, struct pg_err *err)
+{
+    if (to->engine != from->engine)
+        return pg_fail(err, PG_EARG, "a session is copied to one of its own engine");
+    if (from->n_tokens > to->n_ctx)
+        return pg_fail(err, PG_ECONTEXT, "session context: %d found, %d tokens are to be copied",
+                       to->n_ctx, from->n_tokens);
+    if (to == from)
+        return 0;
+    pg_kv_copy(&to->kv, &from->kv, from->n_tokens, from->n_source);
+    memcpy(to->tokens, from->tokens, (size_t)from->n_tokens * sizeof(to->tokens[0]));
+    memcpy(to->logits, from->logits, (size_t)from->engine->model.h.n_vocab * sizeof(float));
+    to->n_tokens = from->n_tokens;
+    to->n_source = from->n_source;
+    to->has_logits = from->has_logits;
+    return 0;
+}
+
 /* ------------------------------------------------------------------ steps ------------------- */
 
-static int check_row(const struct pg_engine *e, const struct pg_row *row, struct pg_err *err)
+static int check_room(const pg_session *s, int n, struct pg_err *err)
+{
+    if (n > s->n_ctx - s->n_tokens) {
+        return pg_fail(err, PG_ECONTEXT,
+                       "context is full: %d tokens are there, %d more wanted, %d is the most",
+                       s->n_tokens, n, s->n_ctx);
+    }
+    if (s->engine->model.h.n_stack > 1 && !s->n_source)
+        return pg_fail(err, PG_EARG, "the session has no source; encode one first");
+    return 0;
+}
+
+static int check_source(const pg_session *s, int n, struct pg_err *err)
+{
+    if (n > s->engine->opt.n_source)
+        return pg_fail(err, PG_ECONTEXT,
+                       "source of %d tokens found, %d at most wanted; open the engine with more "
+                       "n_source",
+                       n, s->engine->opt.n_source);
+    return 0;
+}
+
+static int check_row(const struct pg_engine *e, const struct pg_row *row, bool source,
+                     struct pg_err *err)
 {
     const pg_session *s = row->session;
     if (s->engine != e || row->n < 1)
         return pg_fail(err, PG_EARG, "a row needs a session of this engine and one token at least");
-    if (row->n > s->n_ctx - s->n_tokens) {
-        return pg_fail(err, PG_ECONTEXT,
-                       "context is full: %d tokens are there, %d more wanted, %d is the most",
-                       s->n_tokens, row->n, s->n_ctx);
-    }
+    PG_TRY(source ? check_source(s, row->n, err) : check_room(s, row->n, err));
     for (int i = 0; i < row->n; i++) {
         if (row->tokens[i] < 0 || row->tokens[i] >= e->model.h.n_vocab) {
             return pg_fail(err, PG_EARG, "token id %d found, 0 to %d wanted", row->tokens[i],
@@ -121,13 +160,15 @@ static int check_row(const struct pg_engine *e, const struct pg_row *row, struct
     return 0;
 }
 
-/* Rows to the flat batch. Returns the number of tokens or an error. */
-static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err)
+/* Rows to the flat batch, of a source or of the timeline. Returns the number of tokens or an error.
+ */
+static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, bool source,
+                   struct pg_err *err)
 {
     int n = 0;
     for (int i = 0; i < n_rows; i++) {
         pg_session *s = rows[i].session;
-        PG_TRY(check_row(e, &rows[i], err));
+        PG_TRY(check_row(e, &rows[i], source, err));
         if (rows[i].n > e->opt.n_batch - n) {
             return pg_fail(err, PG_EARG, "more tokens in a step than the batch of %d",
                            e->opt.n_batch);
@@ -137,14 +178,32 @@ static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, s
                 return pg_fail(err, PG_EARG, "a session stands in two rows of a step");
         for (int j = 0; j < rows[i].n; j++, n++) {
             e->token[n] = rows[i].tokens[j];
-            e->pos[n] = s->n_tokens + j;
+            e->pos[n] = source ? j : s->n_tokens + j;
+            e->n_seen[n] = source ? rows[i].n : e->pos[n] + 1;
+            e->n_source[n] = s->n_source;
             e->kv[n] = &s->kv;
         }
         e->last_row[i] = n - 1;
     }
-    for (int i = 0; i < n_rows; i++)
+    for (int i = 0; i < n_rows && !source; i++)
         pg_kv_write(&rows[i].session->kv, rows[i].session->n_tokens + rows[i].n);
     return n;
+}
+
+/* The n rows of the flat batch through one stack. */
+static int run_stack(struct pg_engine *e, int stack, int n, struct pg_err *err)
+{
+    struct pg_forward *f = &e->forward;
+    const struct pg_span moe = e->model.moe_of[stack];
+    if (moe.n)
+        pg_store_span(e->store, moe);
+    f->n_tok = n;
+    f->token = e->token;
+    f->pos = e->pos;
+    f->n_seen = e->n_seen;
+    f->n_source = e->n_source;
+    f->kv = (struct pg_kv *const *)e->kv;
+    return pg_forward_run(f, stack, err);
 }
 
 /* A step of n tokens, n_decode of them decoded, which take their share of what the step took. */
@@ -234,20 +293,15 @@ int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int 
                 float *all_logits, struct pg_err *err)
 {
     struct pg_store_stats before = {0};
-    struct pg_forward *f = &e->forward;
     uint64_t begin = pg_now_ns();
-    int n = flatten(e, rows, n_rows, err);
+    int n = flatten(e, rows, n_rows, false, err);
     if (n <= 0)
         return n;
     if (e->store) {
         pg_store_step(e->store, n_decode);
         pg_store_stats(e->store, &before);
     }
-    f->n_tok = n;
-    f->token = e->token;
-    f->pos = e->pos;
-    f->kv = (struct pg_kv *const *)e->kv;
-    PG_TRY(pg_forward_run(f, err));
+    PG_TRY(run_stack(e, pg_last_stack(&e->model.h), n, err));
     for (int i = 0; i < n_rows; i++)
         rows[i].session->has_logits = false; /* their memory is written to */
     PG_TRY(all_logits ? all_logits_of(e, &rows[0], n, all_logits, err)
@@ -270,6 +324,45 @@ int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *
     for (int i = 0; i < n_rows; i++)
         n_decode += rows[i].n == 1;
     return pg_step_run(e, rows, n_rows, n_decode, NULL, err);
+}
+
+int pg_encode(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err)
+{
+    struct pg_store_stats before = {0};
+    uint64_t begin = pg_now_ns();
+    if (e->model.h.n_stack < 2)
+        return pg_fail(err, PG_ENOTSUP, "the model has no encoder");
+    if (n_rows < 1 || n_rows > e->opt.n_batch) {
+        return pg_fail(err, PG_EARG, "rows of a step: %d found, 1 to %d wanted", n_rows,
+                       e->opt.n_batch);
+    }
+    int n = flatten(e, rows, n_rows, true, err);
+    if (n <= 0)
+        return n;
+    for (int i = 0; i < n_rows; i++) { /* what they have is written over */
+        PG_TRY(pg_session_truncate(rows[i].session, 0));
+        rows[i].session->n_source = 0;
+    }
+    if (e->store)
+        pg_store_stats(e->store, &before);
+    PG_TRY(run_stack(e, 0, n, err));
+    pg_forward_source(&e->forward);
+    for (int i = 0; i < n_rows; i++)
+        rows[i].session->n_source = rows[i].n;
+    account(e, n, 0, begin, &before);
+    return 0;
+}
+
+int pg_session_encode(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err)
+{
+    PG_TRY(check_source(s, (int)PG_MIN(n, (size_t)INT32_MAX), err));
+    struct pg_row row = {.session = s, .tokens = tokens, .n = (int)n};
+    return pg_encode(s->engine, &row, 1, err);
+}
+
+size_t pg_session_n_source(const pg_session *s)
+{
+    return (size_t)s->n_source;
 }
 
 int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logits,

@@ -125,7 +125,7 @@ void pg_sidecar_settle(struct pg_engine *e)
 static int n_tables(const struct pg_engine *e)
 {
     bool any = e->opt.mode == PG_MODE_LOOKAHEAD || needs_sidecar(e->opt.mode);
-    return any ? PG_MAX(0, e->model.n_moe - e->level) : 0;
+    return any ? pg_n_pregates(&e->model, e->level) : 0;
 }
 
 size_t pg_tables_bytes(const struct pg_engine *e)
@@ -150,7 +150,9 @@ int pg_tables_fill(struct pg_engine *e, struct pg_err *err)
 {
     char hash[17];
     float *at = e->tables.base;
-    for (int moe = 0; moe < n_tables(e); moe++) {
+    for (int moe = 0; n_tables(e) && moe < e->model.n_moe; moe++) {
+        if (pg_moe_ahead(&e->model, moe, e->level) < 0)
+            continue;
         if (e->opt.mode == PG_MODE_LOOKAHEAD)
             pg_pregate_fold(&e->model, moe, e->level, at);
         at += pg_pregate_place(&e->model, &e->form, at, &e->pregates[moe]);
@@ -173,12 +175,14 @@ static int write_folded(const struct pg_engine *e, const char *out, int level, s
 {
     const struct pg_model *m = &e->model;
     char hash[17];
-    size_t n = (size_t)(m->n_moe - level), each = (size_t)m->h.n_expert * (size_t)m->h.n_embd;
+    size_t n = (size_t)m->n_moe, each = (size_t)m->h.n_expert * (size_t)m->h.n_embd;
     struct pg_pregate *gates = pg_calloc(n, sizeof(*gates));
     float *table = pg_calloc(n, each * sizeof(float));
     int rc = PG_ENOMEM;
     if (gates && table) {
         for (size_t i = 0; i < n; i++) {
+            if (pg_moe_ahead(m, (int)i, level) < 0)
+                continue;
             gates[i].inp =
                 (struct pg_weight){PG_TYPE_F32, m->h.n_embd, m->h.n_expert, table + i * each};
             pg_pregate_fold(m, (int)i, level, table + i * each);
@@ -207,15 +211,15 @@ int pg_sidecar_write(const char *model, const char *out, int level, struct pg_er
     }
     PG_TRY(pg_engine_open(&e, &opt, err));
     int rc;
-    if (e->model.n_moe < 2) {
+    if (pg_n_pregates(&e->model, 1) == 0) {
         rc = pg_fail(err, PG_EARG,
                      "%s: %d blocks with experts found, 2 wanted at least: a pre-gate is made of a "
                      "later block's router",
                      model, e->model.n_moe);
-    } else if (level < 1 || level >= e->model.n_moe) {
+    } else if (level < 1 || level > pg_most_level(&e->model)) {
         rc = pg_fail(err, PG_EARG,
                      "level %d: the model has %d blocks with experts, so 1 to %d is possible",
-                     level, e->model.n_moe, e->model.n_moe - 1);
+                     level, e->model.n_moe, pg_most_level(&e->model));
     } else {
         rc = write_folded(e, out, level, err);
     }

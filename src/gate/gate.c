@@ -24,6 +24,7 @@ void pg_gate_init(struct pg_gate *g, const struct pg_gate_options *opt, struct p
     struct pg_route ring;
     PG_ASSERT(opt->mode != PG_MODE_AUTO && opt->n_block >= 1 && opt->max_tok >= 1);
     PG_ASSERT(!opt->pregates || opt->level >= 1);
+    PG_ASSERT(opt->n_stack >= 1);
     PG_ASSERT(opt->rule.n_used >= 1 && opt->rule.n_used <= opt->rule.n_expert);
     *g = (struct pg_gate){.opt = *opt, .named = opt->rule};
     if (opt->mode == PG_MODE_LOOKAHEAD || opt->mode == PG_MODE_HINT)
@@ -241,14 +242,24 @@ static int weigh(struct pg_gate *g, int block, struct pg_input *h, struct pg_rou
     return w.failed ? PG_ENUMERIC : 0;
 }
 
+/* The blocks of the stack that has this one. */
+static struct pg_span stack_of(const struct pg_gate_options *o, int block)
+{
+    const struct pg_span *s = o->stack;
+    while (block >= s->first + s->n)
+        s++;
+    return *s;
+}
+
 static int decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
                   const struct pg_route **out, struct pg_err *err)
 {
     const struct pg_gate_options *o = &g->opt;
+    const int first = stack_of(o, block).first;
     check_call(o, block, h);
-    if (block == 0)
+    if (block == first)
         g->n_decided = 0;
-    if (o->mode == PG_MODE_PREGATE && block >= o->level) {
+    if (o->mode == PG_MODE_PREGATE && block >= first + o->level) {
         PG_ASSERT(block < g->n_decided && g->n_decided <= block + o->level);
         struct pg_route *chosen = &g->ahead[block % (o->level + 1)];
         *out = chosen;
@@ -266,10 +277,26 @@ static int decide(struct pg_gate *g, int block, struct pg_input *h, const int32_
     return choose(&r, &o->routers[block], h) ? numeric(block, err) : 0;
 }
 
+/* Beyond its capacity an expert counts nothing. A source's rows follow one another from 0 on. */
+static void keep_capacity(struct pg_gate *g, const struct pg_route *r, const int32_t *pos,
+                          int n_tok)
+{
+    const int n_used = g->opt.rule.n_used;
+    for (int t = 0; t < n_tok; t++) {
+        if (pos[t] == 0)
+            memset(g->votes, 0, (size_t)g->opt.rule.n_expert * sizeof(g->votes[0]));
+        for (int i = t * n_used; i < (t + 1) * n_used; i++)
+            if (++g->votes[r->id[i]] > (uint32_t)g->opt.capacity)
+                r->weight[i] = 0;
+    }
+}
+
 int pg_gate_decide(struct pg_gate *g, int block, struct pg_input *h, const int32_t *pos,
                    const struct pg_route **out, struct pg_err *err)
 {
     PG_TRY(decide(g, block, h, pos, out, err));
+    if (g->opt.capacity && g->opt.n_stack > 1 && block < g->opt.stack[0].n)
+        keep_capacity(g, *out, pos, h->n_tok);
     if (g->opt.routes_out)
         pg_routes_out_add(g->opt.routes_out, block, (*out)->id, h->n_tok);
     return 0;
@@ -333,13 +360,15 @@ int pg_gate_hint(struct pg_gate *g, int block, struct pg_input *h, const int32_t
     const struct pg_gate_options *o = &g->opt;
     if (o->mode == PG_MODE_RESIDENT || o->mode == PG_MODE_ONDEMAND)
         return 0;
+    const struct pg_span stack = stack_of(o, block);
+    const int end = stack.first + stack.n;
     if (o->mode == PG_MODE_PREFETCH_ALL) {
-        if (block + 1 < o->n_block)
+        if (block + 1 < end)
             hint_all(g, block + 1);
         return 0;
     }
     int to = block + o->level;
-    if (to >= o->n_block)
+    if (to >= end)
         return 0;
     check_call(o, block, h);
     bool decides = o->mode == PG_MODE_PREGATE;

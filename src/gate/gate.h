@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
  * Which experts, and when it is known: routers, pre-gates, and the hints they give.
  *
- * Blocks are counted over MoE blocks only, 0 … n_block - 1. Per token and block one decision is
+ * Blocks are counted over MoE blocks only, 0 … n_block - 1. A model of two stacks, an encoder and a
+ * decoder, has the blocks of the one before those of the other; a step goes through one of them,
+ * and nothing is known in it of the other's blocks. Per token and block one decision is
  * made (which experts run, with which weights) and one hint may be given earlier (which will
  * probably run). The mode names the pair:
  *
@@ -73,6 +75,8 @@ struct pg_gate_options {
     struct pg_gate_rule rule;
     enum pg_gate_kind weigher; /* of what pre-gates decide */
     int n_block, level, max_tok;
+    const struct pg_span *stack; /* [n_stack] the blocks of each, borrowed */
+    int n_stack;
     int n_hidden;                      /* the widest hidden layer; 0: there is none */
     const struct pg_pregate *routers;  /* [n_block], borrowed */
     const struct pg_pregate *pregates; /* [n_block], none in the last `level`; NULL: none */
@@ -80,7 +84,8 @@ struct pg_gate_options {
     struct pg_routes_out *routes_out;  /* told what is decided; NULL: nobody */
     const float *cache_bias;           /* [n_block], see struct pg_options; NULL: none */
     enum pg_cache_form cache_form;
-    int n_extra; /* experts that a hint names beyond those a token uses */
+    int n_extra;  /* experts that a hint names beyond those a token uses */
+    int capacity; /* of two stacks: tokens of a source that an expert takes; 0: all */
     struct pg_store *store;
     struct pg_compute *compute;
 };
@@ -98,7 +103,7 @@ struct pg_gate {
     struct pg_route now;       /* where routers decide */
     int n_decided;             /* blocks of this step whose route is in `ahead`, or was */
     int32_t *hint_ids;         /* [n_expert] */
-    uint32_t *votes;           /* [n_expert] */
+    uint32_t *votes;           /* [n_expert] of hints; and tokens taken */
 };
 
 /* Buffers come from the arena; nothing to close. */

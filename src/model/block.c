@@ -6,8 +6,6 @@
 #include "base/os.h"
 #include "model/forward.h"
 
-#include <math.h>
-
 /* Called between parallel loops: reads that are done make room for the next. */
 static void poll_reads(struct pg_forward *f)
 {
@@ -70,59 +68,98 @@ static void project(struct pg_forward *f, const struct pg_block *w)
     poll_reads(f);
     if (w->attn_q_norm.data)
         f->ops->norm(f->c, norms, 2);
-    f->ops->rope(f->c, &rope);
+    if (hp->n_rot)
+        f->ops->rope(f->c, &rope);
+}
+
+/* x += output attention(q) over cache number `cache` */
+static void attend(struct pg_forward *f, int cache, const struct pg_op_attend *how,
+                   const struct pg_weight *output)
+{
+    const struct pg_hparams *hp = &f->model->h;
+    const struct pg_op_product out = product(f, output, &f->in_att, f->proj);
+    struct pg_op_attend op = *how;
+    op.kv = f->kv;
+    op.pos = f->pos;
+    op.n_row = f->n_tok;
+    op.cache = cache;
+    op.n_head = hp->n_head;
+    op.scale = hp->attn_scale;
+    op.q = f->q;
+    op.score = f->score;
+    op.n_ctx = f->opt.n_ctx;
+    op.out = f->att;
+    f->ops->attend(f->c, &op);
+    poll_reads(f);
+    pg_input_set(&f->in_att, f->att, hp->n_head * hp->head_dim, f->n_tok);
+    f->ops->product(f->c, &out, 1);
+    add_proj(f);
+    poll_reads(f);
 }
 
 /* x += attention(h) */
 static void attention(struct pg_forward *f, int il)
 {
     const struct pg_block *w = &f->model->block[il];
-    const struct pg_hparams *hp = &f->model->h;
+    const struct pg_position_bias *bias = &f->bias[pg_stack_of(&f->model->h, il)];
     const struct pg_op_append append = {f->kv, f->pos, f->n_tok, il, f->k, f->v};
-    const struct pg_op_attend attend = {
-        .kv = f->kv,
-        .pos = f->pos,
-        .n_row = f->n_tok,
-        .block = il,
-        .n_head = hp->n_head,
-        .scale = 1.0f / sqrtf((float)hp->head_dim),
-        .q = f->q,
-        .score = f->score,
-        .n_ctx = f->opt.n_ctx,
-        .out = f->att,
-    };
-    const struct pg_op_product out = product(f, &w->attn_output, &f->in_att, f->proj);
+    const struct pg_op_attend how = {.n_seen = f->n_seen, .bias = bias->at ? bias : NULL};
     project(f, w);
     uint64_t begin = f->opt.trace ? pg_now_ns() : 0;
     f->ops->append(f->c, &append);
-    f->ops->attend(f->c, &attend);
-    poll_reads(f);
-    pg_input_set(&f->in_att, f->att, hp->n_head * hp->head_dim, f->n_tok);
-    f->ops->product(f->c, &out, 1);
-    add_proj(f);
-    poll_reads(f);
+    attend(f, il, &how, &w->attn_output);
     if (f->opt.trace)
         pg_trace_add(f->opt.trace, (struct pg_trace_event){"attention", begin, pg_now_ns(),
                                                            PG_TRACK_COMPUTE, il, -1});
 }
 
+/* x += attention(norm(x)) over what the encoder made of the source */
+static void cross_attention(struct pg_forward *f, int il)
+{
+    const struct pg_block *w = &f->model->block[il];
+    const struct pg_op_product q = product(f, &w->cross_attn_q, &f->in_h, f->q);
+    const struct pg_op_attend how = {.n_seen = f->n_source};
+    norm_x(f, &w->cross_attn_norm);
+    f->ops->product(f->c, &q, 1);
+    attend(f, pg_cross_cache(&f->model->h, il), &how, &w->cross_attn_output);
+}
+
+void pg_forward_source(struct pg_forward *f)
+{
+    const struct pg_hparams *hp = &f->model->h;
+    const struct pg_stack *decoder = &hp->stack[1];
+    norm_x(f, &f->model->output_norm[0]);
+    for (int il = decoder->first; il < decoder->first + decoder->n_layer; il++) {
+        const struct pg_block *w = &f->model->block[il];
+        const struct pg_op_product kv[] = {product(f, &w->cross_attn_k, &f->in_h, f->k),
+                                           product(f, &w->cross_attn_v, &f->in_h, f->v)};
+        const struct pg_op_append append = {f->kv, f->pos, f->n_tok, pg_cross_cache(hp, il),
+                                            f->k,  f->v};
+        f->ops->product(f->c, kv, 2);
+        f->ops->append(f->c, &append);
+        poll_reads(f);
+    }
+}
+
 void pg_activate(struct pg_forward *f, int n_ff, int n_row)
 {
+    const struct pg_hparams *hp = &f->model->h;
     const struct pg_op_activate op = {
-        f->model->h.activation, n_row, n_ff, f->gate_ff, f->up_ff, f->gate_ff};
+        hp->activation, n_row, n_ff, f->gate_ff, hp->gated ? f->up_ff : NULL, f->gate_ff};
     f->ops->activate(f->c, &op);
     pg_input_set(&f->in_ff, f->gate_ff, n_ff, n_row);
 }
 
-/* proj = down(act(gate h) * up h) */
+/* proj = down(act(gate h) * up h), or down(act(up h)) */
 static void ffn(struct pg_forward *f, const struct pg_weight *gate, const struct pg_weight *up,
                 const struct pg_weight *down)
 {
-    const struct pg_op_product in[] = {product(f, gate, &f->in_h, f->gate_ff),
+    const bool gated = f->model->h.gated;
+    const struct pg_op_product in[] = {product(f, gated ? gate : up, &f->in_h, f->gate_ff),
                                        product(f, up, &f->in_h, f->up_ff)};
     const struct pg_op_product out = product(f, down, &f->in_ff, f->proj);
-    f->ops->product(f->c, in, 2);
-    pg_activate(f, gate->n_out, f->n_tok);
+    f->ops->product(f->c, in, gated ? 2 : 1);
+    pg_activate(f, up->n_out, f->n_tok);
     f->ops->product(f->c, &out, 1);
 }
 
@@ -164,6 +201,8 @@ int pg_block(struct pg_forward *f, int il)
     const struct pg_block *w = &f->model->block[il];
     norm_x(f, &w->attn_norm);
     attention(f, il);
+    if (w->cross_attn_q.data)
+        cross_attention(f, il);
     norm_x(f, &w->ffn_norm);
     if (w->moe >= 0)
         return experts(f, il);

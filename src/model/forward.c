@@ -2,6 +2,7 @@
 #include "model/forward.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static float *floats(struct pg_arena *a, size_t n, size_t m)
 {
@@ -34,6 +35,42 @@ static void carve_attention(struct pg_forward *f, struct pg_arena *a)
     pg_input_carve(&f->in_att, a, (int)n_q, f->opt.max_tok);
 }
 
+/* T5's buckets of relative positions: half of them for one distance each, the others for ranges
+ * that grow as its logarithm up to REACH. Where both directions are seen each has half of all. */
+enum { REACH = 128, HEADS = 4096 };
+
+static int bucket_of(int from, bool causal, int n)
+{
+    const int base = !causal && from > 0 ? n / 2 : 0;
+    const int distance = causal ? PG_MAX(0, -from) : abs(from);
+    n = causal ? n : n / 2;
+    const int exact = n / 2;
+    if (distance < exact)
+        return base + distance;
+    const double part = log((double)distance / exact) / log((double)REACH / exact);
+    return base + PG_MIN(n - 1, exact + (int)(part * (n - exact)));
+}
+
+static void carve_bias(struct pg_forward *f, struct pg_arena *a)
+{
+    const struct pg_hparams *h = &f->model->h;
+    const size_t width = 2 * REACH + 1;
+    for (int i = 0; h->n_buckets && i < h->n_stack; i++) {
+        float *at = floats(a, (size_t)h->n_head, width);
+        f->bias[i] = (struct pg_position_bias){at, REACH};
+        const struct pg_weight *w = &f->model->block[h->stack[i].first].attn_rel_b;
+        for (int from = -REACH; a->base && from <= REACH; from++) {
+            const int bucket = bucket_of(from, h->stack[i].causal, h->n_buckets);
+            const char *row =
+                (const char *)w->data + (size_t)bucket * pg_type_bytes(w->type, w->n_in);
+            float bias[HEADS];
+            pg_type_traits((uint32_t)w->type)->to_float(row, bias, w->n_in);
+            for (int head = 0; head < h->n_head; head++)
+                at[(size_t)head * width + (size_t)(from + REACH)] = bias[head];
+        }
+    }
+}
+
 static void carve_ffn(struct pg_forward *f, struct pg_arena *a)
 {
     enum { GROUP = PG_PRODUCTS_MAX / 2 };
@@ -63,6 +100,7 @@ void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
 {
     *f = (struct pg_forward){.opt = *opt, .model = opt->model, .c = opt->compute, .ops = opt->ops};
     carve_attention(f, a);
+    carve_bias(f, a);
     carve_ffn(f, a);
     if (!a->base)
         return;
@@ -76,8 +114,9 @@ void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
         f->wave.iota[i] = i;
 }
 
-int pg_forward_run(struct pg_forward *f, struct pg_err *err)
+int pg_forward_run(struct pg_forward *f, int stack, struct pg_err *err)
 {
+    const struct pg_stack *s = &f->model->h.stack[stack];
     PG_ASSERT(f->n_tok >= 1 && f->n_tok <= f->opt.max_tok);
     f->err = err;
     const struct pg_op_embed op = {
@@ -92,7 +131,7 @@ int pg_forward_run(struct pg_forward *f, struct pg_err *err)
         .sines = f->rope_sin,
     };
     f->ops->embed(f->c, &op);
-    for (int il = 0; il < f->model->h.n_layer; il++)
+    for (int il = s->first; il < s->first + s->n_layer; il++)
         PG_TRY(pg_block(f, il));
     return 0;
 }
@@ -100,9 +139,10 @@ int pg_forward_run(struct pg_forward *f, struct pg_err *err)
 void pg_forward_logits(struct pg_forward *f, const int32_t *rows, int n, float *logits)
 {
     const struct pg_op_logits op = {
-        .gain = &f->model->output_norm,
+        .gain = &f->model->output_norm[pg_last_stack(&f->model->h)],
         .output = &f->model->output,
         .eps = f->model->h.rms_eps,
+        .scale = f->model->h.logit_scale,
         .row = rows,
         .n_row = n,
         .x = f->x,

@@ -10,7 +10,8 @@
  *   att  [T, n_head * head_dim]  output of attention before attn_output
  *   proj [T, n_embd]             what attention, a dense or a shared feed-forward adds to x
  *   rope [T, n_rot / 2] cos and sin of each row's position
- *   score [n_threads, n_ctx]     one head's softmax
+ *   score [n_threads, n_ctx]     one head's softmax; the longer of timeline and source
+ *   bias  [n_head, 2 * reach + 1] of each stack that has relative positions
  *   y    [T * U, n_embd]         one row for each (token, chosen expert), an expert's rows
  * together; they are added up at the end, so that the order in which experts arrive changes nothing
  *   gate_ff, up_ff [R, n_ff]     inside the experts that are computed together
@@ -51,14 +52,17 @@ struct pg_forward {
     const struct pg_model *model;
     struct pg_compute *c;
 
-    int n_tok;                  /* of this step */
-    const int32_t *token, *pos; /* [n_tok] */
-    struct pg_kv *const *kv;    /* [n_tok] the session of each row */
+    int n_tok;                        /* of this step */
+    const int32_t *token, *pos;       /* [n_tok] */
+    const int32_t *n_seen, *n_source; /* [n_tok] positions that attention, and that cross attention,
+                                         looks at */
+    struct pg_kv *const *kv;          /* [n_tok] the session of each row */
     struct pg_err *err;
 
     float *x, *h, *q, *k, *v, *att, *proj, *rope_cos, *rope_sin, *score;
     float *y, *gate_ff, *up_ff;
     double *rope_freq; /* [n_rot / 2] radians a position */
+    struct pg_position_bias bias[PG_STACKS];
     struct pg_input in_h, in_att, in_ff;
 
     struct pg_wave wave;
@@ -71,8 +75,11 @@ struct pg_forward {
 void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
                      struct pg_arena *a);
 
-/* Rows [0, n_tok) through all blocks; x holds the result before the output norm. */
-int pg_forward_run(struct pg_forward *f, struct pg_err *err);
+/* Rows [0, n_tok) through all blocks of a stack; x holds the result before the output norm. */
+int pg_forward_run(struct pg_forward *f, int stack, struct pg_err *err);
+/* After the encoder: the keys and values that cross attention will look at, of each row into the
+ * cache of each block of the decoder. */
+void pg_forward_source(struct pg_forward *f);
 /* logits[i] [n_vocab] of row rows[i], i < n. */
 void pg_forward_logits(struct pg_forward *f, const int32_t *rows, int n, float *logits);
 

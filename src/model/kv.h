@@ -11,8 +11,15 @@
 #include "base/arena.h"
 #include "pregate.h"
 
+enum pg_rows_of {
+    PG_ROWS_TIMELINE, /* the session's tokens */
+    PG_ROWS_SOURCE,   /* the source's; they stay while the timeline grows and shrinks */
+    PG_ROWS_PASSING,  /* the source's while its block runs: all such blocks share one memory */
+};
+
 /* Of one block: rows of keys and values, or a recurrent state. */
 struct pg_cache {
+    enum pg_rows_of rows;
     int n_head, k_dim, v_dim; /* a row a head and position */
     int window;               /* positions that a token sees, its own included; 0: all */
     size_t state_bytes;       /* 0: rows. A state cannot be rewound */
@@ -20,7 +27,8 @@ struct pg_cache {
 
 struct pg_kv_shape {
     enum pg_kv_type type; /* of rows */
-    int n_ctx, n_step;    /* positions; the most tokens of one step */
+    int n_ctx, n_source;  /* positions of the timeline and of the source */
+    int n_step;           /* the most tokens of one step */
 };
 
 struct pg_kv_block {
@@ -32,13 +40,15 @@ struct pg_kv_block {
 /* Of one session. */
 struct pg_kv {
     struct pg_kv_shape shape;
-    int n_layer, n_high; /* positions that have been written since the start */
+    int n_cache, n_high; /* positions of the timeline that have been written since the start */
     struct pg_kv_block *block;
 };
 
-/* cache [n_layer] is borrowed. The memory must be zeros. */
-void pg_kv_carve(struct pg_kv *kv, const struct pg_cache *cache, int n_layer,
+/* cache [n_cache] is borrowed. The memory must be zeros. */
+void pg_kv_carve(struct pg_kv *kv, const struct pg_cache *cache, int n_cache,
                  const struct pg_kv_shape *shape, struct pg_arena *a);
+/* What `from` has of n positions and of n_source of the source. The caches are of one model. */
+void pg_kv_copy(struct pg_kv *to, const struct pg_kv *from, int n, int n_source);
 /* Says that positions up to n are about to be written. */
 void pg_kv_write(struct pg_kv *kv, int n);
 /* Forgets positions from n on. PG_ENOTSUP, and nothing is changed, if a block no longer has what

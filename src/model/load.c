@@ -9,6 +9,7 @@
 #include "io/io.h"
 #include "model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,8 +35,9 @@ struct pg_loader {
     uint8_t *used; /* [n_tensors] */
 };
 
-static const struct pg_family *const families[] = {&pg_family_llama, &pg_family_qwen2moe,
-                                                   &pg_family_qwen3moe, &pg_family_olmoe};
+static const struct pg_family *const families[] = {&pg_family_llama,    &pg_family_qwen2moe,
+                                                   &pg_family_qwen3moe, &pg_family_olmoe,
+                                                   &pg_family_t5,       &pg_family_switch};
 
 /* ------------------------------------------------------------------ hyperparameters --------- */
 
@@ -184,6 +186,11 @@ static int get_hparams(const struct pg_gguf *g, const struct pg_family *fam, str
         get_f32(g, arch, "attention.layer_norm_rms_epsilon", (double[]){0, 1}, &h->rms_eps, err));
     PG_TRY(get_heads(g, arch, h, err));
     PG_TRY(get_rope(g, arch, h, err));
+    h->attn_scale = 1.0f / sqrtf((float)h->head_dim);
+    h->logit_scale = 1;
+    h->gated = true;
+    h->n_stack = 1;
+    h->stack[0] = (struct pg_stack){"", 0, h->n_layer, true};
     h->rule.renormalise = false;
     PG_TRY(fam->hparams(g, h, err)); /* sets the family's rule; keys of the file come after it */
     PG_TRY(get_experts(g, arch, h, err));
@@ -203,11 +210,17 @@ const struct pg_hparams *pg_loader_hparams(const struct pg_loader *l)
     return &l->m->h;
 }
 
+static const struct pg_gguf_tensor *find_in(const struct pg_loader *l, int il, const char *suffix)
+{
+    const struct pg_stack *stack = &l->m->h.stack[pg_stack_of(&l->m->h, il)];
+    char name[96];
+    snprintf(name, sizeof(name), "%sblk.%d.%s", stack->prefix, il - stack->first, suffix);
+    return pg_gguf_find_tensor(l->g, name);
+}
+
 bool pg_loader_has(const struct pg_loader *l, int il, const char *suffix)
 {
-    char name[96];
-    snprintf(name, sizeof(name), "blk.%d.%s", il, suffix);
-    return pg_gguf_find_tensor(l->g, name) != NULL;
+    return find_in(l, il, suffix) != NULL;
 }
 
 static void mark_used(struct pg_loader *l, const struct pg_gguf_tensor *t)
@@ -216,6 +229,13 @@ static void mark_used(struct pg_loader *l, const struct pg_gguf_tensor *t)
     l->used[t - pg_gguf_tensor_at(l->g, 0)] = 1;
     m->n_params +=
         (uint64_t)t->ne[0] * (uint64_t)t->ne[1] * (uint64_t)t->ne[2] * (uint64_t)t->ne[3];
+}
+
+void pg_loader_ignore(struct pg_loader *l, int il, const char *suffix)
+{
+    const struct pg_gguf_tensor *t = find_in(l, il, suffix);
+    if (t)
+        l->used[t - pg_gguf_tensor_at(l->g, 0)] = 1;
 }
 
 /* A dense tensor: noted for loading, its address goes to *w. */
@@ -251,7 +271,7 @@ static int weight(struct pg_loader *l, struct pg_weight *w, const char *name,
 int pg_loader_weight(struct pg_loader *l, int il, enum pg_block_part part, const int64_t shape[2],
                      struct pg_err *err)
 {
-    return weight(l, pg_block_part(&l->m->block[il], part), pg_part_name(il, part).s, shape,
+    return weight(l, pg_block_part(&l->m->block[il], part), pg_part_name(l->m, il, part).s, shape,
                   PG_GGUF_REQUIRED, err);
 }
 
@@ -259,7 +279,11 @@ int pg_loader_attention(struct pg_loader *l, int il, struct pg_err *err)
 {
     const struct pg_hparams *h = &l->m->h;
     int64_t n_q = (int64_t)h->n_head * h->head_dim, n_kv = (int64_t)h->n_head_kv * h->head_dim;
-    l->m->cache[il] = (struct pg_cache){h->n_head_kv, h->head_dim, h->head_dim, 0, 0};
+    l->m->cache[il] = (struct pg_cache){
+        .n_head = h->n_head_kv,
+        .k_dim = h->head_dim,
+        .v_dim = h->head_dim,
+        .rows = h->stack[pg_stack_of(h, il)].causal ? PG_ROWS_TIMELINE : PG_ROWS_PASSING};
     PG_TRY(pg_loader_weight(l, il, PG_PART_ATTN_NORM, (int64_t[]){h->n_embd, 1}, err));
     PG_TRY(pg_loader_weight(l, il, PG_PART_Q, (int64_t[]){h->n_embd, n_q}, err));
     PG_TRY(pg_loader_weight(l, il, PG_PART_K, (int64_t[]){h->n_embd, n_kv}, err));
@@ -268,12 +292,27 @@ int pg_loader_attention(struct pg_loader *l, int il, struct pg_err *err)
     return pg_loader_weight(l, il, PG_PART_FFN_NORM, (int64_t[]){h->n_embd, 1}, err);
 }
 
+int pg_loader_cross(struct pg_loader *l, int il, struct pg_err *err)
+{
+    const struct pg_hparams *h = &l->m->h;
+    const int64_t n_q = (int64_t)h->n_head * h->head_dim,
+                  n_kv = (int64_t)h->n_head_kv * h->head_dim;
+    l->m->cache[pg_cross_cache(h, il)] = (struct pg_cache){
+        .n_head = h->n_head_kv, .k_dim = h->head_dim, .v_dim = h->head_dim, .rows = PG_ROWS_SOURCE};
+    PG_TRY(pg_loader_weight(l, il, PG_PART_CROSS_NORM, (int64_t[]){h->n_embd, 1}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_CROSS_Q, (int64_t[]){h->n_embd, n_q}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_CROSS_K, (int64_t[]){h->n_embd, n_kv}, err));
+    PG_TRY(pg_loader_weight(l, il, PG_PART_CROSS_V, (int64_t[]){h->n_embd, n_kv}, err));
+    return pg_loader_weight(l, il, PG_PART_CROSS_OUT, (int64_t[]){n_q, h->n_embd}, err);
+}
+
 int pg_loader_dense_ffn(struct pg_loader *l, struct pg_block *w, int il, struct pg_err *err)
 {
     const struct pg_hparams *h = &l->m->h;
     const int64_t in[2] = {h->n_embd, h->n_ff}, out[2] = {h->n_ff, h->n_embd};
     w->moe = -1;
-    PG_TRY(pg_loader_weight(l, il, PG_PART_GATE, in, err));
+    if (h->gated)
+        PG_TRY(pg_loader_weight(l, il, PG_PART_GATE, in, err));
     PG_TRY(pg_loader_weight(l, il, PG_PART_UP, in, err));
     return pg_loader_weight(l, il, PG_PART_DOWN, out, err);
 }
@@ -288,8 +327,8 @@ static int place_merged(struct pg_loader *l, struct pg_block *w, int il, int sla
     struct pg_weight *e = &w->exps[slab];
     const struct pg_gguf_tensor *t;
     PG_TRY(pg_gguf_get_tensor(
-        l->g, pg_part_name(il, (enum pg_block_part)(PG_PART_EXP_GATE + slab)).s, PG_GGUF_REQUIRED,
-        (int64_t[]){e->n_in, e->n_out, m->h.n_expert, 0}, &t, err));
+        l->g, pg_part_name(m, il, (enum pg_block_part)(PG_PART_EXP_GATE + slab)).s,
+        PG_GGUF_REQUIRED, (int64_t[]){e->n_in, e->n_out, m->h.n_expert, 0}, &t, err));
     mark_used(l, t);
     e->type = t->type;
     uint64_t bytes = t->bytes / (uint64_t)m->h.n_expert;
@@ -307,11 +346,13 @@ static int place_single(struct pg_loader *l, struct pg_block *w, int il, int sla
                         struct pg_err *err)
 {
     struct pg_model *m = l->m;
+    const struct pg_stack *stack = &m->h.stack[pg_stack_of(&m->h, il)];
     struct pg_weight *e = &w->exps[slab];
     for (int i = 0; i < m->h.n_expert; i++) {
         char name[96];
         const struct pg_gguf_tensor *t;
-        snprintf(name, sizeof(name), "blk.%d.%s.%d.weight", il, slab_name[slab], i);
+        snprintf(name, sizeof(name), "%sblk.%d.%s.%d.weight", stack->prefix, il - stack->first,
+                 slab_name[slab], i);
         PG_TRY(pg_gguf_get_tensor(l->g, name, PG_GGUF_REQUIRED,
                                   (int64_t[]){e->n_in, e->n_out, 0, 0}, &t, err));
         if (i > 0 && t->type != e->type) {
@@ -335,9 +376,11 @@ int pg_loader_experts(struct pg_loader *l, struct pg_block *w, int il, struct pg
     const struct pg_hparams *h = &m->h;
     if (h->n_expert == 0 || !pg_loader_has(l, il, "ffn_gate_inp.weight"))
         return pg_loader_dense_ffn(l, w, il, err);
+    struct pg_span *moe_of = &m->moe_of[pg_stack_of(h, il)];
     w->moe = m->n_moe++;
+    moe_of->first = moe_of->n++ ? moe_of->first : w->moe;
     PG_TRY(pg_loader_weight(l, il, PG_PART_ROUTER, (int64_t[]){h->n_embd, h->n_expert}, err));
-    for (int slab = 0; slab < PG_SLABS; slab++) {
+    for (int slab = h->gated ? 0 : 1; slab < PG_SLABS; slab++) {
         bool down = slab == PG_SLABS - 1;
         char single[64];
         w->exps[slab].n_in = down ? h->n_ff_exp : h->n_embd;
@@ -372,10 +415,17 @@ static int open_tensors(struct pg_loader *l, struct pg_err *err)
     if (!embd || embd->n_dims != 2 || embd->ne[1] > 1 << 24)
         return pg_fail(err, PG_EFORMAT, "token_embd.weight: missing, or not n_embd x n_vocab");
     m->h.n_vocab = (int)embd->ne[1];
+    if (h->decoder_start >= h->n_vocab)
+        return pg_fail(err, PG_EFORMAT, "%s.decoder_start_token_id: %d found, 0 to %d wanted",
+                       m->family->arch, h->decoder_start, h->n_vocab - 1);
     const int64_t table[2] = {h->n_embd, h->n_vocab};
     PG_TRY(weight(l, &m->token_embd, "token_embd.weight", table, PG_GGUF_REQUIRED, err));
-    PG_TRY(weight(l, &m->output_norm, "output_norm.weight", (int64_t[]){h->n_embd, 1},
-                  PG_GGUF_REQUIRED, err));
+    for (int i = 0; i < h->n_stack; i++) {
+        char name[64];
+        snprintf(name, sizeof(name), "%soutput_norm.weight", h->stack[i].prefix);
+        PG_TRY(
+            weight(l, &m->output_norm[i], name, (int64_t[]){h->n_embd, 1}, PG_GGUF_REQUIRED, err));
+    }
     PG_TRY(weight(l, &m->output, "output.weight", table, PG_GGUF_OPTIONAL, err));
     PG_TRY(weight(l, &m->rope_freqs, "rope_freqs.weight", (int64_t[]){h->n_rot / 2, 1},
                   PG_GGUF_OPTIONAL, err));
@@ -413,15 +463,33 @@ static void make_extents(struct pg_model *m)
     }
 }
 
+/* Whether a token of the timeline reads this weight: not what only a source meets. */
+static bool is_for_token(struct pg_model *m, const struct pg_weight *w)
+{
+    const int first = m->h.stack[pg_last_stack(&m->h)].first;
+    if (w == &m->token_embd)
+        return !m->output.n_out;
+    for (int i = 0; i < pg_last_stack(&m->h); i++)
+        if (w == &m->output_norm[i])
+            return false;
+    for (int il = 0; il < first; il++)
+        for (enum pg_block_part part = 0; part < PG_BLOCK_PARTS; part++)
+            if (w == pg_block_part(&m->block[il], part))
+                return false;
+    for (int il = first; il < m->h.n_layer; il++)
+        if (w == &m->block[il].cross_attn_k || w == &m->block[il].cross_attn_v)
+            return false;
+    return true;
+}
+
 /* The bytes a token reads, the parameters it meets, and the type that most weights have. */
 static void count_sizes(struct pg_model *m)
 {
     uint64_t by_type[PG_TYPE_LIMIT] = {0};
     for (int i = 0; i < m->n_resident; i++) {
         const struct pg_gguf_tensor *t = m->resident[i].t;
-        bool table = m->resident[i].w == &m->token_embd;
         by_type[t->type] += t->bytes;
-        if (!table || !m->output.n_out) {
+        if (is_for_token(m, m->resident[i].w)) {
             m->token_dense_bytes += t->bytes;
             m->n_params_active += (uint64_t)t->ne[0] * (uint64_t)t->ne[1];
         }
@@ -432,6 +500,8 @@ static void count_sizes(struct pg_model *m)
             uint64_t bytes = m->place[w->moe * m->h.n_expert].bytes[slab];
             by_type[w->exps[slab].type] += bytes * (uint64_t)m->h.n_expert;
             m->expert_bytes += bytes * (uint64_t)m->h.n_expert;
+            if (il < m->h.stack[pg_last_stack(&m->h)].first)
+                continue;
             m->token_expert_bytes += bytes * (uint64_t)m->h.n_expert_used;
             m->n_params_active += (uint64_t)w->exps[slab].n_in * (uint64_t)w->exps[slab].n_out *
                                   (uint64_t)m->h.n_expert_used;
@@ -457,8 +527,8 @@ static int find_family(struct pg_model *m, const struct pg_gguf *g, struct pg_er
         }
     }
     return pg_fail(err, PG_ENOTSUP,
-                   "general.architecture: '%s' is not supported; llama, qwen2moe, qwen3moe and "
-                   "olmoe are",
+                   "general.architecture: '%s' is not supported; llama, qwen2moe, qwen3moe, olmoe, "
+                   "t5 and switch are",
                    pg_quote(arch.s, arch.n).s);
 }
 
@@ -472,7 +542,8 @@ static int open_model(struct pg_loader *l, struct pg_err *err)
         return pg_fail(err, PG_EFORMAT, "the file has a vocabulary but no weights");
     l->used = pg_calloc(n_tensors, 1);
     m->block = pg_calloc((size_t)m->h.n_layer, sizeof(m->block[0]));
-    m->cache = pg_calloc((size_t)m->h.n_layer, sizeof(m->cache[0]));
+    m->n_cache = m->h.n_layer + (m->h.n_stack > 1 ? m->h.stack[1].n_layer : 0);
+    m->cache = pg_calloc((size_t)m->n_cache, sizeof(m->cache[0]));
     m->place =
         pg_calloc((size_t)m->h.n_layer * (size_t)PG_MAX(1, m->h.n_expert), sizeof(m->place[0]));
     m->resident = pg_calloc(n_tensors, sizeof(m->resident[0]));
@@ -601,6 +672,30 @@ int pg_block_of_moe(const struct pg_model *m, int moe)
     while (m->block[il].moe != moe)
         il++;
     return il;
+}
+
+int pg_moe_ahead(const struct pg_model *m, int moe, int level)
+{
+    const struct pg_span *s = m->moe_of;
+    while (moe >= s->first + s->n)
+        s++;
+    return moe + level < s->first + s->n ? moe + level : -1;
+}
+
+int pg_n_pregates(const struct pg_model *m, int level)
+{
+    int n = 0;
+    for (int i = 0; i < m->h.n_stack; i++)
+        n += PG_MAX(0, m->moe_of[i].n - level);
+    return n;
+}
+
+int pg_most_level(const struct pg_model *m)
+{
+    int n = 0;
+    for (int i = 0; i < m->h.n_stack; i++)
+        n = PG_MAX(n, m->moe_of[i].n);
+    return n - 1;
 }
 
 void pg_model_routers(const struct pg_model *m, struct pg_pregate *out)

@@ -14,7 +14,7 @@
 #include "model/kv.h"
 
 enum pg_rope_kind { PG_ROPE_PAIRS, PG_ROPE_HALVES }; /* (0,1),(2,3)… or (0,n/2),(1,n/2+1)… */
-enum pg_activation { PG_SILU };
+enum pg_activation { PG_SILU, PG_RELU, PG_GELU };
 
 /* x = the table's row of token; cosines and sines of pos * freq. */
 struct pg_op_embed {
@@ -52,27 +52,36 @@ struct pg_op_rope {
     float *q, *k; /* [n_row, n_head * head_dim], [n_row, n_head_kv * head_dim] */
 };
 
-/* Rows of k and v of block `block` into each row's cache, at its position. */
+/* Rows of k and v into cache number `cache` of each row's session, at its position. */
 struct pg_op_append {
     struct pg_kv *const *kv; /* [n_row] */
     const int32_t *pos;      /* [n_row] */
-    int n_row, block;
+    int n_row, cache;
     const float *k, *v; /* [n_row, n_head * k_dim], [n_row, n_head * v_dim] of the cache */
 };
 
-/* out = softmax(q · K * scale) V of each head, over the positions up to the row's own. */
+/* What relative positions add to a head's q · k: of position j beside the row's own p,
+ * at[head][reach + (j - p)], and beyond the reach what stands at its end. */
+struct pg_position_bias {
+    const float *at; /* [n_head, 2 * reach + 1] */
+    int reach;
+};
+
+/* out = softmax(q · K * scale + bias) V of each head, over the first n_seen positions. */
 struct pg_op_attend {
     struct pg_kv *const *kv; /* [n_row] */
-    const int32_t *pos;      /* [n_row] */
-    int n_row, block, n_head;
+    const int32_t *pos;      /* [n_row] the row's own; for the bias */
+    const int32_t *n_seen;   /* [n_row] */
+    int n_row, cache, n_head;
     float scale;
-    const float *q; /* [n_row, n_head * k_dim] */
-    float *score;   /* [n_threads, n_ctx], to work in */
+    const struct pg_position_bias *bias; /* NULL: none */
+    const float *q;                      /* [n_row, n_head * k_dim] */
+    float *score;                        /* [n_threads, n_ctx], to work in */
     int n_ctx;
     float *out; /* [n_row, n_head * v_dim] */
 };
 
-/* y = activation(gate) * up */
+/* y = activation(gate) * up; without the factor where up is NULL */
 struct pg_op_activate {
     enum pg_activation kind;
     int n_row, n;
@@ -99,10 +108,10 @@ struct pg_op_add {
     float *y;
 };
 
-/* logits[i] = output norm(x[row[i]]) */
+/* logits[i] = output (scale * norm(x[row[i]])) */
 struct pg_op_logits {
     const struct pg_weight *gain, *output;
-    float eps;
+    float eps, scale;
     const int32_t *row; /* [n_row] */
     int n_row;
     const float *x;

@@ -120,14 +120,14 @@ static void append_row(void *arg, int t, int thread)
     const struct work *w = arg;
     const struct pg_op_append *o = w->op;
     const struct pg_kv *kv = o->kv[t];
-    const struct pg_cache *cache = kv->block[o->block].cache;
+    const struct pg_cache *cache = kv->block[o->cache].cache;
     (void)thread;
     for (int head = 0; head < cache->n_head; head++) {
         size_t row = (size_t)t * (size_t)cache->n_head + (size_t)head;
         put_values(&w->c->k, kv->shape.type, o->k + row * (size_t)cache->k_dim,
-                   pg_kv_k(kv, o->block, head, o->pos[t]), cache->k_dim);
+                   pg_kv_k(kv, o->cache, head, o->pos[t]), cache->k_dim);
         put_values(&w->c->k, kv->shape.type, o->v + row * (size_t)cache->v_dim,
-                   pg_kv_v(kv, o->block, head, o->pos[t]), cache->v_dim);
+                   pg_kv_v(kv, o->cache, head, o->pos[t]), cache->v_dim);
     }
 }
 
@@ -144,13 +144,26 @@ struct head {
     float *score, *out;        /* [n], [v_dim] */
     int n, k_dim, v_dim;
     float scale;
+    struct pg_position_bias bias; /* of the head; at NULL: none */
+    int pos;
 };
+
+static void add_bias(const struct head *h)
+{
+    if (!h->bias.at)
+        return;
+    for (int j = 0; j < h->n; j++) {
+        int from = PG_MAX(-h->bias.reach, PG_MIN(h->bias.reach, j - h->pos));
+        h->score[j] += h->bias.at[h->bias.reach + from];
+    }
+}
 
 static void attend_f32(const struct pg_kernels *k, const struct head *h)
 {
     const float *keys = h->keys, *values = h->values;
     for (int j = 0; j < h->n; j++)
         h->score[j] = k->dot(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
+    add_bias(h);
     k->softmax(h->score, h->n);
     memset(h->out, 0, (size_t)h->v_dim * sizeof(float));
     for (int j = 0; j < h->n; j++)
@@ -162,6 +175,7 @@ static void attend_f16(const struct pg_kernels *k, const struct head *h)
     const uint16_t *keys = h->keys, *values = h->values;
     for (int j = 0; j < h->n; j++)
         h->score[j] = k->dot_f16(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
+    add_bias(h);
     k->softmax(h->score, h->n);
     memset(h->out, 0, (size_t)h->v_dim * sizeof(float));
     for (int j = 0; j < h->n; j++)
@@ -175,21 +189,26 @@ static void attend_head(void *arg, int task, int thread)
     const struct pg_op_attend *o = w->op;
     int t = task / o->n_head, head = task % o->n_head;
     const struct pg_kv *kv = o->kv[t];
-    const struct pg_cache *cache = kv->block[o->block].cache;
+    const struct pg_cache *cache = kv->block[o->cache].cache;
     int head_kv = head / (o->n_head / cache->n_head);
     struct head h = {
         .q = o->q + (size_t)task * (size_t)cache->k_dim,
-        .keys = pg_kv_k(kv, o->block, head_kv, 0),
-        .values = pg_kv_v(kv, o->block, head_kv, 0),
+        .keys = pg_kv_k(kv, o->cache, head_kv, 0),
+        .values = pg_kv_v(kv, o->cache, head_kv, 0),
         .score = o->score + (size_t)thread * (size_t)o->n_ctx,
         .out = o->out + (size_t)task * (size_t)cache->v_dim,
-        .n = o->pos[t] + 1,
+        .n = o->n_seen[t],
         .k_dim = cache->k_dim,
         .v_dim = cache->v_dim,
         .scale = o->scale,
     };
+    if (o->bias) {
+        h.bias = *o->bias;
+        h.bias.at += (size_t)head * (size_t)(2 * h.bias.reach + 1);
+        h.pos = o->pos[t];
+    }
     /* Positions in a row; a window's ring would need two runs. */
-    PG_ASSERT(h.n <= kv->block[o->block].n_rows && h.n <= o->n_ctx);
+    PG_ASSERT(h.n >= 1 && h.n <= kv->block[o->cache].n_rows && h.n <= o->n_ctx);
     (kv->shape.type == PG_KV_F32 ? attend_f32 : attend_f16)(&w->c->k, &h);
 }
 
@@ -201,19 +220,40 @@ static void attend(void *self, const struct pg_op_attend *op)
 
 /* ------------------------------------------------------------------ feed-forward ------------ */
 
+static float relu(float x)
+{
+    return x > 0 ? x : 0;
+}
+
+/* By tanh, as T5 and Hugging Face's gelu_new: x / 2 (1 + tanh u) is x / (1 + e^-2u). */
+static float gelu(float x)
+{
+    const float u = 0.7978845608f * (x + 0.044715f * x * x * x);
+    return x / (1 + pg_expf(-2 * u));
+}
+
 static void activate_row(void *arg, int t, int thread)
 {
     const struct work *w = arg;
     const struct pg_op_activate *o = w->op;
     size_t at = (size_t)t * (size_t)o->n;
+    const float *gate = o->gate + at, *up = o->up ? o->up + at : NULL;
+    float *y = o->y + at;
     (void)thread;
-    w->c->k.silu_mul(o->gate + at, o->up + at, o->y + at, o->n);
+    if (o->kind == PG_SILU) {
+        w->c->k.silu_mul(gate, up, y, o->n);
+        return;
+    }
+    for (int i = 0; i < o->n; i++) {
+        float a = o->kind == PG_RELU ? relu(gate[i]) : gelu(gate[i]);
+        y[i] = up ? a * up[i] : a;
+    }
 }
 
 static void activate(void *self, const struct pg_op_activate *op)
 {
     struct work w = {self, op, 1};
-    PG_ASSERT(op->kind == PG_SILU);
+    PG_ASSERT(op->up || op->kind != PG_SILU);
     pg_rows(self, activate_row, &w, op->n_row);
 }
 
@@ -260,6 +300,8 @@ static void logits(void *self, const struct pg_op_logits *op)
     for (int i = 0; i < op->n_row; i++)
         c->k.rms_norm(op->x + (size_t)op->row[i] * (size_t)n, op->gain->data, op->eps,
                       op->h + (size_t)i * (size_t)n, n);
+    for (size_t i = 0; op->scale != 1 && i < (size_t)op->n_row * (size_t)n; i++)
+        op->h[i] *= op->scale;
     pg_input_set(op->in, op->h, n, op->n_row);
     pg_linear(c, op->output, op->in, op->logits);
 }

@@ -10,23 +10,30 @@
 #define BLOCK(member) offsetof(struct pg_block, member)
 #define MATRIX(member)                                                                             \
     {                                                                                              \
-#member ".weight", BLOCK(member), true, false                                              \
+        .suffix = #member ".weight", .at = BLOCK(member), .is_matrix = true                        \
+    }
+#define OUT(name, member)                                                                          \
+    {                                                                                              \
+        .suffix = #member ".weight", .in_stacks = name ".weight", .at = BLOCK(member),             \
+        .is_matrix = true                                                                          \
     }
 #define VECTOR(member)                                                                             \
     {                                                                                              \
-#member ".weight", BLOCK(member), false, false                                             \
+        .suffix = #member ".weight", .at = BLOCK(member)                                           \
     }
 #define BIAS(member)                                                                               \
     {                                                                                              \
-#member ".bias", BLOCK(member##_bias), false, false                                        \
+        .suffix = #member ".bias", .at = BLOCK(member##_bias)                                      \
     }
 #define EXPERTS(name, slab)                                                                        \
     {                                                                                              \
-#name "_exps.weight", BLOCK(exps[slab]), true, true                                        \
+        .suffix = #name "_exps.weight", .at = BLOCK(exps[slab]), .is_matrix = true,                \
+        .is_expert = true                                                                          \
     }
-#define PREGATE(name, member, is_matrix)                                                           \
+#define PREGATE(name, member, matrix)                                                              \
     {                                                                                              \
-        "ffn_pregate_" name, offsetof(struct pg_pregate, member), is_matrix, false                 \
+        .suffix = "ffn_pregate_" name, .at = offsetof(struct pg_pregate, member),                  \
+        .is_matrix = matrix                                                                        \
     }
 
 const struct pg_part_info pg_parts[PG_N_PARTS] = {
@@ -34,12 +41,18 @@ const struct pg_part_info pg_parts[PG_N_PARTS] = {
     [PG_PART_Q] = MATRIX(attn_q),
     [PG_PART_K] = MATRIX(attn_k),
     [PG_PART_V] = MATRIX(attn_v),
-    [PG_PART_ATTN_OUT] = MATRIX(attn_output),
+    [PG_PART_ATTN_OUT] = OUT("attn_o", attn_output),
     [PG_PART_Q_BIAS] = BIAS(attn_q),
     [PG_PART_K_BIAS] = BIAS(attn_k),
     [PG_PART_V_BIAS] = BIAS(attn_v),
     [PG_PART_Q_NORM] = VECTOR(attn_q_norm),
     [PG_PART_K_NORM] = VECTOR(attn_k_norm),
+    [PG_PART_REL_B] = MATRIX(attn_rel_b),
+    [PG_PART_CROSS_NORM] = VECTOR(cross_attn_norm),
+    [PG_PART_CROSS_Q] = MATRIX(cross_attn_q),
+    [PG_PART_CROSS_K] = MATRIX(cross_attn_k),
+    [PG_PART_CROSS_V] = MATRIX(cross_attn_v),
+    [PG_PART_CROSS_OUT] = OUT("cross_attn_o", cross_attn_output),
     [PG_PART_FFN_NORM] = VECTOR(ffn_norm),
     [PG_PART_GATE] = MATRIX(ffn_gate),
     [PG_PART_UP] = MATRIX(ffn_up),
@@ -59,11 +72,29 @@ const struct pg_part_info pg_parts[PG_N_PARTS] = {
     [PG_PART_PREGATE_UP] = PREGATE("up.weight", up, true),
 };
 
-struct pg_tensor_name pg_part_name(int il, enum pg_block_part part)
+struct pg_tensor_name pg_part_name(const struct pg_model *m, int il, enum pg_block_part part)
 {
+    const struct pg_stack *stack = &m->h.stack[pg_stack_of(&m->h, il)];
+    const struct pg_part_info *info = &pg_parts[part];
+    const char *suffix = m->h.n_stack > 1 && info->in_stacks ? info->in_stacks : info->suffix;
     struct pg_tensor_name n;
-    snprintf(n.s, sizeof(n.s), "blk.%d.%s", il, pg_parts[part].suffix);
+    snprintf(n.s, sizeof(n.s), "%sblk.%d.%s", stack->prefix, il - stack->first, suffix);
     return n;
+}
+
+int pg_stack_of(const struct pg_hparams *h, int il)
+{
+    return il < h->stack[0].n_layer ? 0 : 1;
+}
+
+int pg_last_stack(const struct pg_hparams *h)
+{
+    return h->n_stack - 1;
+}
+
+int pg_cross_cache(const struct pg_hparams *h, int il)
+{
+    return h->n_layer + il - h->stack[1].first;
 }
 
 struct pg_weight *pg_block_part(struct pg_block *l, enum pg_block_part part)

@@ -10,7 +10,7 @@ enum { MAX_HIDDEN = 1 << 16 };
 
 static struct pg_tensor_name name_of(const struct pg_model *m, int moe, enum pg_block_part part)
 {
-    return pg_part_name(pg_block_of_moe(m, moe), part);
+    return pg_part_name(m, pg_block_of_moe(m, moe), part);
 }
 
 static size_t n_values(const struct pg_weight *w)
@@ -41,7 +41,7 @@ size_t pg_pregate_place(const struct pg_model *m, const struct pg_pregate_form *
 void pg_pregate_fold(const struct pg_model *m, int moe, int level, float *out)
 {
     const struct pg_block *from = &m->block[pg_block_of_moe(m, moe)];
-    const struct pg_block *to = &m->block[pg_block_of_moe(m, moe + level)];
+    const struct pg_block *to = &m->block[pg_block_of_moe(m, pg_moe_ahead(m, moe, level))];
     pg_gate_fold(&to->ffn_gate_inp, from->ffn_norm.data, to->ffn_norm.data, out);
 }
 
@@ -86,13 +86,23 @@ void pg_sidecar_say_weigher(struct pg_log log, const char *path, const struct pg
                path, words[head->weigher], words[weigher]);
 }
 
+/* The first MoE block that has a pre-gate. */
+static int first_gate(const struct pg_model *m, int level)
+{
+    int moe = 0;
+    while (pg_moe_ahead(m, moe, level) < 0)
+        moe++;
+    return moe;
+}
+
 /* Which parts the pre-gates have: those of the first. */
-static int read_form(const struct pg_gguf *g, const struct pg_model *m,
+static int read_form(const struct pg_gguf *g, const struct pg_model *m, int level,
                      struct pg_pregate_form *form, struct pg_err *err)
 {
-    struct pg_tensor_name down = name_of(m, 0, PG_PART_PREGATE_DOWN);
+    const int moe = first_gate(m, level);
+    struct pg_tensor_name down = name_of(m, moe, PG_PART_PREGATE_DOWN);
     const struct pg_gguf_tensor *t = pg_gguf_find_tensor(g, down.s);
-    form->bias = pg_gguf_find_tensor(g, name_of(m, 0, PG_PART_PREGATE_BIAS).s) != NULL;
+    form->bias = pg_gguf_find_tensor(g, name_of(m, moe, PG_PART_PREGATE_BIAS).s) != NULL;
     if (t && (t->n_dims != 2 || t->ne[1] > MAX_HIDDEN)) {
         return pg_fail(err, PG_EFORMAT,
                        "%s: %d dimensions and %lld rows found, 2 and at most %d wanted", down.s,
@@ -112,7 +122,7 @@ static int read_head(const struct pg_gguf *g, const struct pg_model *m, struct p
         return pg_fail(err, PG_EFORMAT, "general.type: '%s' found, 'pregate' wanted",
                        pg_quote(type.s, type.n).s);
     }
-    if (m->n_moe < 2) {
+    if (pg_n_pregates(m, 1) == 0) {
         return pg_fail(err, PG_EARG,
                        "the model has %d blocks with experts; pre-gates are for 2 at least",
                        m->n_moe);
@@ -121,12 +131,12 @@ static int read_head(const struct pg_gguf *g, const struct pg_model *m, struct p
         return pg_fail(err, PG_ENOTSUP, "pre-gates: a set of %d files found, one file wanted",
                        pg_gguf_n_parts(g));
     }
-    PG_TRY(pg_gguf_get_int(g, "pregate.level", PG_GGUF_REQUIRED, (int64_t[]){1, m->n_moe - 1},
+    PG_TRY(pg_gguf_get_int(g, "pregate.level", PG_GGUF_REQUIRED, (int64_t[]){1, pg_most_level(m)},
                            &level, err));
     out->level = (int)level;
     PG_TRY(read_purpose(g, &out->decides, err));
     PG_TRY(read_weigher(g, &out->weigher, err));
-    return read_form(g, m, &out->form, err);
+    return read_form(g, m, out->level, &out->form, err);
 }
 
 /* The parts of one pre-gate must be there with these shapes; values are read where they have a
@@ -173,9 +183,10 @@ static int peek(const struct pg_gguf *g, const struct pg_model *m, struct pg_sid
     struct pg_pregate shape;
     PG_TRY(read_head(g, m, out, err));
     pg_pregate_place(m, &out->form, NULL, &shape);
-    for (int moe = 0; moe < m->n_moe - out->level; moe++)
-        PG_TRY(read_gate(g, m, moe, &shape, err));
-    return check_count(g, m->n_moe - out->level, &shape, err);
+    for (int moe = 0; moe < m->n_moe; moe++)
+        if (pg_moe_ahead(m, moe, out->level) >= 0)
+            PG_TRY(read_gate(g, m, moe, &shape, err));
+    return check_count(g, pg_n_pregates(m, out->level), &shape, err);
 }
 
 int pg_sidecar_peek(const struct pg_model *m, const char *path, struct pg_sidecar_head *out,
@@ -204,9 +215,11 @@ static int load(const struct pg_gguf *g, const struct pg_sidecar *s, struct pg_e
         return 0;
     if (head.level != s->level)
         return pg_fail(err, PG_EARG, "pregate.level: %d found, %d wanted", head.level, s->level);
-    for (int moe = 0; moe < s->model->n_moe - s->level; moe++)
-        PG_TRY(read_gate(g, s->model, moe, &s->gates[moe], err));
-    return check_count(g, s->model->n_moe - s->level, &s->gates[0], err);
+    for (int moe = 0; moe < s->model->n_moe; moe++)
+        if (pg_moe_ahead(s->model, moe, s->level) >= 0)
+            PG_TRY(read_gate(g, s->model, moe, &s->gates[moe], err));
+    return check_count(g, pg_n_pregates(s->model, s->level),
+                       &s->gates[first_gate(s->model, s->level)], err);
 }
 
 int pg_sidecar_load(const struct pg_sidecar *s, const char *path, struct pg_err *err)
@@ -238,7 +251,9 @@ static int write_keys(struct pg_gguf_writer *w, const struct pg_sidecar *s, stru
 static int write_parts(struct pg_gguf_writer *w, const struct pg_sidecar *s, bool values,
                        struct pg_err *err)
 {
-    for (int moe = 0; moe < s->model->n_moe - s->level; moe++) {
+    for (int moe = 0; moe < s->model->n_moe; moe++) {
+        if (pg_moe_ahead(s->model, moe, s->level) < 0)
+            continue;
         struct pg_pregate gate = s->gates[moe];
         for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++) {
             const struct pg_weight *of = pg_pregate_part(&gate, part);

@@ -50,8 +50,8 @@ int pg_sidecar_peek(const struct pg_model *m, const char *path, struct pg_sideca
 void pg_sidecar_say_weigher(struct pg_log log, const char *path, const struct pg_sidecar_head *head,
                             enum pg_gate_kind weigher);
 
-/* A sidecar in memory: what it says, and the pre-gates of MoE blocks [0, n_moe - level), which all
- * have the same parts. */
+/* A sidecar in memory: what it says, and the pre-gates, [n_moe]: of the MoE blocks that have one,
+ * which all have the same parts. */
 struct pg_sidecar {
     const struct pg_model *model; /* name, architecture, shapes; no weight of it is read */
     const char *hash;             /* pg_model_hash of the base model */

@@ -72,28 +72,29 @@ static struct pg_op_product slab_product(const struct pg_block *w, const struct 
 /* The group's experts, whose tokens are at most max_rows together, in three parallel loops. */
 static void compute_group(struct pg_forward *f, const struct pg_block *w, const struct group *g)
 {
-    int n_ff = f->model->h.n_ff_exp, row = 0, first;
+    int n_ff = f->model->h.n_ff_exp, n_in = f->model->h.gated ? 2 : 1, row = 0, first;
     struct pg_op_product *p = f->product;
     for (int i = 0; i < g->n; i++) {
         int n = lease_rows(f, g, &f->lease[i], &first);
         float *y[2] = {f->gate_ff + (size_t)row * (size_t)n_ff,
                        f->up_ff + (size_t)row * (size_t)n_ff};
-        for (int j = 0; j < 2; j++) {
-            p[2 * i + j] = slab_product(w, &f->lease[i], j);
-            p[2 * i + j].in = &f->in_h;
-            p[2 * i + j].row = f->wave.token_of + first;
-            p[2 * i + j].n_row = n;
-            p[2 * i + j].y = y[j];
+        for (int j = 0; j < n_in; j++) {
+            struct pg_op_product *in = &p[n_in * i + j];
+            *in = slab_product(w, &f->lease[i], PG_SLABS - 1 - n_in + j);
+            in->in = &f->in_h;
+            in->row = f->wave.token_of + first;
+            in->n_row = n;
+            in->y = y[j];
         }
         row += n;
     }
-    f->ops->product(f->c, p, 2 * g->n);
+    f->ops->product(f->c, p, n_in * g->n);
     pg_store_poll(f->opt.store);
     pg_activate(f, n_ff, row);
     row = 0;
     for (int i = 0; i < g->n; i++) {
         int n = lease_rows(f, g, &f->lease[i], &first);
-        p[i] = slab_product(w, &f->lease[i], 2);
+        p[i] = slab_product(w, &f->lease[i], PG_SLABS - 1);
         p[i].in = &f->in_ff;
         p[i].row = f->wave.iota + row;
         p[i].n_row = n;

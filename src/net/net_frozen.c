@@ -32,7 +32,7 @@ void pg_net_unpack(const struct pg_weight *w, int row, int n_rows, pg_real *out)
 
 void pg_net_unpack_ends(struct pg_net *n)
 {
-    pg_net_unpack(&n->model->output_norm, 0, 1, n->end_w + n->at_norm);
+    pg_net_unpack(&n->model->output_norm[0], 0, 1, n->end_w + n->at_norm);
     if (n->at_freqs != PG_NO_PART)
         pg_net_unpack(&n->model->rope_freqs, 0, 1, n->end_w + n->at_freqs);
 }

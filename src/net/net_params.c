@@ -53,13 +53,18 @@ static int check_part(const struct pg_net *n, int il, enum pg_block_part part, s
                    there ? "%s: training has no use for this tensor; without it the model would be "
                            "another"
                          : "%s: missing, and training needs it",
-                   pg_part_name(il, part).s);
+                   pg_part_name(n->model, il, part).s);
 }
 
 /* Of what the architecture says besides its tensors. */
 static int check_shape(const struct pg_net *n, struct pg_err *err)
 {
     const struct pg_hparams *h = n->h;
+    if (h->n_stack > 1)
+        return pg_fail(err, PG_ENOTSUP,
+                       "architecture '%s': an encoder with its decoder cannot be "
+                       "trained",
+                       n->model->arch);
     if (h->rope != PG_ROPE_PAIRS && h->rope != PG_ROPE_HALVES)
         return pg_fail(err, PG_ENOTSUP, "rotation: kind %d cannot be trained", (int)h->rope);
     if (h->activation != PG_SILU) {
@@ -142,7 +147,7 @@ static void list_block(struct pg_net *n, int il)
                                     .n_out = shape.n_out,
                                     .n_in = shape.n_in,
                                     .is_matrix = pg_parts[part].is_matrix};
-            n->at[il].part[part] = append(n, &like, pg_part_name(il, part).s);
+            n->at[il].part[part] = append(n, &like, pg_part_name(n->model, il, part).s);
             n->n_pregate_values += part < PG_BLOCK_PARTS ? 0 : n->params.p[n->params.n - 1].n;
         }
     }
@@ -212,7 +217,7 @@ void pg_pregates_in(const struct pg_model *m, const struct pg_params *params, fl
 {
     for (int moe = 0; moe < m->n_moe; moe++) {
         for (enum pg_block_part part = PG_PART_PREGATE; part < PG_N_PARTS; part++) {
-            struct pg_tensor_name name = pg_part_name(pg_block_of_moe(m, moe), part);
+            struct pg_tensor_name name = pg_part_name(m, pg_block_of_moe(m, moe), part);
             const struct pg_param *p = pg_params_find(params, name.s);
             *pg_pregate_part(&gates[moe], part) =
                 p ? (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, w + p->at}

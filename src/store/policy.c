@@ -72,6 +72,11 @@ static void no_carve(struct pg_policy *p, struct pg_arena *a)
     (void)p, (void)a;
 }
 
+static void no_span(struct pg_policy *p)
+{
+    (void)p;
+}
+
 static void no_event(struct pg_policy *p, int which)
 {
     (void)p, (void)which;
@@ -90,16 +95,16 @@ static void no_forecast(struct pg_policy *p)
 /* Those that look at the past alone. */
 #define PAST(worth)                                                                                \
     {                                                                                              \
-        worth, no_weight, no_carve, no_event, no_event, no_hint, no_forecast                       \
+        worth, no_weight, no_carve, no_span, no_event, no_event, no_hint, no_forecast              \
     }
 
 static const struct pg_policy_kind kinds[PG_EVICT_COUNT] = {
-    [PG_EVICT_CYCLE] = {pg_cycle_worth, pg_cycle_weight, pg_cycle_carve, pg_cycle_tick,
-                        pg_cycle_use, pg_cycle_hint, pg_cycle_forecast},
+    [PG_EVICT_CYCLE] = {pg_cycle_worth, pg_cycle_weight, pg_cycle_carve, pg_cycle_span,
+                        pg_cycle_tick, pg_cycle_use, pg_cycle_hint, pg_cycle_forecast},
     [PG_EVICT_LRU] = PAST(lru_worth),
     [PG_EVICT_LFU] = PAST(lfu_worth),
     [PG_EVICT_LIFO] = PAST(lifo_worth),
-    [PG_EVICT_RANDOM] = {random_worth, no_weight, no_carve, no_event, no_event, no_hint,
+    [PG_EVICT_RANDOM] = {random_worth, no_weight, no_carve, no_span, no_event, no_event, no_hint,
                          random_forecast},
 };
 
@@ -140,6 +145,7 @@ size_t pg_policy_heap_bytes(int n_block, int n_expert, int n_slots)
 static void begin(struct pg_policy *p)
 {
     struct pg_arena a = {.base = p->memory, .size = p->bytes};
+    p->span = (struct pg_span){0, p->n_block};
     carve(p, &a);
     memset(p->key_of, 0xff, (size_t)p->n_slots * sizeof(*p->key_of));
     memset(p->least, 0xff, (size_t)p->n_block * sizeof(*p->least));
@@ -239,9 +245,18 @@ void pg_policy_expose(struct pg_policy *p, int n_block)
     p->n_exposed = n_block;
 }
 
+void pg_policy_span(struct pg_policy *p, struct pg_span span)
+{
+    PG_ASSERT(span.first >= 0 && span.n >= 1 && span.first + span.n <= p->n_block);
+    if (span.first == p->span.first && span.n == p->span.n)
+        return;
+    p->span = span;
+    p->kind->span(p);
+}
+
 void pg_policy_tick(struct pg_policy *p, int block)
 {
-    PG_ASSERT(block >= 0 && block < p->n_block);
+    PG_ASSERT(block >= p->span.first && block < p->span.first + p->span.n);
     p->kind->tick(p, block);
 }
 

@@ -42,6 +42,7 @@ enum { LONG, SLOW, FAST, N_RATES, RECALL = N_RATES, N_STAGES };
 
 static const float rate_step[N_RATES] = {[LONG] = 1 / 512.0f, [SLOW] = 0.03f, [FAST] = 0.3f};
 static const float first_share[N_STAGES] = {[SLOW] = 1, [FAST] = 0.3f, [RECALL] = 0.5f};
+#define FAR         64      /* cycles until a block outside of a step's comes again */
 #define EXPOSED     4       /* how much more a miss costs that nothing hides */
 #define SHARE_PRIOR 20.0f   /* how firmly: in sums of squares */
 #define SHARE_FADE  0.9995f /* a tick */
@@ -68,6 +69,7 @@ struct pg_cycle {
 
     struct outlook *outlook; /* [n_block] */
     uint32_t *weight;        /* [n_block + 1] by ticks until the wave */
+    uint32_t far;            /* weight of a block that steps do not go through now */
     float *rate[N_RATES];    /* [n_block * n_expert] */
     float *recall;           /* [n_block * n_expert] */
     uint32_t *hinted;        /* [n_block * n_expert] wave for which it is hinted, 0: none */
@@ -83,6 +85,19 @@ struct pg_cycle {
     int n_lags, lag[N_LAGS];
     float lag_weight[N_LAGS];
 };
+
+static uint32_t weight_of(float cycles)
+{
+    return (uint32_t)((float)(1 << 20) / (cycles + NEAR));
+}
+
+static void set_weights(struct pg_policy *p)
+{
+    struct pg_cycle *c = p->cycle;
+    for (int wait = 0; wait <= c->n_block; wait++)
+        c->weight[wait] = weight_of((float)wait / (float)p->span.n);
+    c->far = weight_of(FAR);
+}
 
 void pg_cycle_carve(struct pg_policy *p, struct pg_arena *a)
 {
@@ -110,13 +125,17 @@ void pg_cycle_carve(struct pg_policy *p, struct pg_arena *a)
     c->n_block = n_block;
     c->n_expert = n_expert;
     c->block = -1;
-    for (int wait = 0; wait <= n_block; wait++)
-        c->weight[wait] = (uint32_t)((float)(1 << 20) / ((float)wait / (float)n_block + NEAR));
+    set_weights(p);
     for (int i = 0; i < N_STAGES; i++) {
         c->share[i] = first_share[i];
         c->square[i] = SHARE_PRIOR;
         c->moment[i] = SHARE_PRIOR * first_share[i];
     }
+}
+
+static bool is_in(struct pg_span span, int block)
+{
+    return block >= span.first && block < span.first + span.n;
 }
 
 /* Which of N_PAST waves of the block it is. */
@@ -222,13 +241,38 @@ static void learn(struct pg_policy *p)
     p->stale[c->block] = true;
 }
 
+/* The next wave is the first of a step. */
+void pg_cycle_span(struct pg_policy *p)
+{
+    struct pg_cycle *c = p->cycle;
+    if (c->open)
+        learn(p);
+    if (c->block >= 0)
+        c->block = p->span.first + p->span.n - 1;
+    set_weights(p);
+}
+
+/* Blocks that the step does not go through have no wave in it. */
+static void begin_step(struct pg_policy *p)
+{
+    struct pg_cycle *c = p->cycle;
+    c->step++;
+    for (int block = 0; block < c->n_block; block++) {
+        if (is_in(p->span, block))
+            continue;
+        size_t wave = past_wave(block, c->step);
+        c->n_past[wave] = 0;
+        memset(c->past + wave * (size_t)c->n_words, 0, (size_t)c->n_words * sizeof(*c->past));
+    }
+}
+
 void pg_cycle_tick(struct pg_policy *p, int block)
 {
     struct pg_cycle *c = p->cycle;
     if (c->open)
         learn(p);
     if (block <= c->block)
-        c->step++;
+        begin_step(p);
     c->tick++;
     c->block = block;
     c->open = true;
@@ -310,9 +354,9 @@ void pg_cycle_forecast(struct pg_policy *p)
     if (c->fresh)
         return;
     /* All blocks would be better but slower; a quarter of a cycle is old enough to be done anew. */
-    uint32_t age = PG_MAX(1u, (uint32_t)c->n_block / 4);
+    uint32_t age = PG_MAX(1u, (uint32_t)p->span.n / 4);
     find_lags(c);
-    for (int block = 0; block < c->n_block; block++) {
+    for (int block = p->span.first; block < p->span.first + p->span.n; block++) {
         const struct outlook *o = &c->outlook[block];
         if (block == c->block || (o->round && c->tick - o->recall_tick >= age))
             recall(p, block);
@@ -369,6 +413,8 @@ uint64_t pg_cycle_weight(const struct pg_policy *p, int block)
 {
     const struct pg_cycle *c = p->cycle;
     int ahead = block - c->block;
-    uint64_t weight = c->weight[ahead > 0 ? ahead : ahead + c->n_block];
-    return block < p->n_exposed ? EXPOSED * weight : weight;
+    if (!is_in(p->span, block))
+        return c->far;
+    uint64_t weight = c->weight[ahead > 0 ? ahead : ahead + p->span.n];
+    return block - p->span.first < p->n_exposed ? EXPOSED * weight : weight;
 }

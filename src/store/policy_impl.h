@@ -20,6 +20,7 @@ struct pg_policy_kind {
     uint64_t (*worth)(const struct pg_policy *p, int slot);
     uint64_t (*weight)(const struct pg_policy *p, int block);
     void (*carve)(struct pg_policy *p, struct pg_arena *a); /* its memory, after that of all */
+    void (*span)(struct pg_policy *p);                      /* it has changed */
     void (*tick)(struct pg_policy *p, int block);
     void (*use)(struct pg_policy *p, int key);
     void (*hint)(struct pg_policy *p, int key, bool certain); /* for the block's next wave */
@@ -30,6 +31,7 @@ struct pg_policy_kind {
 struct pg_policy {
     const struct pg_policy_kind *kind;
     int n_block, n_expert, n_slots, n_exposed;
+    struct pg_span span;
     uint64_t serial; /* grows with each use and admission */
     void *memory;
     size_t bytes;           /* of it */
@@ -49,6 +51,7 @@ struct pg_policy {
 
 /* policy_cycle.c */
 void pg_cycle_carve(struct pg_policy *p, struct pg_arena *a);
+void pg_cycle_span(struct pg_policy *p);
 void pg_cycle_tick(struct pg_policy *p, int block);
 void pg_cycle_use(struct pg_policy *p, int key);
 void pg_cycle_hint(struct pg_policy *p, int key, bool certain);

@@ -152,6 +152,7 @@ int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, str
     pg_policy_expose(s->policy, opt->n_exposed);
     s->depth = pg_io_depth(opt->io);
     s->window_bytes = opt->window_bytes ? opt->window_bytes : WINDOW_BYTES;
+    s->span = (struct pg_span){0, opt->n_block};
     s->block = opt->n_block - 1;
     for (int key = 0; key < opt->n_block * opt->n_expert; key++)
         s->slot_of[key] = -1;
@@ -513,6 +514,18 @@ void pg_store_here(const struct pg_store *s, int block, uint8_t *here)
         here[e] = slot_of[e] >= 0;
 }
 
+void pg_store_span(struct pg_store *s, struct pg_span span)
+{
+    PG_ASSERT(!s->wave.active);
+    if (span.first == s->span.first && span.n == s->span.n)
+        return;
+    for (int block = 0; block < s->opt.n_block; block++)
+        pg_store_hint_forget(s, block);
+    s->span = span;
+    s->block = span.first + span.n - 1;
+    pg_policy_span(s->policy, span);
+}
+
 void pg_store_poll(struct pg_store *s)
 {
     while (pg_io_n_pending(s->opt.io) && reap(s, false))
@@ -580,7 +593,8 @@ static void want_id(struct pg_store *s, int i)
 void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n)
 {
     PG_ASSERT(!s->wave.active && !s->n_pinned && !s->n_queue);
-    PG_ASSERT(block >= 0 && block < s->opt.n_block && n >= 0 && n <= s->opt.n_expert);
+    PG_ASSERT(block >= s->span.first && block < s->span.first + s->span.n);
+    PG_ASSERT(n >= 0 && n <= s->opt.n_expert);
     while (pg_io_n_pending(s->opt.io) && reap(s, false))
         ;
     s->block = block;
@@ -692,7 +706,7 @@ int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
     }
     if (w->n_delivered == w->n) {
         /* Once a step, before anybody has seen what came of it. */
-        int rc = w->block == s->opt.n_block - 1 ? pg_io_check(s->opt.io, err) : 0;
+        int rc = w->block == s->span.first + s->span.n - 1 ? pg_io_check(s->opt.io, err) : 0;
         if (rc)
             fail_wave(s);
         else

@@ -32,6 +32,7 @@
 
 #include "base/trace.h"
 #include "io/io.h"
+#include "store/policy.h"
 
 #define PG_SLABS 3
 
@@ -51,8 +52,8 @@ struct pg_store_options {
     void *arena;                  /* n_slots * slot_bytes, page-aligned, borrowed */
     enum pg_evict evict;
     enum pg_hints hints;
-    int n_exposed;          /* the first blocks, when all others are hinted for certain; else 0 */
-    bool steady;            /* placed at fixed points, see below; PG_HINTS_AUTO is as ON */
+    int n_exposed; /* the first of a step, when all others are hinted for certain; else 0 */
+    bool steady;   /* placed at fixed points, see below; PG_HINTS_AUTO is as ON */
     struct pg_trace *trace; /* NULL: none */
     const int *block_of;    /* [n_block] the model's number of each, in the trace; NULL: the same */
     /* Another expert's reads begin only while fewer bytes are under way; 0 = 3 MiB. Disks serve
@@ -83,12 +84,15 @@ size_t pg_store_heap_bytes(int n_block, int n_expert, int n_slots);
 int pg_store_open(struct pg_store **out, const struct pg_store_options *opt, struct pg_err *err);
 void pg_store_close(struct pg_store *s);
 
+/* From now on steps go through these blocks, one after the other; until then through all. No wave
+ * is under way, and no hint is kept. */
+void pg_store_span(struct pg_store *s, struct pg_span span);
 /* ids: distinct, in the order in which misses should be read. Never fails: errors show in _next. */
 void pg_store_acquire(struct pg_store *s, int block, const int32_t *ids, int n);
 /* 1: *out is pinned; 0: the wave is done; negative: a read failed twice, the wave is over, nothing
  * is pinned by it any more, and the store is usable. Waits when nothing is there yet. At the end of
- * a wave of the last block pg_io_check is asked: so no step that used a file which has changed is
- * ever done. */
+ * a wave of a step's last block pg_io_check is asked: so no step that used a file which has changed
+ * is ever done. */
 int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err);
 /* How many times pg_store_next would give a lease now, without waiting. The engine computes all
  * that is there in one parallel loop. */

@@ -46,13 +46,14 @@ void pg_store_hint_forget(struct pg_store *s, int block)
 
 void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain)
 {
-    PG_ASSERT(block >= 0 && block < s->opt.n_block && n >= 0 && n <= s->opt.n_expert);
+    PG_ASSERT(block >= s->span.first && block < s->span.first + s->span.n);
+    PG_ASSERT(n >= 0 && n <= s->opt.n_expert);
     if (s->opt.hints == PG_HINTS_OFF)
         return;
     pg_store_hint_forget(s, block);
     int distance = block - s->block;
     if (distance <= 0)
-        distance += s->opt.n_block;
+        distance += s->span.n;
     struct pg_hint *h = &s->hints[block];
     h->certain = certain;
     for (int i = 0; i < n; i++) {
@@ -71,8 +72,8 @@ void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, boo
 /* Takes the next id that is not in a slot from the nearest block's queue; -1: none. */
 static int next_key(struct pg_store *s, bool *certain)
 {
-    for (int ahead = 1; ahead <= s->opt.n_block && s->n_hints_queued; ahead++) {
-        int block = (s->block + ahead) % s->opt.n_block;
+    for (int ahead = 1; ahead <= s->span.n && s->n_hints_queued; ahead++) {
+        int block = s->span.first + (s->block - s->span.first + ahead) % s->span.n;
         struct pg_hint *h = &s->hints[block];
         for (; h->next < h->n; h->next++, s->n_hints_queued--) {
             int key = block * s->opt.n_expert + ids_of(s, block)[h->next];

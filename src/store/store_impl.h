@@ -73,6 +73,7 @@ struct pg_store {
     struct pg_policy *policy;
     int depth;
     uint64_t window_bytes;
+    struct pg_span span;
     int block; /* of the last wave */
 
     struct pg_slot *slots; /* [n_slots] */

@@ -73,7 +73,10 @@ static int encode(struct pg_encoder *e, struct pg_str text, unsigned flags, stru
         }
         i += len;
     }
-    return encode_between(e, (struct pg_str){text.s + from, text.n - from}, err);
+    PG_TRY(encode_between(e, (struct pg_str){text.s + from, text.n - from}, err));
+    if (flags & PG_TOKENIZE_EOS && v->add_eos && v->eos >= 0)
+        pg_ids_put(&e->ids, v->eos);
+    return 0;
 }
 
 int pg_tokenize(const pg_vocab *v, const char *text, size_t n_text, unsigned flags,

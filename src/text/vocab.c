@@ -368,6 +368,8 @@ static int read_special_ids(struct pg_vocab *v, const struct pg_gguf *g, struct 
     PG_TRY(read_id(v, g, "tokenizer.ggml.eot_token_id", &eot, err));
     PG_TRY(read_id(v, g, "tokenizer.ggml.eom_token_id", &eom, err));
     PG_TRY(pg_gguf_get_bool(g, "tokenizer.ggml.add_bos_token", PG_GGUF_OPTIONAL, &v->add_bos, err));
+    v->add_eos = v->model == PG_VOCAB_T5;
+    PG_TRY(pg_gguf_get_bool(g, "tokenizer.ggml.add_eos_token", PG_GGUF_OPTIONAL, &v->add_eos, err));
     add_end(v, v->eos);
     add_end(v, eot);
     add_end(v, eom);

@@ -58,7 +58,7 @@ struct pg_vocab {
     int32_t bos, eos, unk;
     int32_t ends[PG_VOCAB_MAX_ENDS];
     int n_ends;
-    bool add_bos;
+    bool add_bos, add_eos;
 
     struct pg_sorted special; /* unknown, control and user pieces */
 

@@ -195,7 +195,7 @@ static int hash_result(const struct pg_trainer *t, char out[17], struct pg_err *
     if (!routers)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     for (int moe = 0; moe < m->n_moe; moe++) {
-        struct pg_tensor_name name = pg_part_name(pg_block_of_moe(m, moe), PG_PART_ROUTER);
+        struct pg_tensor_name name = pg_part_name(m, pg_block_of_moe(m, moe), PG_PART_ROUTER);
         const struct pg_param *p = pg_params_find(t->params, name.s);
         routers[moe].inp = (struct pg_weight){PG_TYPE_F32, p->n_in, p->n_out, t->s.w + p->at};
     }

@@ -75,7 +75,7 @@ int pg_source_param(struct pg_source *s, const struct pg_param *p, float *out, s
 static int read_router(struct pg_source *s, int moe, struct pg_pregate *out, struct pg_err *err)
 {
     int il = pg_block_of_moe(&s->model, moe);
-    struct pg_tensor_name name = pg_part_name(il, PG_PART_ROUTER);
+    struct pg_tensor_name name = pg_part_name(&s->model, il, PG_PART_ROUTER);
     const struct pg_gguf_tensor *t = pg_gguf_find_tensor(s->gguf, name.s);
     void *data = malloc(t->bytes);
     out->inp = s->model.block[il].ffn_gate_inp;
@@ -147,9 +147,10 @@ bool pg_is_pregate(const struct pg_param *p)
     return strstr(p->name, ".ffn_pregate_") != NULL;
 }
 
-static float *values_of(const struct pg_params *params, float *w, int il, enum pg_block_part part)
+static float *values_of(const struct pg_model *m, const struct pg_params *params, float *w, int il,
+                        enum pg_block_part part)
 {
-    const struct pg_param *p = pg_params_find(params, pg_part_name(il, part).s);
+    const struct pg_param *p = pg_params_find(params, pg_part_name(m, il, part).s);
     PG_ASSERT(p);
     return w + p->at;
 }
@@ -162,10 +163,10 @@ void pg_fold_pregates(const struct pg_model *m, const struct pg_params *params, 
             .type = PG_TYPE_F32,
             .n_in = m->h.n_embd,
             .n_out = m->h.n_expert,
-            .data = values_of(params, w, to, PG_PART_ROUTER),
+            .data = values_of(m, params, w, to, PG_PART_ROUTER),
         };
-        pg_gate_fold(&router, values_of(params, w, from, PG_PART_FFN_NORM),
-                     values_of(params, w, to, PG_PART_FFN_NORM),
-                     values_of(params, w, from, PG_PART_PREGATE));
+        pg_gate_fold(&router, values_of(m, params, w, from, PG_PART_FFN_NORM),
+                     values_of(m, params, w, to, PG_PART_FFN_NORM),
+                     values_of(m, params, w, from, PG_PART_PREGATE));
     }
 }

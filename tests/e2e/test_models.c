@@ -59,6 +59,8 @@ static const struct model models[] = {
     {"tinystories-moe", PG_MODELS "/tinystories-moe.gguf",
      PG_TEST_DATA "/tinystories/tinystories-moe.ref.json", "ids", "logits_f64", "greedy_60_ids",
      true, 1e-3},
+    {"t5dense", GEN("t5dense"), "decoder_input_ids", "logits_f64", NULL, false, 1e-4},
+    {"switch", GEN("switch"), "decoder_input_ids", "logits_f64", NULL, true, 1e-4},
 };
 
 static const enum pg_mode exact_modes[] = {PG_MODE_RESIDENT, PG_MODE_ONDEMAND, PG_MODE_PREFETCH_ALL,
@@ -74,8 +76,8 @@ struct numbers {
 struct fixture {
     const struct model *model;
     struct numbers ids, logits, greedy;
-    int n_vocab;
-    int32_t walk[N_WALK];
+    int n_vocab, n_source; /* 0: no encoder */
+    int32_t walk[N_WALK], source[64];
     char sidecar[128];
     float *resident; /* [N_WALK, n_vocab], KV in f32 */
     float *got;      /* the same, of the variant at hand */
@@ -111,12 +113,24 @@ static struct numbers read_numbers(const json_t *root, const char *key)
 
 static struct pg_options options_of(const struct fixture *fx, enum pg_mode mode)
 {
-    struct pg_options opt = {PG_OPTIONS_INIT, .model = fx->model->gguf, .mode = mode,
-                             .n_threads = 1,  .n_ctx = N_CTX,           .n_sessions = 1,
-                             .n_batch = 512,  .kv_type = PG_KV_F32,     .sidecar = fx->sidecar};
+    struct pg_options opt = {
+        PG_OPTIONS_INIT,        .model = fx->model->gguf, .mode = mode,   .n_threads = 1,
+        .n_ctx = N_CTX,         .n_sessions = 1,          .n_batch = 512, .kv_type = PG_KV_F32,
+        .sidecar = fx->sidecar, .n_source = fx->n_source};
     if (mode != PG_MODE_HINT && mode != PG_MODE_PREGATE)
         opt.sidecar = NULL;
     return opt;
+}
+
+/* A session, with a source where the model wants one. */
+static pg_session *open_session(pg_engine *e, const struct fixture *fx)
+{
+    struct pg_err err = {0};
+    pg_session *s;
+    must(pg_session_open(&s, e, NULL, &err), &err);
+    if (fx->n_source)
+        must(pg_session_encode(s, fx->source, (size_t)fx->n_source, &err), &err);
+    return s;
 }
 
 /* How many slots beside the fewest a budget has room for. */
@@ -163,11 +177,12 @@ static void walk_in(pg_session *s, const struct fixture *fx, float *logits)
     assert_memory_equal(pg_session_logits(s), logits + (N_WALK - 1) * row, row * sizeof(*logits));
 }
 
-static void check_stats(const struct pg_stats *st, const struct pg_options *opt)
+static void check_stats(const struct fixture *fx, const struct pg_stats *st,
+                        const struct pg_options *opt)
 {
     assert_true(st->expert_requests ==
                 st->hits + st->hinted_in_time + st->hinted_late + st->missed);
-    assert_true(st->n_prompt + st->n_decode == N_WALK);
+    assert_true(st->n_prompt + st->n_decode == N_WALK + (uint64_t)fx->n_source);
     assert_true(st->hint_bytes_used <= st->hint_bytes_read);
     assert_true(st->hint_bytes_read <= st->expert_bytes_read);
     assert_true(st->read_errors == 0);
@@ -182,20 +197,18 @@ static void check_stats(const struct pg_stats *st, const struct pg_options *opt)
 /* Runs the walk with these options under a budget; logits of all positions go to `logits`. */
 static void run(struct fixture *fx, struct pg_options *opt, int step, float *logits)
 {
-    struct pg_err err = {0};
     struct pg_stats stats;
     struct pg_plan plan;
     struct pg_model_info info;
     pg_engine *e = open_under(opt, step);
-    pg_session *s = NULL;
-    must(pg_session_open(&s, e, NULL, &err), &err);
+    pg_session *s = open_session(e, fx);
     walk_in(s, fx, logits);
     pg_engine_stats(e, &stats);
     pg_engine_plan(e, &plan);
     pg_engine_info(e, &info);
-    fx->n_moe_layer = info.n_moe_layer;
+    fx->n_moe_layer = fx->n_source ? info.n_moe_layer / 2 : info.n_moe_layer; /* of a stack */
     fx->expert_bytes = plan.expert_bytes;
-    check_stats(&stats, opt);
+    check_stats(fx, &stats, opt);
     if (plan.n_slots < plan.n_expert_total) {
         fx->n_evicting++;
         fx->n_hinted += stats.hinted_in_time + stats.hinted_late;
@@ -252,7 +265,7 @@ static void same_everywhere(struct fixture *fx, enum pg_mode mode, const float *
                     continue;
                 struct pg_options opt = options_of(fx, mode);
                 opt.n_threads = threads[t];
-                opt.n_batch = batches[c];
+                opt.n_batch = batches[c] > fx->n_source ? batches[c] : fx->n_source + c;
                 take_turns(&opt, turn++, fx->n_moe_layer);
                 run(fx, &opt, b, fx->got);
                 same_bits(fx, want, fx->got, &opt);
@@ -279,7 +292,7 @@ static void test_reference_logits(void **state)
         double worst = 0, error = 0, power = 0;
         opt.cpu = levels[l];
         must(pg_engine_open(&e, &opt, &err), &err);
-        must(pg_session_open(&s, e, NULL, &err), &err);
+        s = open_session(e, fx);
         must(pg_session_eval(s, ids, n, logits, &err), &err);
         for (size_t i = 0; i < n * row; i++) {
             double d = fabs((double)logits[i] - fx->logits.v[i]);
@@ -311,7 +324,7 @@ static void test_greedy_tokens(void **state)
     for (size_t i = 0; i < fx->ids.n; i++)
         ids[i] = (int32_t)fx->ids.v[i];
     must(pg_engine_open(&e, &opt, &err), &err);
-    must(pg_session_open(&s, e, NULL, &err), &err);
+    s = open_session(e, fx);
     must(pg_session_sync(s, ids, fx->ids.n, &err), &err);
     for (size_t i = 0; i < fx->greedy.n; i++) {
         must(pg_session_next(s, &how, &token, &err), &err);
@@ -347,7 +360,7 @@ static void test_f16_kv_same_bits(void **state)
             opt.mode = PG_MODE_RESIDENT;
         opt.kv_type = PG_KV_F16;
         opt.n_threads = 1 + i % 2;
-        opt.n_batch = i % 3 ? 5 : 512;
+        opt.n_batch = i % 3 && !fx->n_source ? 5 : 512;
         opt.cpu = levels[i % n_levels];
         run(fx, &opt, 0, i ? fx->got : want);
         if (i)
@@ -384,9 +397,9 @@ static void test_chunks_sync_truncate(void **state)
     struct pg_err err = {0};
     pg_session *s = NULL;
     opt.n_threads = 2;
-    opt.n_batch = 8;
+    opt.n_batch = fx->n_source ? fx->n_source : 8;
     pg_engine *e = open_under(&opt, 0);
-    must(pg_session_open(&s, e, NULL, &err), &err);
+    s = open_session(e, fx);
     assert_null(pg_session_logits(s));
     for (size_t chunk = 1; chunk <= N_WALK; chunk += chunk < 5 ? 2 : 8) {
         assert_int_equal(pg_session_truncate(s, 0), 0);
@@ -419,6 +432,29 @@ static unsigned draw(uint64_t *seed, unsigned below)
     return (unsigned)(*seed >> 33) % below;
 }
 
+/* A source of its own for each session; for the first that of the fixture. */
+static int source_of(const struct fixture *fx, int k, int32_t *out)
+{
+    const int n = fx->n_source - 5 * k;
+    for (int i = 0; i < n; i++)
+        out[i] = fx->source[(i * (k + 1)) % fx->n_source];
+    return n;
+}
+
+/* Sources that share a step, too: all of them again, in another order than before. */
+static void encode_together(struct fixture *fx, pg_engine *e, pg_session *const *s, int n)
+{
+    int32_t source[3][64];
+    struct pg_row rows[3];
+    struct pg_err err = {0};
+    for (int i = 0; i < n; i++) {
+        const int k = n - 1 - i;
+        rows[i] =
+            (struct pg_row){.session = s[k], .tokens = source[k], .n = source_of(fx, k, source[k])};
+    }
+    must(pg_encode(e, rows, n, &err), &err);
+}
+
 /* Sessions that share steps, in random rows, get the bits that each gets alone. */
 static void steps_together(struct fixture *fx, struct pg_options *opt, uint64_t seed)
 {
@@ -429,7 +465,7 @@ static void steps_together(struct fixture *fx, struct pg_options *opt, uint64_t 
     pg_session *s[N_SESSIONS] = {NULL};
     struct pg_err err = {0};
     opt->n_sessions = N_SESSIONS;
-    opt->n_batch = N_SESSIONS * MOST;
+    opt->n_batch = N_SESSIONS * (fx->n_source > MOST ? fx->n_source : MOST);
     pg_engine *e = open_under(opt, 0);
     for (int k = 0; k < N_SESSIONS; k++) {
         alone[k] = calloc(N_WALK * row, sizeof(float));
@@ -438,10 +474,18 @@ static void steps_together(struct fixture *fx, struct pg_options *opt, uint64_t 
             text[k][i] = k == 1   ? fx->walk[N_WALK - 1 - i]
                          : k == 2 ? fx->walk[(i * 5) % N_WALK]
                                   : fx->walk[i];
-        must(pg_session_open(&s[k], e, NULL, &err), &err);
+        s[k] = open_session(e, fx);
+        if (fx->n_source) {
+            int32_t source[64];
+            const size_t n = (size_t)source_of(fx, k, source);
+            must(pg_session_encode(s[k], source, n, &err), &err);
+            assert_int_equal(pg_session_n_source(s[k]), n);
+        }
         must(pg_session_eval(s[k], text[k], N_WALK, alone[k], &err), &err);
         assert_int_equal(pg_session_truncate(s[k], 0), 0);
     }
+    if (fx->n_source)
+        encode_together(fx, e, s, N_SESSIONS);
     for (int left = N_SESSIONS * N_WALK; left > 0;) {
         struct pg_row rows[N_SESSIONS];
         int who[N_SESSIONS], n_rows = 0;
@@ -487,6 +531,27 @@ static void test_sessions_together(void **state)
 
 /* ------------------------------------------------------------------ refusals ---------------- */
 
+/* No source, none of no token, one that is too long, or that has no such token. */
+static void source_refused(const struct fixture *fx, pg_engine *e)
+{
+    struct pg_err err = {0};
+    pg_session *s;
+    int32_t ids[65] = {0};
+    const size_t n = (size_t)fx->n_source;
+    must(pg_session_open(&s, e, NULL, &err), &err);
+    assert_int_equal(pg_session_eval(s, fx->walk, 1, NULL, &err), PG_EARG);
+    assert_non_null(strstr(err.text, "source"));
+    assert_int_equal(pg_session_encode(s, ids, 0, &err), PG_EARG);
+    assert_int_equal(pg_session_encode(s, ids, n + 1, &err), PG_ECONTEXT);
+    ids[n - 1] = fx->n_vocab;
+    assert_int_equal(pg_session_encode(s, ids, n, &err), PG_EARG);
+    assert_int_equal(pg_session_n_source(s), 0);
+    struct pg_row twice[] = {{.session = s, .tokens = ids, .n = 1},
+                             {.session = s, .tokens = ids, .n = 1}};
+    assert_int_equal(pg_encode(e, twice, 2, &err), PG_EARG);
+    pg_session_close(s);
+}
+
 static void test_budget_and_context_refused(void **state)
 {
     struct fixture *fx = *state;
@@ -500,7 +565,9 @@ static void test_budget_and_context_refused(void **state)
     assert_null(e);
     assert_true(err.code == PG_EBUDGET && strstr(err.text, "minimum"));
     e = open_under(&opt, 0);
-    must(pg_session_open(&s, e, NULL, &err), &err);
+    if (fx->n_source)
+        source_refused(fx, e);
+    s = open_session(e, fx);
     for (int i = 0; i <= N_CTX; i++)
         many[i] = fx->walk[i % N_WALK];
     assert_int_equal(pg_session_eval(s, many, N_CTX + 1, NULL, &err), PG_ECONTEXT);
@@ -530,6 +597,14 @@ static void read_reference(struct fixture *fx)
         fail_msg("%s:%d: %s", fx->model->ref, at.line, at.text);
     fx->ids = read_numbers(root, fx->model->ids_key);
     fx->logits = read_numbers(root, fx->model->logits_key);
+    if (!strcmp(fx->model->ids_key, "decoder_input_ids")) {
+        struct numbers source = read_numbers(root, "input_ids");
+        assert_true(source.n <= 64);
+        for (size_t i = 0; i < source.n; i++)
+            fx->source[i] = (int32_t)source.v[i];
+        fx->n_source = (int)source.n;
+        free(source.v);
+    }
     if (fx->model->greedy_key)
         fx->greedy = read_numbers(root, fx->model->greedy_key);
     json_decref(root);

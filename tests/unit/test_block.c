@@ -109,12 +109,12 @@ static void plain_append(void *self, const struct pg_op_append *o)
     n_calls[4]++;
     for (int t = 0; t < o->n_row; t++) {
         const struct pg_kv *kv = o->kv[t];
-        const struct pg_cache *c = kv->block[o->block].cache;
+        const struct pg_cache *c = kv->block[o->cache].cache;
         assert_int_equal(kv->shape.type, PG_KV_F32);
         for (int head = 0; head < c->n_head; head++) {
-            memcpy(pg_kv_k(kv, o->block, head, o->pos[t]), o->k + (t * c->n_head + head) * c->k_dim,
+            memcpy(pg_kv_k(kv, o->cache, head, o->pos[t]), o->k + (t * c->n_head + head) * c->k_dim,
                    (size_t)c->k_dim * sizeof(float));
-            memcpy(pg_kv_v(kv, o->block, head, o->pos[t]), o->v + (t * c->n_head + head) * c->v_dim,
+            memcpy(pg_kv_v(kv, o->cache, head, o->pos[t]), o->v + (t * c->n_head + head) * c->v_dim,
                    (size_t)c->v_dim * sizeof(float));
         }
     }
@@ -122,22 +122,28 @@ static void plain_append(void *self, const struct pg_op_append *o)
 
 static void attend_one(const struct pg_op_attend *o, int t, int head)
 {
-    const struct pg_cache *c = o->kv[t]->block[o->block].cache;
-    int head_kv = head * c->n_head / o->n_head, n = o->pos[t] + 1;
+    const struct pg_cache *c = o->kv[t]->block[o->cache].cache;
+    int head_kv = head * c->n_head / o->n_head, n = o->n_seen[t];
     const float *q = o->q + (t * o->n_head + head) * c->k_dim;
     double e[N_CTX], sum = 0;
     for (int j = 0; j < n; j++) {
-        const float *k = pg_kv_k(o->kv[t], o->block, head_kv, j);
+        const float *k = pg_kv_k(o->kv[t], o->cache, head_kv, j);
         double dot = 0;
         for (int i = 0; i < c->k_dim; i++)
             dot += (double)q[i] * (double)k[i];
-        e[j] = exp(dot * (double)o->scale);
+        dot *= (double)o->scale;
+        if (o->bias) {
+            const int width = 2 * o->bias->reach + 1, from = j - o->pos[t];
+            const int at = PG_MIN(width - 1, PG_MAX(0, o->bias->reach + from));
+            dot += (double)o->bias->at[head * width + at];
+        }
+        e[j] = exp(dot);
         sum += e[j];
     }
     for (int i = 0; i < c->v_dim; i++) {
         double out = 0;
         for (int j = 0; j < n; j++)
-            out += e[j] / sum * (double)((const float *)pg_kv_v(o->kv[t], o->block, head_kv, j))[i];
+            out += e[j] / sum * (double)((const float *)pg_kv_v(o->kv[t], o->cache, head_kv, j))[i];
         o->out[(t * o->n_head + head) * c->v_dim + i] = (float)out;
     }
 }
@@ -150,13 +156,20 @@ static void plain_attend(void *self, const struct pg_op_attend *o)
         attend_one(o, i / o->n_head, i % o->n_head);
 }
 
+static double act(enum pg_activation kind, double x)
+{
+    static const double pi = 3.14159265358979;
+    return kind == PG_RELU   ? fmax(x, 0)
+           : kind == PG_GELU ? x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x)))
+                             : x / (1 + exp(-x));
+}
+
 static void plain_activate(void *self, const struct pg_op_activate *o)
 {
     (void)self;
     n_calls[6]++;
-    assert_int_equal(o->kind, PG_SILU);
     for (int i = 0; i < o->n_row * o->n; i++)
-        o->y[i] = (float)((double)o->gate[i] / (1 + exp(-(double)o->gate[i])) * (double)o->up[i]);
+        o->y[i] = (float)(act(o->kind, (double)o->gate[i]) * (o->up ? (double)o->up[i] : 1));
 }
 
 static void plain_combine(void *self, const struct pg_op_combine *o)
@@ -192,6 +205,8 @@ static void plain_logits(void *self, const struct pg_op_logits *o)
     n_calls[9]++;
     for (int i = 0; i < o->n_row; i++) {
         norm_one(o->x + o->row[i] * o->output->n_in, o->gain, o->eps, o->h);
+        for (int j = 0; j < o->output->n_in; j++)
+            o->h[j] *= o->scale;
         multiply(o->output, NULL, o->h, o->logits + i * o->output->n_out);
     }
 }
@@ -203,11 +218,11 @@ static const struct pg_ops plain = {
 
 /* ------------------------------------------------------------------ tests ------------------- */
 
-static pg_engine *open_model(const char *path, int n_threads)
+static pg_engine *open_model(const char *path, int n_threads, int n_source)
 {
-    struct pg_options opt = {PG_OPTIONS_INIT, .model = path,         .mode = PG_MODE_RESIDENT,
-                             .n_ctx = N_CTX,  .kv_type = PG_KV_F32,  .n_batch = N_TOK,
-                             .n_sessions = 2, .n_threads = n_threads};
+    struct pg_options opt = {PG_OPTIONS_INIT, .model = path,          .mode = PG_MODE_RESIDENT,
+                             .n_ctx = N_CTX,  .kv_type = PG_KV_F32,   .n_batch = N_TOK,
+                             .n_sessions = 2, .n_threads = n_threads, .n_source = n_source};
     struct pg_err err;
     pg_engine *e;
     must(pg_engine_open(&e, &opt, &err), &err);
@@ -227,6 +242,8 @@ static float *logits_with(pg_engine *e, const struct pg_ops *ops)
         token[i] = (5 + i * 37) % e->model.h.n_vocab;
     e->forward.ops = ops;
     must(pg_session_open(&s, e, NULL, &err), &err);
+    if (e->opt.n_source)
+        must(pg_session_encode(s, token + 1, (size_t)e->opt.n_source, &err), &err);
     must(pg_session_eval(s, token, N_TOK, out, &err), &err);
     for (size_t i = N_TOK; i < N_TOK + 3; i++)
         must(pg_session_eval(s, token + i, 1, out + i * n_vocab, &err), &err);
@@ -234,9 +251,10 @@ static float *logits_with(pg_engine *e, const struct pg_ops *ops)
     return out;
 }
 
-static void compare_plain(const char *path)
+static void compare_plain(const char *path, int n_source, enum pg_activation activation)
 {
-    pg_engine *e = open_model(path, 2);
+    pg_engine *e = open_model(path, 2, n_source);
+    e->model.h.activation = activation;
     float *own = logits_with(e, &pg_ops_cpu), *other = logits_with(e, &plain);
     double worst = 0;
     for (int i = 0; i < (N_TOK + 3) * e->model.h.n_vocab; i++) {
@@ -253,13 +271,62 @@ static void compare_plain(const char *path)
 static void test_plain_operations(void **state)
 {
     (void)state;
-    compare_plain(PG_TEST_DATA "/stories260K/stories260K.gguf");
-    compare_plain(PG_TEST_DATA "/gguf_moe/gqa_mixtral.gguf");
-    compare_plain(PG_TEST_DATA "/gguf_moe/qwen_moe_tiny.gguf");
-    compare_plain(PG_TEST_DATA "/gen_moe/qwen3moe.gguf");
-    compare_plain(PG_TEST_DATA "/gen_moe/olmoe.gguf");
+    compare_plain(PG_TEST_DATA "/stories260K/stories260K.gguf", 0, PG_SILU);
+    compare_plain(PG_TEST_DATA "/gguf_moe/gqa_mixtral.gguf", 0, PG_SILU);
+    compare_plain(PG_TEST_DATA "/gguf_moe/qwen_moe_tiny.gguf", 0, PG_SILU);
+    compare_plain(PG_TEST_DATA "/gen_moe/qwen3moe.gguf", 0, PG_SILU);
+    compare_plain(PG_TEST_DATA "/gen_moe/olmoe.gguf", 0, PG_SILU);
+    compare_plain(PG_TEST_DATA "/gen_moe/olmoe.gguf", 0, PG_GELU);
+    compare_plain(PG_TEST_DATA "/gen_moe/olmoe.gguf", 0, PG_RELU);
+    compare_plain(PG_TEST_DATA "/gen_moe/t5dense.gguf", N_TOK, PG_RELU);
+    compare_plain(PG_TEST_DATA "/gen_moe/switch.gguf", 5, PG_RELU);
+    compare_plain(PG_TEST_DATA "/gen_moe/switch.gguf", N_TOK, PG_GELU);
     for (size_t i = 0; i < PG_COUNT(n_calls); i++)
         assert_true(n_calls[i] > 0);
+}
+
+/* T5's bucket of a distance in whole numbers: of n, the first half has one a distance, and bucket
+ * n/2 + k begins where (distance / (n/2)) ^ (n/2) is (128 / (n/2)) ^ k. */
+static int bucket_of(int distance, int n)
+{
+    const int half = n / 2;
+    int k = 0;
+    if (distance < half)
+        return distance;
+    for (; k + 1 < n - half; k++) {
+        double ratio = 1, wanted = 1;
+        for (int i = 0; i < half; i++)
+            ratio *= (double)distance / half;
+        for (int i = 0; i <= k; i++)
+            wanted *= 128.0 / half;
+        if (ratio < wanted)
+            break;
+    }
+    return half + k;
+}
+
+/* Every relative position has the bias of its bucket: of the encoder half of them for each
+ * direction, of the decoder all for what lies behind. */
+static void test_buckets(void **state)
+{
+    pg_engine *e = open_model(PG_TEST_DATA "/gen_moe/switch.gguf", 1, 5);
+    const struct pg_model *m = &e->model;
+    (void)state;
+    for (int stack = 0; stack < 2; stack++) {
+        const struct pg_position_bias *bias = &e->forward.bias[stack];
+        const struct pg_weight *w = &m->block[m->h.stack[stack].first].attn_rel_b;
+        const float *rows = w->data;
+        const int reach = bias->reach, n = m->h.n_buckets, width = 2 * reach + 1;
+        assert_int_equal(reach, 128);
+        for (int from = -reach; from <= reach; from++) {
+            int bucket = stack ? bucket_of(PG_MAX(0, -from), n)
+                               : bucket_of(abs(from), n / 2) + (from > 0 ? n / 2 : 0);
+            for (int head = 0; head < m->h.n_head; head++)
+                assert_true(bias->at[head * width + reach + from] ==
+                            rows[bucket * m->h.n_head + head]);
+        }
+    }
+    pg_engine_close(e);
 }
 
 /* y of the wave that the gate wants for f->h, computed in parts of at most `most` experts. */
@@ -282,7 +349,7 @@ static void run_wave(struct pg_forward *f, int il, int most, float *y)
 
 static void test_wave_in_parts(void **state)
 {
-    pg_engine *e = open_model(PG_TEST_DATA "/gen_moe/olmoe.gguf", 2);
+    pg_engine *e = open_model(PG_TEST_DATA "/gen_moe/olmoe.gguf", 2, 0);
     struct pg_forward *f = &e->forward;
     size_t n = (size_t)(N_TOK * e->model.h.n_expert_used) * (size_t)e->model.h.n_embd;
     float *whole = malloc(n * sizeof(float)), *parts = malloc(n * sizeof(float));
@@ -312,6 +379,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain_operations),
+        cmocka_unit_test(test_buckets),
         cmocka_unit_test(test_wave_in_parts),
     };
     return cmocka_run_group_tests_name("block", tests, NULL, NULL);

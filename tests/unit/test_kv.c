@@ -9,15 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_CTX = 40, N_STEP = 4 };
+enum { N_CTX = 40, N_SOURCE = 12, N_STEP = 4 };
 
-static const struct pg_kv_shape shape = {PG_KV_F32, N_CTX, N_STEP};
+static const struct pg_kv_shape shape = {PG_KV_F32, N_CTX, N_SOURCE, N_STEP};
 
 static size_t bytes_of(const struct pg_cache *c, int n, enum pg_kv_type type)
 {
     struct pg_kv kv;
     struct pg_arena a = {0};
-    const struct pg_kv_shape s = {type, N_CTX, N_STEP};
+    const struct pg_kv_shape s = {type, N_CTX, N_SOURCE, N_STEP};
     pg_kv_carve(&kv, c, n, &s, &a);
     return a.used;
 }
@@ -38,8 +38,10 @@ static void close_kv(struct pg_kv *kv)
 
 static void test_bytes(void **state)
 {
-    const struct pg_cache rows = {2, 16, 16, 0, 0}, wide = {2, 24, 8, 0, 0};
-    const struct pg_cache window = {2, 16, 16, 8, 0}, large = {2, 16, 16, 38, 0};
+    const struct pg_cache rows = {.n_head = 2, .k_dim = 16, .v_dim = 16},
+                          wide = {.n_head = 2, .k_dim = 24, .v_dim = 8};
+    const struct pg_cache window = {.n_head = 2, .k_dim = 16, .v_dim = 16, .window = 8},
+                          large = {.n_head = 2, .k_dim = 16, .v_dim = 16, .window = 38};
     const struct pg_cache recurrent = {.state_bytes = 1024};
     size_t own = (sizeof(struct pg_kv_block) + 63) / 64 * 64;
     (void)state;
@@ -54,7 +56,9 @@ static void test_bytes(void **state)
 /* Rows of all blocks, heads and positions are written; each that must be there keeps its own. */
 static void test_rows_apart(void **state)
 {
-    const struct pg_cache c[] = {{2, 3, 5, 0, 0}, {.state_bytes = 12}, {1, 4, 2, 6, 0}};
+    const struct pg_cache c[] = {{.n_head = 2, .k_dim = 3, .v_dim = 5},
+                                 {.state_bytes = 12},
+                                 {.n_head = 1, .k_dim = 4, .v_dim = 2, .window = 6}};
     struct pg_kv kv;
     (void)state;
     open_kv(&kv, c, 3);
@@ -80,9 +84,39 @@ static void test_rows_apart(void **state)
     close_kv(&kv);
 }
 
+/* Rows of the source are as many as the source, those that pass share one memory, and neither is
+ * cut back with the timeline. */
+static void test_source(void **state)
+{
+    const struct pg_cache passing = {.rows = PG_ROWS_PASSING, .n_head = 2, .k_dim = 4, .v_dim = 4};
+    const struct pg_cache source = {.rows = PG_ROWS_SOURCE, .n_head = 1, .k_dim = 4, .v_dim = 4};
+    const struct pg_cache c[] = {passing, passing, {.n_head = 1, .k_dim = 4, .v_dim = 4},
+                                 source,  passing, source};
+    size_t one = bytes_of(&source, 1, PG_KV_F32), two = bytes_of(&passing, 1, PG_KV_F32);
+    size_t own = (sizeof(struct pg_kv_block) + 63) / 64 * 64;
+    struct pg_kv kv;
+    (void)state;
+    assert_int_equal(one, own + 2 * N_SOURCE * 4 * 4);
+    assert_int_equal(two, own + 2 * 2 * N_SOURCE * 4 * 4);
+    const struct pg_cache both[] = {passing, passing};
+    assert_int_equal(bytes_of(both, 2, PG_KV_F32),
+                     bytes_of(&passing, 1, PG_KV_F32) - own +
+                         (2 * sizeof(struct pg_kv_block) + 63) / 64 * 64);
+    open_kv(&kv, c, 6);
+    assert_ptr_equal(pg_kv_k(&kv, 0, 1, 3), pg_kv_k(&kv, 4, 1, 3));
+    assert_ptr_not_equal(pg_kv_k(&kv, 3, 0, 0), pg_kv_k(&kv, 5, 0, 0));
+    *(float *)pg_kv_k(&kv, 5, 0, N_SOURCE - 1) = 7;
+    pg_kv_write(&kv, N_CTX);
+    for (int n = N_CTX; n >= 0; n--)
+        assert_int_equal(pg_kv_truncate(&kv, n), 0);
+    assert_true(*(float *)pg_kv_k(&kv, 5, 0, N_SOURCE - 1) == 7);
+    close_kv(&kv);
+}
+
 static void test_rows_forget_anything(void **state)
 {
-    const struct pg_cache c[] = {{2, 4, 4, 0, 0}, {1, 4, 4, 38, 0}};
+    const struct pg_cache c[] = {{.n_head = 2, .k_dim = 4, .v_dim = 4},
+                                 {.n_head = 1, .k_dim = 4, .v_dim = 4, .window = 38}};
     struct pg_kv kv;
     (void)state;
     open_kv(&kv, c, 2);
@@ -95,7 +129,7 @@ static void test_rows_forget_anything(void **state)
 /* What is refused is exactly what a ring written position by position no longer has. */
 static void test_window_forgets_what_it_can(void **state)
 {
-    const struct pg_cache c = {1, 1, 1, 8, 0};
+    const struct pg_cache c = {.n_head = 1, .k_dim = 1, .v_dim = 1, .window = 8};
     (void)state;
     for (int high = 1; high <= N_CTX; high++) {
         struct pg_kv kv;
@@ -117,7 +151,7 @@ static void test_window_forgets_what_it_can(void **state)
 
 static void test_state_starts_again_only(void **state)
 {
-    const struct pg_cache c[] = {{1, 2, 2, 0, 0}, {.state_bytes = 8}};
+    const struct pg_cache c[] = {{.n_head = 1, .k_dim = 2, .v_dim = 2}, {.state_bytes = 8}};
     struct pg_kv kv;
     (void)state;
     open_kv(&kv, c, 2);
@@ -179,6 +213,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_rows_apart),
+        cmocka_unit_test(test_source),
         cmocka_unit_test(test_rows_forget_anything),
         cmocka_unit_test(test_window_forgets_what_it_can),
         cmocka_unit_test(test_state_starts_again_only),

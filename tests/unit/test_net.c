@@ -255,7 +255,7 @@ static void unknown_models(void **state)
                 part == PG_PART_Q_BIAS || part == PG_PART_K_BIAS || part == PG_PART_V_BIAS;
             /* Neither more tensors than are used, nor fewer. */
             *w = kept.n_in ? (struct pg_weight){0} : (struct pg_weight){PG_TYPE_F32, 8, 8, NULL};
-            refused_model(&c, is_bias ? "parameters" : pg_part_name(1, part).s);
+            refused_model(&c, is_bias ? "parameters" : pg_part_name(m, 1, part).s);
             *w = kept;
         }
         m->n_params += 8; /* a tensor outside the blocks */
