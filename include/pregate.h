@@ -184,7 +184,7 @@ struct pg_options {
     int n_source;
     /* Of a model with an encoder: tokens of one source that an expert takes at most, in their
      * order; what is beyond passes that block's experts by (Switch Transformers' expert capacity,
-     * which they have from training). 0 = all, as in Hugging Face's implementation. */
+     * which they have from training). 0 = all. */
     int capacity;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
@@ -327,8 +327,8 @@ PG_API int pg_step(pg_engine *e, const struct pg_row *rows, int n_rows, struct p
 
 /* Of a model with an encoder: each row's tokens become its session's source, which all later tokens
  * are answers to, and its timeline is empty. n is at most the engine's n_source; else as pg_step,
- * but that there are no logits. After an error the sessions have no source. PG_ENOTSUP where there
- * is no encoder. */
+ * but that there are no logits. What is refused changes nothing; after an error of the step itself
+ * the sessions have no source. PG_ENOTSUP where there is no encoder. */
 PG_API int pg_encode(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err *err);
 PG_API int pg_session_encode(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err);
 PG_API size_t pg_session_n_source(const pg_session *s);
@@ -424,6 +424,35 @@ struct pg_synth_options {
 #define PG_SYNTH_OPTIONS_INIT .size = sizeof(struct pg_synth_options)
 PG_API int pg_synth(const struct pg_synth_options *opt, struct pg_err *err);
 PG_API const char *pg_synth_shape_name(int i); /* NULL after the last */
+
+/* A GGUF of a Hugging Face folder (config.json, model.safetensors in one file or in shards, and the
+ * files of its tokenizer), for all families that the engine runs. Memory is that of the vocabulary
+ * and of some rows. The file appears when it is whole. */
+struct pg_convert_options {
+    size_t size;
+    const char *folder;
+    const char *out;
+    const char *type; /* of matrices: "keep" (default: as they are), "F16", "Q8_0", "Q4_K", …; rows
+                       * that are no multiple of the type's block get one with a smaller block */
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+#define PG_CONVERT_OPTIONS_INIT .size = sizeof(struct pg_convert_options)
+PG_API int pg_convert(const struct pg_convert_options *opt, struct pg_err *err);
+
+/* A GGUF, also in parts, as one with its matrices in another type: gains, biases and routers stay
+ * as they are. From one quantised type to another adds the errors of both. */
+struct pg_quantize_options {
+    size_t size;
+    const char *model;
+    const char *out;
+    const char *type;
+    bool experts_only; /* the matrices of experts alone */
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+#define PG_QUANTIZE_OPTIONS_INIT .size = sizeof(struct pg_quantize_options)
+PG_API int pg_quantize(const struct pg_quantize_options *opt, struct pg_err *err);
 
 /* A sidecar whose pre-gates are the routers `level` blocks on, gains folded in; where they decide,
  * the routers weigh. */

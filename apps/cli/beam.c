@@ -30,6 +30,7 @@ struct search {
     const pg_vocab *vocab;
     struct beam *going, *next, *ended; /* [n_beams] each */
     int n_going, n_ended;
+    bool full;              /* the context */
     struct candidate *best; /* [2 * n_beams], the best first */
     int n_best, n_vocab;
 };
@@ -225,8 +226,10 @@ static int search(struct search *s, struct pg_err *err)
         if (rc || is_over(s) || done + 1 == s->opt->n_predict)
             return rc;
         rc = step(s, err);
-        if (rc == PG_ECONTEXT)
+        if (rc == PG_ECONTEXT) {
+            s->full = true;
             return 0;
+        }
         if (rc)
             return rc;
         cli_progress_step(s->opt->progress, "beams", (uint64_t)done + 1,
@@ -263,6 +266,7 @@ int cli_beams_run(const struct cli_beams *opt, struct cli_beams_found *out, stru
         out->n = (size_t)(ended ? b->n - 1 : b->n);
         out->score = score(b);
         out->ended = ended;
+        out->full = s.full && !ended;
         memcpy(out->ids, b->ids, out->n * sizeof(*out->ids));
     }
     search_close(&s);

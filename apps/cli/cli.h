@@ -62,7 +62,8 @@ struct cli_args {
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     double lr, lr_end, weight_decay, clip, balance, sticky, kl;
     double imitate; /* below 0: not given */
-    bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose;
+    bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose,
+        experts_only;
     bool help, resume;
     const char *given[CLI_GIVEN]; /* names of options */
     int n_given;
@@ -100,6 +101,8 @@ int cli_plan(const struct cli_args *args);
 int cli_tokenize(const struct cli_args *args);
 int cli_logits(const struct cli_args *args);
 int cli_synth(const struct cli_args *args);
+int cli_convert(const struct cli_args *args);
+int cli_quantize(const struct cli_args *args);
 int cli_sidecar(const struct cli_args *args);
 int cli_replay(const struct cli_args *args);
 int cli_tune(const struct cli_args *args);
@@ -228,7 +231,8 @@ struct cli_beams_found {
     int32_t *ids; /* [n_predict], the caller's */
     size_t n;     /* without the token that ended it */
     double score; /* log probability a token */
-    bool ended;
+    bool ended;   /* by itself */
+    bool full;    /* the context is */
 };
 /* The best text that beam search finds. */
 int cli_beams_run(const struct cli_beams *opt, struct cli_beams_found *out, struct pg_err *err);

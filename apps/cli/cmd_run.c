@@ -92,12 +92,21 @@ static int prompt_read(struct run *r, struct pg_err *err)
     return 0;
 }
 
+enum { MOST_TOKENS = 1 << 20 }; /* of a text; more than contexts have */
+
+/* As far as the context is known before the model is open. */
+static int most_tokens(const struct run *r)
+{
+    int n = r->args->n_ctx ? r->args->n_ctx : 4096;
+    n = n < MOST_TOKENS ? n : MOST_TOKENS;
+    return r->args->n_predict < 0 || r->args->n_predict > n ? n : r->args->n_predict;
+}
+
 static int prompt_tokenize(struct run *r, struct pg_err *err)
 {
     const pg_vocab *vocab = pg_engine_vocab(r->engine);
-    const size_t most = 1u << 20; /* more than any context */
     const int wanted = r->args->n_predict;
-    const size_t n_more = wanted < 0 || (size_t)wanted > most ? most : (size_t)wanted;
+    const size_t n_more = wanted < 0 || wanted > MOST_TOKENS ? MOST_TOKENS : (size_t)wanted;
     const unsigned flags =
         cli_prompt_flags(r->engine) | (r->args->special ? PG_TOKENIZE_SPECIAL : 0);
     struct pg_ids ids = {.cap = n_more};
@@ -169,13 +178,6 @@ static int generate(struct run *r, struct pg_err *err)
     return 0;
 }
 
-/* Tokens that a text may have at most. */
-static int most_tokens(const struct run *r)
-{
-    const int n_ctx = r->args->n_ctx ? r->args->n_ctx : 4096, n = r->args->n_predict;
-    return n < 0 || n > n_ctx ? n_ctx : n;
-}
-
 /* The text that beam search finds, whole. */
 static int generate_beams(struct run *r, struct pg_err *err)
 {
@@ -192,7 +194,7 @@ static int generate_beams(struct run *r, struct pg_err *err)
         return 0;
     }
     r->first_token_seconds = (double)(cli_now_ns() - r->start_ns) * 1e-9;
-    r->stop = found.ended ? "end" : "length";
+    r->stop = found.ended ? "end" : found.full ? "context" : "length";
     r->score = found.score;
     for (size_t i = 0; !rc && i < found.n; i++)
         rc = text_emit(r, r->ids[r->n_ids++], err);

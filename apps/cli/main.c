@@ -49,6 +49,15 @@ static const struct cli_command commands[] = {
  "  pregate synth --list\n"
  "  pregate synth olmoe-7b -o olmoe-7b.gguf\n"
  "  pregate synth qwen3-30b --type Q8_0 --seed 7 -o big.gguf\n", cli_synth},
+{"convert", "FOLDER", "make a GGUF of a Hugging Face folder",
+ "Reads config.json, model.safetensors in one file or in shards, and the tokenizer's files. Tensors and\n"
+ "keys are named as llama.cpp's converter names them. Memory is that of the vocabulary and some rows.",
+ "  pregate convert Qwen3-30B-A3B -o qwen3.gguf\n"
+ "  pregate convert switch-base-8 --type Q8_0 -o switch.gguf\n", cli_convert},
+{"quantize", "MODEL", "write a model's matrices in another type",
+ "Gains, biases and routers stay as they are. A type that is quantised already loses more.",
+ "  pregate quantize model-f16.gguf --type Q4_K -o model-q4.gguf\n"
+ "  pregate quantize model-f16.gguf --type Q4_0 --experts-only -o model.gguf\n", cli_quantize},
 {"sidecar", "MODEL", "make pre-gates out of the model's own routers",
  "Writes a sidecar whose pre-gate of block N is the router of block N + L. `hint` mode with it hints\n"
  "at what `lookahead` hints; trained pre-gates start from it.",

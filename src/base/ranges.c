@@ -72,6 +72,17 @@ static const struct options all[] = {
 [PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {
     {AT(out), GIVEN, 0, 0}}},
 #undef STRUCT
+#define STRUCT pg_convert_options
+[PG_OPTIONS_CONVERT] = {"PG_CONVERT_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(folder), GIVEN, 0, 0},
+    {AT(out), GIVEN, 0, 0}}},
+#undef STRUCT
+#define STRUCT pg_quantize_options
+[PG_OPTIONS_QUANTIZE] = {"PG_QUANTIZE_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(model), GIVEN, 0, 0},
+    {AT(out), GIVEN, 0, 0},
+    {AT(type), GIVEN, 0, 0}}},
+#undef STRUCT
 #define STRUCT pg_train_options
 [PG_OPTIONS_TRAIN] = {"PG_TRAIN_OPTIONS_INIT", sizeof(struct STRUCT), {
     {AT(model), GIVEN, 0, 0},

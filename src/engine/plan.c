@@ -360,6 +360,9 @@ static int resolve_source(struct pg_engine *e, struct pg_err *err)
                              o->n_source ? o->n_source : o->capacity)
                    : 0;
     }
+    if (o->capacity && e->model.moe_of[0].n == 0)
+        return pg_fail(err, PG_EARG, "capacity: %d found, but the encoder has no experts",
+                       o->capacity);
     o->n_source = o->n_source ? o->n_source : PG_MIN(e->model.h.n_ctx_train, DEFAULT_SOURCE);
     if (o->n_batch && o->n_batch < o->n_source)
         return pg_fail(err, PG_EARG,

@@ -138,9 +138,8 @@ static int check_source(const pg_session *s, int n, struct pg_err *err)
 {
     if (n > s->engine->opt.n_source)
         return pg_fail(err, PG_ECONTEXT,
-                       "source of %d tokens found, %d at most wanted; open the engine with more "
-                       "n_source",
-                       n, s->engine->opt.n_source);
+                       "source of %d tokens found, %d at most wanted (n_source, --source)", n,
+                       s->engine->opt.n_source);
     return 0;
 }
 

@@ -99,6 +99,9 @@ int pg_gguf_get_tensor(const struct pg_gguf *g, const char *name, enum pg_gguf_w
 /* t->bytes as they lie in the file. */
 int pg_gguf_read(const struct pg_gguf *g, const struct pg_gguf_tensor *t, void *out,
                  struct pg_err *err);
+/* Bytes [from, from + n) of them. */
+int pg_gguf_read_part(const struct pg_gguf *g, const struct pg_gguf_tensor *t, uint64_t from,
+                      size_t n, void *out, struct pg_err *err);
 /* The values, of any type that can be read; refused when one is not finite. */
 int pg_gguf_read_f32(const struct pg_gguf *g, const struct pg_gguf_tensor *t, float *out,
                      struct pg_err *err);

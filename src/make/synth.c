@@ -107,31 +107,13 @@ struct list {
     const char *prefix; /* of the stack whose tensors are added */
 };
 
-/* The smaller-block format that stands in where rows are no multiple of 256. */
-static enum pg_type type_for_row(enum pg_type type, int64_t n)
-{
-    if (n % pg_type_traits(type)->block == 0)
-        return type;
-    switch (type) {
-    case PG_TYPE_Q2_K:
-    case PG_TYPE_Q3_K:
-        return PG_TYPE_Q4_0;
-    case PG_TYPE_Q4_K:
-        return PG_TYPE_Q5_0;
-    case PG_TYPE_Q5_K:
-        return PG_TYPE_Q5_1;
-    default:
-        return PG_TYPE_Q8_0;
-    }
-}
-
 /* Dimensions of 0 are left out. */
 static struct tensor *add(struct list *l, int block, const char *name, enum pg_type type,
                           const int64_t ne[3])
 {
     struct tensor *t = &l->v[l->n++];
 
-    *t = (struct tensor){.type = type_for_row(type, ne[0]), .ne = {1, 1, 1, 1}};
+    *t = (struct tensor){.type = pg_type_for_row(type, ne[0]), .ne = {1, 1, 1, 1}};
     if (block >= 0)
         snprintf(t->name, sizeof(t->name), "%sblk.%d.%s", l->prefix, block, name);
     else

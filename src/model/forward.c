@@ -45,8 +45,8 @@ static int bucket_of(int from, bool causal, int n)
     const int distance = causal ? PG_MAX(0, -from) : abs(from);
     n = causal ? n : n / 2;
     const int exact = n / 2;
-    if (distance < exact)
-        return base + distance;
+    if (distance < exact || exact >= REACH) /* as many buckets as distances */
+        return base + PG_MIN(n - 1, distance);
     const double part = log((double)distance / exact) / log((double)REACH / exact);
     return base + PG_MIN(n - 1, exact + (int)(part * (n - exact)));
 }

@@ -49,8 +49,10 @@ static void copy_rows(struct pg_kv *to, const struct pg_kv *from, int i, int n)
     const struct pg_cache *c = from->block[i].cache;
     const size_t value = value_bytes(from->shape.type);
     for (int head = 0; head < c->n_head && n > 0; head++) {
-        memcpy(pg_kv_k(to, i, head, 0), pg_kv_k(from, i, head, 0), (size_t)(n * c->k_dim) * value);
-        memcpy(pg_kv_v(to, i, head, 0), pg_kv_v(from, i, head, 0), (size_t)(n * c->v_dim) * value);
+        memcpy(pg_kv_k(to, i, head, 0), pg_kv_k(from, i, head, 0),
+               (size_t)n * (size_t)c->k_dim * value);
+        memcpy(pg_kv_v(to, i, head, 0), pg_kv_v(from, i, head, 0),
+               (size_t)n * (size_t)c->v_dim * value);
     }
 }
 

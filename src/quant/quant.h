@@ -58,6 +58,14 @@ struct pg_type_traits {
     void (*to_float)(const void *src, float *dst, int64_t n); /* n a multiple of block */
 };
 
+/* The largest value that does not become infinite in it. */
+float pg_type_most(enum pg_type type);
+/* The type itself where a row of n values is whole blocks of it, else the smaller-block format that
+ * stands in, or F16. */
+enum pg_type pg_type_for_row(enum pg_type type, int64_t n);
+/* n finite values, a multiple of the block, to that type: any that has a name. */
+void pg_from_float(enum pg_type type, const float *src, void *dst, int64_t n);
+
 /* Never NULL; a row with name NULL for numbers we do not know. */
 const struct pg_type_traits *pg_type_traits(uint32_t type);
 int pg_type_parse(const char *name); /* case-insensitive; -1 unknown */

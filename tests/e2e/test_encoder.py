@@ -6,6 +6,7 @@ import math
 import os
 import struct
 
+import tiny_model
 from common import MIB, SOURCE, TRAINED, Case, main
 
 DATA = os.path.join(SOURCE, "tests", "data", "gen_moe")
@@ -62,6 +63,8 @@ class Encoder(Case):
             self.refused(self.call(*args, "-o", out), code, said)
             self.assertFalse(os.path.exists(out), args)
         for code, said, args in (
+                (1, ["capacity", "no experts"], ("logits", os.path.join(DATA, "t5dense.gguf"), "--tokens", "1", "--decoder-tokens", "0",
+                                                 "-o", out, "--capacity", "4")),
                 (1, ["capacity", "no encoder"], ("run", TRAINED, "-p", "a", "-n", "1", "--capacity", "4")),
                 (1, ["source", "no encoder"], ("run", TRAINED, "-p", "a", "-n", "1", "--source", "4")),
                 (1, ["batch", "one step"], ("run", self.tiny, "-p", "a", "-n", "1", "-b", "8")),
@@ -134,7 +137,7 @@ class Encoder(Case):
                 break
         found = ended + (going if len(ended) < n_beams else [])
         ids, total = max(found, key=lambda e: e[1] / len(e[0]))
-        return [i for i in ids if not is_end(i)], total / len(ids)
+        return ids[:-1] if is_end(ids[-1]) else ids, total / len(ids)
 
     def test_beams_by_definition(self):
         prompt = [1] + [int(w) for w in self.good("tokenize", TRAINED, "-p", "one day, a dog").stdout.split()]
@@ -145,13 +148,24 @@ class Encoder(Case):
             self.assertAlmostEqual(found["score"], score, places=4)
 
     def test_beams_end(self):
-        """With texts that may end."""
-        source = self.source_of("a house")
-        rows = lambda ids: self.logits(self.tiny, source, "--decoder-tokens", words([0] + ids))[-1]
-        ids, score = self.beams(rows, 2, 3, lambda i: i == 1)
-        found = self.run_json(self.tiny, "-p", "a house", "-n", "3", "--beams", "2", "--kv", "f32")
-        self.assertEqual(found["tokens"], ids)
-        self.assertAlmostEqual(found["score"], score, places=4)
+        """Texts that end, since their end is a token that is likely."""
+        prompt = [1] + [int(w) for w in self.good("tokenize", TRAINED, "-p", "one day, a dog").stdout.split()]
+        keys, tensors = tiny_model.read(TRAINED)
+        ends = 0
+        for end in (284, 412):  # the second and the third of the greedy text's
+            model = self.path("ends.gguf")
+            tiny_model.write(model, {**keys, "tokenizer.ggml.eos_token_id": tiny_model.u32(end)}, tensors)
+            for n_beams in (2, 3):
+                ids, score = self.beams(lambda ids: self.logits(TRAINED, prompt + ids)[-1], n_beams, 4, lambda i, end=end: i == end)
+                found = self.run_json(model, "-p", "one day, a dog", "-n", "4", "--beams", n_beams, "--kv", "f32")
+                self.assertEqual(found["tokens"], ids)
+                self.assertAlmostEqual(found["score"], score, places=4)
+                ends += found["stop"] == "end"
+        self.assertGreater(ends, 0)
+
+    def test_beams_full_context(self):
+        found = self.run_json(TRAINED, "-p", "a", "-c", "6", "-n", "30", "--beams", "2", "--ignore-eos")
+        self.assertEqual(found["stop"], "context")
 
     def test_beams_anywhere(self):
         """The same text under any budget and in any exact mode."""

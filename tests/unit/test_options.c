@@ -88,6 +88,16 @@ static int synth(const void *opt, struct pg_err *err)
     return pg_synth(opt, err);
 }
 
+static int convert(const void *opt, struct pg_err *err)
+{
+    return pg_convert(opt, err);
+}
+
+static int quantize(const void *opt, struct pg_err *err)
+{
+    return pg_quantize(opt, err);
+}
+
 static int open_trainer(const void *opt, struct pg_err *err)
 {
     pg_trainer *t;
@@ -122,6 +132,10 @@ static const struct pg_session_options session_options = {PG_SESSION_OPTIONS_INI
 static const struct pg_sampling sampling = {PG_SAMPLING_INIT, .temp = 0.5f};
 static const struct pg_synth_options synth_options = {PG_SYNTH_OPTIONS_INIT, .shape = "olmoe-tiny",
                                                       .type = "Q4_K", .out = out};
+static const struct pg_convert_options convert_options = {PG_CONVERT_OPTIONS_INIT, .folder = "none",
+                                                          .out = out};
+static const struct pg_quantize_options quantize_options = {
+    PG_QUANTIZE_OPTIONS_INIT, .model = "none.gguf", .out = out, .type = "Q8_0"};
 static const struct pg_train_options train_options = {PG_TRAIN_OPTIONS_INIT, .model = MODEL,
                                                       .data = text, .n_data = 1, .out = out};
 static const struct pg_tune_options tune_options = {PG_TUNE_OPTIONS_INIT, .model = "none.gguf",
@@ -151,6 +165,10 @@ static const struct user {
      offsetof(struct pg_tune_options, n_hidden), "PG_TUNE_OPTIONS_INIT", PG_EIO},
     {evaluate, &eval_options, sizeof(struct pg_eval_options),
      offsetof(struct pg_eval_options, n_max), "PG_EVAL_OPTIONS_INIT", PG_EIO},
+    {convert, &convert_options, sizeof(struct pg_convert_options),
+     offsetof(struct pg_convert_options, type), "PG_CONVERT_OPTIONS_INIT", PG_EFORMAT},
+    {quantize, &quantize_options, sizeof(struct pg_quantize_options),
+     offsetof(struct pg_quantize_options, experts_only), "PG_QUANTIZE_OPTIONS_INIT", PG_EIO},
 };
 
 /* The good options with another size, and nonsense from `keep` on. */
@@ -204,7 +222,18 @@ static void test_older_struct(void **state)
 enum { WHOLE = 1, REAL };
 
 struct bad {
-    enum { PLAN, ENGINE, SESSION, SAMPLE, SYNTH, TRAIN, TUNE, EVAL } user; /* of users[] */
+    enum {
+        PLAN,
+        ENGINE,
+        SESSION,
+        SAMPLE,
+        SYNTH,
+        TRAIN,
+        TUNE,
+        EVAL,
+        CONVERT,
+        QUANTIZE
+    } user; /* of users[] */
     const char *name;
     size_t offset;
     int kind;
@@ -229,6 +258,8 @@ static const struct bad bad[] = {
     {PLAN, AT(pg_options, cache_form), WHOLE, {-1, 2}},
     {PLAN, AT(pg_options, n_block_bias), WHOLE, {-1}},
     {PLAN, AT(pg_options, n_logit_rows), WHOLE, {-1, INT_MIN}},
+    {PLAN, AT(pg_options, n_source), WHOLE, {-1, 1e6}},
+    {PLAN, AT(pg_options, capacity), WHOLE, {-1, 1e6}},
     {SESSION, AT(pg_session_options, n_ctx), WHOLE, {-1, 2e9}},
     {SAMPLE, AT(pg_sampling, temp), REAL, {-1, NAN, INFINITY, 1e30}},
     {SAMPLE, AT(pg_sampling, top_k), WHOLE, {-1}},
@@ -318,11 +349,21 @@ static const struct {
     const char *name;
     size_t offset;
 } given[] = {
-    {PLAN, AT(pg_options, model)},       {ENGINE, AT(pg_options, model)},
-    {SYNTH, AT(pg_synth_options, out)},  {TRAIN, AT(pg_train_options, model)},
-    {TRAIN, AT(pg_train_options, data)}, {TRAIN, AT(pg_train_options, out)},
-    {TUNE, AT(pg_tune_options, model)},  {TUNE, AT(pg_tune_options, data)},
-    {TUNE, AT(pg_tune_options, out)},    {EVAL, AT(pg_eval_options, data)},
+    {PLAN, AT(pg_options, model)},
+    {ENGINE, AT(pg_options, model)},
+    {SYNTH, AT(pg_synth_options, out)},
+    {TRAIN, AT(pg_train_options, model)},
+    {TRAIN, AT(pg_train_options, data)},
+    {TRAIN, AT(pg_train_options, out)},
+    {TUNE, AT(pg_tune_options, model)},
+    {TUNE, AT(pg_tune_options, data)},
+    {TUNE, AT(pg_tune_options, out)},
+    {EVAL, AT(pg_eval_options, data)},
+    {CONVERT, AT(pg_convert_options, folder)},
+    {CONVERT, AT(pg_convert_options, out)},
+    {QUANTIZE, AT(pg_quantize_options, model)},
+    {QUANTIZE, AT(pg_quantize_options, out)},
+    {QUANTIZE, AT(pg_quantize_options, type)},
 };
 
 static void test_not_given(void **state)
@@ -340,7 +381,7 @@ static void test_not_given(void **state)
         assert_string_equal(err.text, want);
         free(o);
     }
-    for (int i = PLAN; i <= EVAL; i++) {
+    for (int i = PLAN; i <= QUANTIZE; i++) {
         struct pg_err err = {0};
         bool needed = i != SESSION && i != SAMPLE;
         assert_int_equal(users[i].call(NULL, &err), needed ? PG_EARG : 0);
