@@ -77,8 +77,8 @@ class Arm:
     def made(self, setting, seed, what, args):
         return self.lab.file(f"{self.name}-{tag(setting)}-seed{seed}{what}", args)
 
-    def train(self, setting, seed, *more, start=None):
-        return self.made(setting, seed, "", ["train", start or self.base(), "--data", self.lab.text["train"], *TUNING, "--seed",
+    def train(self, setting, seed, *more):
+        return self.made(setting, seed, "", ["train", self.base(), "--data", self.lab.text["train"], *TUNING, "--seed",
                                              seed, *options(setting), *more])
 
     def valid(self, setting):

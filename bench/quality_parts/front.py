@@ -132,15 +132,6 @@ class InLoop(Curve, Arm):
         self.measured(self.make(self.chosen(), seed), "test", f"-seed{seed}", self.values())
 
 
-class TunedInLoop(InLoop):
-    """The same for the routers of a model that has been fine-tuned before, with what it has chosen for itself."""
-
-    def make(self, setting, seed):
-        first = Conventional(self.lab, self.plan)
-        start = first.make(first.chosen(), seed).gguf
-        return Ready(self.train(setting, seed, "--gate", "router", *self.more, start=start), "ondemand")
-
-
 def baselines(lab, plan):
     return [Untrained(lab, plan), Untrained(lab, plan, MARGIN), Untrained(lab, plan, BIAS, "lru"),
             Untrained(lab, plan, BIAS, "random")]
@@ -154,8 +145,6 @@ def trained(lab, plan):
             Tuned(lab, plan, Pregated(lab, plan), "pre-gated, fine-tuned"),
             InLoop(lab, plan, "gates-sticky", "routers alone learn, cache in the loop, sticky", "router", sticky, *loop, *gates_alone,
                    "--runners-up", 2),
-            TunedInLoop(lab, plan, "tuned-gates-sticky", "fine-tuned; then routers alone learn, cache in the loop, sticky", "router",
-                        {"lr": ["1e-3"], "sticky": ["0.3"]}, *loop, *gates_alone, "--runners-up", 2),
             InLoop(lab, plan, "loop-sticky", "all learn, cache in the loop, sticky", "router", {**sticky, "kl": ["1"]}, *loop),
             InLoop(lab, plan, "loop-pregate", "pre-gated, all learn, cache in the loop, sticky", "pregate", {**sticky, "kl": ["4"]},
                    *loop, *LEARNING)]

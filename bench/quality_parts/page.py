@@ -194,13 +194,14 @@ def front_section(lab, plan, baselines, trained):
 def head(lab, plan):
     seeds = ", ".join(map(str, plan["seeds"]))
     texts = "; ".join(f"{part}: `{lab.text[part].name}`" for part in ("train", "valid", "test"))
-    seconds = lab.seconds()
+    seconds, n_resumed = lab.seconds()
+    part = f", {n_resumed} of them interrupted and counted with their last part" if n_resumed else ""
     words = f"""Written by `bench/quality`. Texts share no story: {texts}. Each way to a gate chooses its rate and its steps on
 the validation text, with the first seed; the test text is then measured once, with seeds {seeds}. Differences are taken
 seed by seed; ± is the half of a 95 % interval (Student's t). "No difference shown" stands where that interval has zero in
 it, and it is of training seeds alone: one model, one text. The form of `--cache-margin` and the loss of hints had been
 found on the test text, with an earlier model (decisions 013 and 014); all else was not chosen by it. Perplexity is of the
 first 256 tokens of each story. {len(seconds)} runs, {sum(seconds) / 3600:.1f} hours on one
-thread each."""
+thread each{part}."""
     return ["# Quality of pre-gates", "", textwrap.fill(" ".join(words.split()), 119, break_on_hyphens=False),
             "", "## Perplexity, letting each decide"]
