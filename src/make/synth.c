@@ -225,7 +225,7 @@ static void add_t5_stack(struct list *l, const struct shape *s, const char *pref
         add_norm(l, il, "ffn_norm.weight", d);
         if (il % 2 == 0) {
             add_matrix(l, il, "ffn_up.weight", (int64_t[3]){d, ff}, 1);
-            add_matrix(l, il, "ffn_down.weight", (int64_t[3]){ff, d}, 1);
+            add_matrix(l, il, "ffn_down.weight", (int64_t[3]){ff, d}, 2);
         } else {
             add_f32(l, il, "ffn_gate_inp.weight", (int64_t[3]){d, e}, 2 / sqrtf((float)d));
             add_matrix(l, il, "ffn_up_exps.weight", (int64_t[3]){d, ff, e}, 1);

@@ -166,7 +166,7 @@ static const struct user {
     {evaluate, &eval_options, sizeof(struct pg_eval_options),
      offsetof(struct pg_eval_options, n_max), "PG_EVAL_OPTIONS_INIT", PG_EIO},
     {convert, &convert_options, sizeof(struct pg_convert_options),
-     offsetof(struct pg_convert_options, type), "PG_CONVERT_OPTIONS_INIT", PG_EFORMAT},
+     offsetof(struct pg_convert_options, type), "PG_CONVERT_OPTIONS_INIT", PG_EIO},
     {quantize, &quantize_options, sizeof(struct pg_quantize_options),
      offsetof(struct pg_quantize_options, experts_only), "PG_QUANTIZE_OPTIONS_INIT", PG_EIO},
 };

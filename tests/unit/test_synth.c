@@ -70,9 +70,11 @@ static double deviation(const struct pg_gguf_tensor *t, const char *bytes, doubl
 }
 
 /* Matrices keep the size of what passes through them, norms are about one, and the output layer is
- * not the embedding. */
+ * not the embedding; or, where it is, that is small, and queries are as q · k is not scaled. */
 static void check_values(const struct pg_gguf *g, const char *bytes)
 {
+    const bool tied = !pg_gguf_find_tensor(g, "output.weight");
+    enum { HEAD_DIM = 64 };
     for (int i = 0; i < pg_gguf_n_tensors(g); i++) {
         const struct pg_gguf_tensor *t = pg_gguf_tensor_at(g, i);
         double mean, std = deviation(t, bytes, &mean);
@@ -83,11 +85,15 @@ static void check_values(const struct pg_gguf *g, const char *bytes)
         }
         double want = 1 / sqrt((double)t->ne[0]);
         if (strstr(t->name, "token_embd"))
+            want = tied ? 0.1 : 1;
+        else if (strstr(t->name, "attn_rel_b"))
             want = 1;
         else if (strstr(t->name, "bias"))
             want = 0.1;
-        else if (strstr(t->name, "attn_output"))
+        else if (strstr(t->name, "attn_output") || strstr(t->name, "attn_o."))
             want *= 0.5;
+        else if (tied && strstr(t->name, "attn_q."))
+            want /= sqrt(HEAD_DIM);
         else if (strstr(t->name, "ffn_down") || strstr(t->name, "ffn_gate_inp.weight"))
             want *= 2;
         if (std < want * 0.85 || std > want * 1.25 || fabs(mean) > want * 0.25)
