@@ -56,7 +56,8 @@ def setting_of(lab, name, seeds):
     if not path.exists():
         return ""
     words = [f"{k} {v}" for k, v in json.loads(path.read_text()).items() if v != "0"]
-    mine, first = (test_ppl(lab, n, seeds)[0] for n in (name, name.replace("by-loss", "distilled")))
+    like = name.replace("-by-loss", "") if "as-the-paper" in name else name.replace("by-loss", "distilled")
+    mine, first = (test_ppl(lab, n, seeds)[0] for n in (name, like))
     kept = sum(first.get(s) == v for s, v in mine.items()) if "by-loss-" in name else 0
     return ", ".join(words + ([f"{kept} of {len(mine)} seeds kept the distilled gates"] if kept else []))
 

@@ -185,6 +185,8 @@ static int take_tensors(struct pg_st *s, int part, uint64_t data, uint64_t file_
         PG_TRY(get_tensor(p->path, name, v, t, err));
         s->n_tensors++;
     }
+    if ((size_t)s->n_tensors == first)
+        return pg_fail(err, PG_EFORMAT, "%s: no tensor in it", p->path);
     return check_places(p->path, s->tensor + first, s->n_tensors - (int)first, data, file_bytes,
                         err);
 }
