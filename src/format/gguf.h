@@ -129,5 +129,7 @@ int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_ty
 int pg_gguf_writer_data(struct pg_gguf_writer *w, const void *data, size_t n, struct pg_err *err);
 int pg_gguf_writer_commit(struct pg_gguf_writer *w, struct pg_err *err); /* file appears; frees w */
 void pg_gguf_writer_abandon(struct pg_gguf_writer *w);                   /* no file; frees w */
+/* Commits what was written if rc is 0, abandons it otherwise; returns rc or the error of it. */
+int pg_gguf_writer_end(struct pg_gguf_writer *w, int rc, struct pg_err *err);
 
 #endif

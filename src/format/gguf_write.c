@@ -318,3 +318,11 @@ int pg_gguf_writer_commit(struct pg_gguf_writer *w, struct pg_err *err)
     pg_gguf_writer_abandon(w);
     return rc;
 }
+
+int pg_gguf_writer_end(struct pg_gguf_writer *w, int rc, struct pg_err *err)
+{
+    if (!rc)
+        return pg_gguf_writer_commit(w, err);
+    pg_gguf_writer_abandon(w);
+    return rc;
+}

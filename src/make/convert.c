@@ -164,11 +164,7 @@ static int convert(struct job *j, struct pg_err *err)
     PG_TRY(pg_hf_vocab_read(&j->vocab, &j->hf, err));
     PG_TRY(check_out(j, err));
     PG_TRY(pg_gguf_writer_open(&j->w, j->opt->out, err));
-    int rc = write_all(j, err);
-    if (!rc)
-        return pg_gguf_writer_commit(j->w, err);
-    pg_gguf_writer_abandon(j->w);
-    return rc;
+    return pg_gguf_writer_end(j->w, write_all(j, err), err);
 }
 
 int pg_convert(const struct pg_convert_options *options, struct pg_err *err)

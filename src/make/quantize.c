@@ -138,11 +138,7 @@ static int quantize(struct job *j, struct pg_err *err)
                            j->opt->out);
     PG_TRY(check_any(j, err));
     PG_TRY(pg_gguf_writer_open(&j->w, j->opt->out, err));
-    int rc = write_all(j, err);
-    if (!rc)
-        return pg_gguf_writer_commit(j->w, err);
-    pg_gguf_writer_abandon(j->w);
-    return rc;
+    return pg_gguf_writer_end(j->w, write_all(j, err), err);
 }
 
 int pg_quantize(const struct pg_quantize_options *options, struct pg_err *err)

@@ -560,9 +560,5 @@ int pg_synth(const struct pg_synth_options *opt, struct pg_err *err)
                        pg_quote(type_name, strlen(type_name)).s);
     PG_TRY(pg_gguf_writer_open(&w, o.out, err));
     int rc = write_model(w, &o, s, (enum pg_type)type, err);
-    if (rc) {
-        pg_gguf_writer_abandon(w);
-        return rc;
-    }
-    return pg_gguf_writer_commit(w, err);
+    return pg_gguf_writer_end(w, rc, err);
 }

@@ -156,6 +156,20 @@ static int write_bpe(struct pg_gguf_writer *w, const struct vocab *v, const char
     return pg_gguf_writer_bool(w, "tokenizer.ggml.add_bos_token", false, err);
 }
 
+/* What follows the control pieces where U+2581 stands for the space. */
+static void add_texts(struct vocab *v)
+{
+    char text[PIECE_BYTES];
+
+    add_piece(v, "\xe2\x96\x81", TYPE_NORMAL); /* U+2581 stands for the space */
+    for (int c = 33; c < 127; c++) {
+        utf8(text, c);
+        add_piece(v, text, TYPE_NORMAL);
+    }
+    add_words(v, "\xe2\x96\x81");
+    add_filler(v, v->n_max);
+}
+
 static void fill_spm(struct vocab *v)
 {
     char text[PIECE_BYTES];
@@ -167,13 +181,7 @@ static void fill_spm(struct vocab *v)
         snprintf(text, sizeof(text), "<0x%02X>", b);
         add_piece(v, text, TYPE_BYTE);
     }
-    add_piece(v, "\xe2\x96\x81", TYPE_NORMAL); /* U+2581 stands for the space */
-    for (int c = 33; c < 127; c++) {
-        utf8(text, c);
-        add_piece(v, text, TYPE_NORMAL);
-    }
-    add_words(v, "\xe2\x96\x81");
-    add_filler(v, v->n_max);
+    add_texts(v);
 }
 
 static int write_spm(struct pg_gguf_writer *w, const struct vocab *v, struct pg_err *err)
@@ -191,18 +199,10 @@ static int write_spm(struct pg_gguf_writer *w, const struct vocab *v, struct pg_
 
 static void fill_unigram(struct vocab *v)
 {
-    char text[PIECE_BYTES];
-
     add_piece(v, "<pad>", TYPE_CONTROL);
     add_piece(v, "</s>", TYPE_CONTROL);
     add_piece(v, "<unk>", TYPE_UNKNOWN);
-    add_piece(v, "\xe2\x96\x81", TYPE_NORMAL); /* U+2581 stands for the space */
-    for (int c = 33; c < 127; c++) {
-        utf8(text, c);
-        add_piece(v, text, TYPE_NORMAL);
-    }
-    add_words(v, "\xe2\x96\x81");
-    add_filler(v, v->n_max);
+    add_texts(v);
 }
 
 static int write_unigram(struct pg_gguf_writer *w, const struct vocab *v, struct pg_err *err)

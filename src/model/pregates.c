@@ -276,9 +276,5 @@ int pg_sidecar_save(const struct pg_sidecar *s, const char *path, struct pg_err 
     int rc = write_keys(w, s, err);
     rc = rc ? rc : write_parts(w, s, false, err);
     rc = rc ? rc : write_parts(w, s, true, err);
-    if (rc) {
-        pg_gguf_writer_abandon(w);
-        return rc;
-    }
-    return pg_gguf_writer_commit(w, err);
+    return pg_gguf_writer_end(w, rc, err);
 }

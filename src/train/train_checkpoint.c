@@ -191,11 +191,7 @@ int pg_checkpoint_save(const struct pg_trainer *t, struct pg_err *err)
     struct pg_gguf_writer *w;
     PG_TRY(pg_gguf_writer_open(&w, t->path.checkpoint, err));
     int rc = write_all(w, t, err);
-    if (rc) {
-        pg_gguf_writer_abandon(w);
-        return rc;
-    }
-    return pg_gguf_writer_commit(w, err);
+    return pg_gguf_writer_end(w, rc, err);
 }
 
 /* ------------------------------------------------------------------ load -------------------- */
