@@ -99,7 +99,8 @@ static int open_bench(struct bench *b, const char *path, int n_threads, struct p
     b->roof = pg_calloc(len * (size_t)n_threads, sizeof(float));
     if (!b->w || !b->g || !b->token || !b->roof)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    b->batch = (struct pg_net_batch){b->token, b->token + n_tok, b->token + 2 * n_tok};
+    b->batch = (struct pg_net_batch){
+        .token = b->token, .target = b->token + n_tok, .start = b->token + 2 * n_tok};
     fill(b);
     return 0;
 }

@@ -35,11 +35,9 @@ static void carve_attention(struct pg_forward *f, struct pg_arena *a)
     pg_input_carve(&f->in_att, a, (int)n_q, f->opt.max_tok);
 }
 
-/* T5's buckets of relative positions: half of them for one distance each, the others for ranges
- * that grow as its logarithm up to REACH. Where both directions are seen each has half of all. */
-enum { REACH = 128, HEADS = 4096 };
+enum { REACH = PG_POSITION_REACH, HEADS = 4096 };
 
-static int bucket_of(int from, bool causal, int n)
+int pg_bucket_of(int from, bool causal, int n)
 {
     const int base = !causal && from > 0 ? n / 2 : 0;
     const int distance = causal ? PG_MAX(0, -from) : abs(from);
@@ -60,7 +58,7 @@ static void carve_bias(struct pg_forward *f, struct pg_arena *a)
         f->bias[i] = (struct pg_position_bias){at, REACH};
         const struct pg_weight *w = &f->model->block[h->stack[i].first].attn_rel_b;
         for (int from = -REACH; a->base && from <= REACH; from++) {
-            const int bucket = bucket_of(from, h->stack[i].causal, h->n_buckets);
+            const int bucket = pg_bucket_of(from, h->stack[i].causal, h->n_buckets);
             const char *row =
                 (const char *)w->data + (size_t)bucket * pg_type_bytes(w->type, w->n_in);
             float bias[HEADS];

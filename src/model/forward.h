@@ -21,6 +21,12 @@
 
 #include "model/model.h"
 
+/* T5's buckets of relative positions, of n: half of them for one distance each, the others for
+ * ranges that grow as its logarithm up to the reach. Where both directions are seen each has half
+ * of all. `from`: place of the key less that of the query. */
+enum { PG_POSITION_REACH = 128 };
+int pg_bucket_of(int from, bool causal, int n);
+
 struct pg_forward_options {
     const struct pg_model *model;
     struct pg_compute *compute;

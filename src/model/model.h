@@ -164,6 +164,8 @@ struct pg_load {
 int pg_model_load(struct pg_model *m, const struct pg_load *load, struct pg_err *err);
 /* "blk.3.attn_q.weight"; blocks of a stack are counted from 0. */
 struct pg_tensor_name pg_part_name(const struct pg_model *m, int il, enum pg_block_part part);
+/* The block that a tensor of this name belongs to, and what follows in the name; -1: to none. */
+int pg_block_of_name(const struct pg_model *m, const char *name, const char **suffix);
 /* Block of the model that is MoE block `moe`, of [0, n_moe). */
 int pg_block_of_moe(const struct pg_model *m, int moe);
 /* The stack that a block belongs to, and the last of them, which ends in logits. */

@@ -6,6 +6,7 @@
 #include "model/model.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #define BLOCK(member) offsetof(struct pg_block, member)
 #define MATRIX(member)                                                                             \
@@ -80,6 +81,22 @@ struct pg_tensor_name pg_part_name(const struct pg_model *m, int il, enum pg_blo
     struct pg_tensor_name n;
     snprintf(n.s, sizeof(n.s), "%sblk.%d.%s", stack->prefix, il - stack->first, suffix);
     return n;
+}
+
+int pg_block_of_name(const struct pg_model *m, const char *name, const char **suffix)
+{
+    for (int i = 0; i < m->h.n_stack; i++) {
+        const struct pg_stack *stack = &m->h.stack[i];
+        const size_t n_prefix = strlen(stack->prefix);
+        int il, n = 0;
+        if (strncmp(name, stack->prefix, n_prefix) == 0 &&
+            sscanf(name + n_prefix, "blk.%d.%n", &il, &n) == 1 && n && il >= 0 &&
+            il < stack->n_layer) {
+            *suffix = name + n_prefix + n;
+            return stack->first + il;
+        }
+    }
+    return -1;
 }
 
 int pg_stack_of(const struct pg_hparams *h, int il)

@@ -67,6 +67,11 @@
  * A router whose block a pre-gate decides and weighs is a parameter without a gradient, and so are
  * the factors of the rotation (rope_freqs.weight), which are read at each run.
  *
+ * A model with an encoder has two rows for each of the n_seq: a source of source_len tokens, which
+ * goes through the encoder, and the timeline of seq_len tokens, all of whose documents answer to a
+ * source of that row. T is the number of tokens that go through a block's stack; padding is none of
+ * them, has no part in any mean, and nothing sees it. Pre-gates choose within their stack.
+ *
  * Frozen, only pre-gates are in the flat vectors and have a gradient. Every other weight stays
  * where the engine has it, in its own format: the tensors of the block under way are unpacked into
  * one buffer, an expert's into the room of the thread that has its rows, as the store brings it.
@@ -110,13 +115,14 @@ struct pg_net_options {
      * The directory is enough, no data is read; borrowed until close. */
     const struct pg_model *model;
     enum pg_gate_kind gate;
-    int level;                 /* with PG_GATE_PREGATE: 1 … n_moe - 1 */
+    int level;                 /* with PG_GATE_PREGATE: 1 … pg_most_level() */
     enum pg_gate_kind weigher; /* of what pre-gates decide */
     /* What pre-gates have beside their matrix (struct pg_pregate): a bias; a hidden layer of this
      * width, 0: none. */
     bool pregate_bias;
     int pregate_hidden;
     int n_seq, seq_len;
+    int source_len; /* of a model with an encoder */
     float balance_weight, sticky_weight;
     int sticky_cache;        /* experts a block: of the sticky loss's cache and the imagined one */
     const float *cache_bias; /* [n_moe], borrowed until close; NULL: none */
@@ -141,6 +147,11 @@ struct pg_net_options {
  * back, and positions count from there. target -1: no loss (end of a document, padding). */
 struct pg_net_batch {
     const int32_t *token, *target, *start; /* [n_seq * seq_len] */
+    /* Of a model with an encoder: the sources, likewise; and index in its row of sources of the
+     * first token of the one that t's document answers to, later documents' not before earlier
+     * ones'. At the end of either row a token of -1 is padding, a document of its own. */
+    const int32_t *source, *source_start; /* [n_seq * source_len] */
+    const int32_t *source_of;             /* [n_seq * seq_len] */
 };
 
 struct pg_net_loss {

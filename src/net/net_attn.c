@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * x1 = x0 + attention(norm(x0)), and back.
+ * x + attention(norm(x)), to the rows before or, in cross attention, to the source; and back.
  *
  * Attention goes over PG_NET_QUERIES rows of one head at a time: their scores with the keys of the
  * documents they lie in, a softmax of what each may see, and the values by it. On the way back the
@@ -29,8 +29,8 @@ void pg_net_rope(struct pg_net *n)
 /* By the angle of t's position in its document; sign -1 turns back. */
 static void rotate(const struct pg_net *n, int t, pg_real *row, int n_head, pg_real sign)
 {
-    int half = n->h->n_rot / 2, seq_len = n->opt.seq_len;
-    size_t at = (size_t)(t % seq_len - n->batch->start[t]) * (size_t)half;
+    int half = n->h->n_rot / 2;
+    size_t at = (size_t)(t % n->seq_len - n->now->from[t]) * (size_t)half;
     const pg_real *cosines = n->rope_cos + at, *sines = n->rope_sin + at;
     int step = n->rope_pairs ? 2 : 1, other = n->rope_pairs ? 1 : half;
     for (int head = 0; head < n_head; head++) {
@@ -44,150 +44,272 @@ static void rotate(const struct pg_net *n, int t, pg_real *row, int n_head, pg_r
     }
 }
 
-/* ------------------------------------------------------------------ queries, keys, values --- */
+/* ------------------------------------------------------------------ what there is ----------- */
 
-/* y = h w^T + bias */
-static void linear(struct pg_net *n, const struct pg_net_pass *p, const struct pg_net_span *s,
-                   enum pg_block_part part, enum pg_block_part bias, pg_real *y)
+static const struct parts {
+    enum pg_block_part norm, q, k, v, out;
+} own_parts = {PG_PART_ATTN_NORM, PG_PART_Q, PG_PART_K, PG_PART_V, PG_PART_ATTN_OUT},
+  cross_parts = {PG_PART_CROSS_NORM, PG_PART_CROSS_Q, PG_PART_CROSS_K, PG_PART_CROSS_V,
+                 PG_PART_CROSS_OUT};
+
+/* One of a block's attentions, and what a task of it needs. */
+struct attention {
+    struct pg_net *n;
+    int il;
+    bool cross;
+    struct parts parts;
+    struct pg_net_attn *a;
+    pg_real *out;           /* [T, n_embd] x and what this adds */
+    const pg_real *keys_of; /* [n_keys, n_embd] what keys and values are made of */
+    pg_real *dkeys_of;
+    int n_keys, key_len;      /* rows of it, and of a sequence's */
+    const int32_t *from, *to; /* [T] keys that a query sees, in its sequence */
+    pg_real *rel, *drel;      /* as in struct pg_net_stack, or NULL */
+};
+
+static struct attention attention_of(struct pg_net *n, int il)
 {
-    int len = part == PG_PART_Q ? n->n_q : n->n_kv, n_embd = n->h->n_embd;
-    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
-                                 .m = s->n,
-                                 .n = len,
-                                 .k = n_embd,
-                                 .a = pg_net_row(n->block[p->il].h1, s->t0, n_embd),
-                                 .lda = n_embd,
-                                 .b = pg_net_w(n, p->il, part),
-                                 .ldb = n_embd,
-                                 .c = pg_net_row(y, s->t0, len),
-                                 .ldc = len});
-    for (int t = s->t0; pg_net_has(n, p->il, bias) && t < s->t0 + s->n; t++)
-        n->ops->add(pg_net_w(n, p->il, bias), pg_net_row(y, t, len), len);
+    struct pg_net_block *l = &n->block[il];
+    return (struct attention){.n = n,
+                              .il = il,
+                              .parts = own_parts,
+                              .a = &l->self,
+                              .out = l->cross.x ? l->cross.x : l->x1,
+                              .keys_of = l->self.h,
+                              .dkeys_of = n->dh,
+                              .n_keys = n->n_tok,
+                              .key_len = n->seq_len,
+                              .from = n->now->from,
+                              .to = n->now->to,
+                              .rel = n->now->rel,
+                              .drel = n->now->drel};
 }
 
-/* Queries, or keys: their norm (over each head or the whole row), then their rotation. */
+static struct attention cross_attention_of(struct pg_net *n, int il)
+{
+    struct pg_net_block *l = &n->block[il];
+    return (struct attention){.n = n,
+                              .il = il,
+                              .cross = true,
+                              .parts = cross_parts,
+                              .a = &l->cross,
+                              .out = l->x1,
+                              .keys_of = n->stack[0].h_end,
+                              .dkeys_of = n->dsource,
+                              .n_keys = n->stack[0].n_tok,
+                              .key_len = n->stack[0].seq_len,
+                              .from = n->source_from,
+                              .to = n->source_to};
+}
+
+static void over_rows(struct attention *x, pg_task_fn *fn)
+{
+    pg_pool_run(x->n->opt.pool, fn, x, x->n->n_spans);
+}
+
+static void over_keys(struct attention *x, pg_task_fn *fn)
+{
+    pg_pool_run(x->n->opt.pool, fn, x, (x->n_keys + PG_NET_ROWS - 1) / PG_NET_ROWS);
+}
+
+/* Queries, or keys: their norm (over each head or the whole row), then their rotation. In cross
+ * attention they have neither, nor a bias. */
 struct side {
     pg_real *raw, *s, *v, *d; /* d: derivative, on the way back */
     int len, norm_len, n_head;
-    enum pg_block_part gain, bias;
-    size_t gain_at, bias_at; /* in a span's sums */
+    enum pg_block_part gain, bias; /* PG_N_PARTS: there is none */
+    size_t gain_at, bias_at;       /* in a span's sums */
 };
 
-static void sides(const struct pg_net *n, int il, struct side out[2])
+static struct side queries_of(const struct attention *x)
 {
-    const struct pg_net_block *l = &n->block[il];
-    out[0] = (struct side){l->q_raw,       l->q_s,         l->q,          n->dq,
-                           n->n_q,         n->q_norm_len,  n->h->n_head,  PG_PART_Q_NORM,
-                           PG_PART_Q_BIAS, n->sums.q_norm, n->sums.q_bias};
-    out[1] = (struct side){l->k_raw,        l->k_s,         l->k,
-                           n->dk,           n->n_kv,        n->k_norm_len,
-                           n->h->n_head_kv, PG_PART_K_NORM, PG_PART_K_BIAS,
-                           n->sums.k_norm,  n->sums.k_bias};
+    const struct pg_net *n = x->n;
+    const enum pg_block_part bias = x->cross ? PG_N_PARTS : PG_PART_Q_BIAS;
+    return (struct side){x->a->q_raw, x->a->q_s,      x->a->q,       n->dq,
+                         n->n_q,      n->q_norm_len,  n->h->n_head,  PG_PART_Q_NORM,
+                         bias,        n->sums.q_norm, n->sums.q_bias};
 }
 
-static void norm_and_rotate(struct pg_net *n, int il, const struct side *x, int t)
+static struct side keys_of(const struct attention *x)
 {
-    pg_real *v = pg_net_row(x->v, t, x->len);
-    const pg_real *gain = x->norm_len ? pg_net_w(n, il, x->gain) : NULL;
-    int norms = x->norm_len ? x->len / x->norm_len : 0;
-    for (int i = 0; i < norms; i++) {
-        pg_net_row(x->s, t, norms)[i] =
-            n->ops->norm(pg_net_row(x->raw, t, x->len) + i * x->norm_len, gain, n->eps,
-                         v + i * x->norm_len, x->norm_len);
-    }
-    rotate(n, t, v, x->n_head, 1);
+    const struct pg_net *n = x->n;
+    const enum pg_block_part bias = x->cross ? PG_N_PARTS : PG_PART_K_BIAS;
+    return (struct side){x->a->k_raw, x->a->k_s,      x->a->k,         n->dk,
+                         n->n_kv,     n->k_norm_len,  n->h->n_head_kv, PG_PART_K_NORM,
+                         bias,        n->sums.k_norm, n->sums.k_bias};
 }
 
-static void project(void *arg, int task, int thread)
+static bool has(const struct attention *x, enum pg_block_part part)
 {
-    struct pg_net_pass *p = arg;
-    struct pg_net *n = p->n;
-    struct pg_net_block *l = &n->block[p->il];
-    struct pg_net_span s = pg_net_span(n, task);
-    struct side x[2];
+    return part != PG_N_PARTS && pg_net_has(x->n, x->il, part);
+}
+
+/* ------------------------------------------------------------------ queries, keys, values --- */
+
+/* y = in w^T + bias, of the span's rows. */
+struct linear {
+    enum pg_block_part part, bias;
+    const pg_real *in; /* [.., n_embd] */
+    pg_real *y;        /* [.., len] */
+    int len;
+};
+
+static void linear(const struct attention *x, const struct pg_net_span *s, const struct linear *l)
+{
+    const struct pg_net *n = x->n;
     int n_embd = n->h->n_embd;
-    (void)thread;
-    sides(n, p->il, x);
-    for (int t = s.t0; t < s.t0 + s.n; t++) {
-        l->s0[t] = n->ops->norm(pg_net_row(l->x0, t, n_embd), pg_net_w(n, p->il, PG_PART_ATTN_NORM),
-                                n->eps, pg_net_row(l->h1, t, n_embd), n_embd);
-    }
-    linear(n, p, &s, PG_PART_Q, PG_PART_Q_BIAS, x[0].norm_len ? l->q_raw : l->q);
-    linear(n, p, &s, PG_PART_K, PG_PART_K_BIAS, x[1].norm_len ? l->k_raw : l->k);
-    linear(n, p, &s, PG_PART_V, PG_PART_V_BIAS, l->v);
-    for (int t = s.t0; t < s.t0 + s.n; t++) {
-        norm_and_rotate(n, p->il, &x[0], t);
-        norm_and_rotate(n, p->il, &x[1], t);
-    }
+    pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
+                                 .m = s->n,
+                                 .n = l->len,
+                                 .k = n_embd,
+                                 .a = l->in + (size_t)s->t0 * (size_t)n_embd,
+                                 .lda = n_embd,
+                                 .b = pg_net_w(n, x->il, l->part),
+                                 .ldb = n_embd,
+                                 .c = pg_net_row(l->y, s->t0, l->len),
+                                 .ldc = l->len});
+    for (int t = s->t0; has(x, l->bias) && t < s->t0 + s->n; t++)
+        n->ops->add(pg_net_w(n, x->il, l->bias), pg_net_row(l->y, t, l->len), l->len);
 }
 
-/* From the derivative of the rotated to that of the raw, in place. */
-static void norm_and_rotate_back(struct pg_net *n, int il, const struct side *x, int t,
-                                 pg_real *part)
+/* din (+)= dy w */
+static void linear_back(const struct attention *x, const struct pg_net_span *s,
+                        const struct linear *l, pg_real *din, pg_real beta)
 {
-    pg_real *d = pg_net_row(x->d, t, x->len);
-    const pg_real *gain = x->norm_len ? pg_net_w(n, il, x->gain) : NULL;
-    int norms = x->norm_len ? x->len / x->norm_len : 0;
-    rotate(n, t, d, x->n_head, -1);
-    for (int i = 0; i < norms; i++) {
-        pg_real *di = d + i * x->norm_len;
-        struct pg_norm_back b = {.x = pg_net_row(x->raw, t, x->len) + i * x->norm_len,
-                                 .gain = gain,
-                                 .dy = di,
-                                 .s = pg_net_row(x->s, t, norms)[i],
-                                 .dx = di,
-                                 .dgain = part + x->gain_at};
-        n->ops->norm_back(&b, x->norm_len);
-    }
-    if (pg_net_has(n, il, x->bias))
-        n->ops->add(d, part + x->bias_at, x->len);
-}
-
-/* dh (+)= dy w */
-static void linear_back(struct pg_net *n, const struct pg_net_pass *p, const struct pg_net_span *s,
-                        enum pg_block_part part, pg_real *dy, pg_real beta)
-{
-    int len = part == PG_PART_Q ? n->n_q : n->n_kv, n_embd = n->h->n_embd;
+    const struct pg_net *n = x->n;
+    int n_embd = n->h->n_embd;
     pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
                                  .m = s->n,
                                  .n = n_embd,
-                                 .k = len,
-                                 .a = pg_net_row(dy, s->t0, len),
-                                 .lda = len,
-                                 .b = pg_net_w(n, p->il, part),
+                                 .k = l->len,
+                                 .a = pg_net_row(l->y, s->t0, l->len),
+                                 .lda = l->len,
+                                 .b = pg_net_w(n, x->il, l->part),
                                  .ldb = n_embd,
                                  .beta = beta,
-                                 .c = pg_net_row(n->dh, s->t0, n_embd),
+                                 .c = pg_net_row(din, s->t0, n_embd),
                                  .ldc = n_embd});
 }
 
-static void project_back(void *arg, int task, int thread)
+static void norm_and_rotate(const struct attention *x, const struct side *side, int t)
 {
-    struct pg_net_pass *p = arg;
-    struct pg_net *n = p->n;
-    const struct pg_net_block *l = &n->block[p->il];
+    const struct pg_net *n = x->n;
+    pg_real *v = pg_net_row(side->v, t, side->len);
+    const pg_real *gain = side->norm_len ? pg_net_w(n, x->il, side->gain) : NULL;
+    int norms = side->norm_len ? side->len / side->norm_len : 0;
+    for (int i = 0; i < norms; i++) {
+        pg_net_row(side->s, t, norms)[i] =
+            n->ops->norm(pg_net_row(side->raw, t, side->len) + i * side->norm_len, gain, n->eps,
+                         v + i * side->norm_len, side->norm_len);
+    }
+    if (n->h->n_rot)
+        rotate(n, t, v, side->n_head, 1);
+}
+
+static void project_queries(void *arg, int task, int thread)
+{
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
     struct pg_net_span s = pg_net_span(n, task);
-    struct side x[2];
+    const struct side q = queries_of(x);
     int n_embd = n->h->n_embd;
     (void)thread;
-    sides(n, p->il, x);
-    memset(s.part, 0, n->sums.n * sizeof(pg_real));
     for (int t = s.t0; t < s.t0 + s.n; t++) {
-        norm_and_rotate_back(n, p->il, &x[0], t, s.part);
-        norm_and_rotate_back(n, p->il, &x[1], t, s.part);
-        if (pg_net_has(n, p->il, PG_PART_V_BIAS))
+        x->a->s[t] = n->ops->norm(pg_net_row(x->a->x, t, n_embd), pg_net_w(n, x->il, x->parts.norm),
+                                  n->eps, pg_net_row(x->a->h, t, n_embd), n_embd);
+    }
+    linear(x, &s, &(struct linear){x->parts.q, q.bias, x->a->h, q.norm_len ? q.raw : q.v, n->n_q});
+    for (int t = s.t0; t < s.t0 + s.n; t++)
+        norm_and_rotate(x, &q, t);
+}
+
+static void project_keys(void *arg, int task, int thread)
+{
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
+    struct pg_net_span s = pg_net_span_of(n, x->n_keys, task);
+    const struct side k = keys_of(x);
+    const enum pg_block_part v_bias = x->cross ? PG_N_PARTS : PG_PART_V_BIAS;
+    (void)thread;
+    linear(x, &s,
+           &(struct linear){x->parts.k, k.bias, x->keys_of, k.norm_len ? k.raw : k.v, n->n_kv});
+    linear(x, &s, &(struct linear){x->parts.v, v_bias, x->keys_of, x->a->v, n->n_kv});
+    for (int t = s.t0; t < s.t0 + s.n; t++)
+        norm_and_rotate(x, &k, t);
+}
+
+/* From the derivative of the rotated to that of the raw, in place. */
+static void norm_and_rotate_back(const struct attention *x, const struct side *side, int t,
+                                 pg_real *part)
+{
+    const struct pg_net *n = x->n;
+    pg_real *d = pg_net_row(side->d, t, side->len);
+    const pg_real *gain = side->norm_len ? pg_net_w(n, x->il, side->gain) : NULL;
+    int norms = side->norm_len ? side->len / side->norm_len : 0;
+    if (n->h->n_rot)
+        rotate(n, t, d, side->n_head, -1);
+    for (int i = 0; i < norms; i++) {
+        pg_real *di = d + i * side->norm_len;
+        struct pg_norm_back b = {.x = pg_net_row(side->raw, t, side->len) + i * side->norm_len,
+                                 .gain = gain,
+                                 .dy = di,
+                                 .s = pg_net_row(side->s, t, norms)[i],
+                                 .dx = di,
+                                 .dgain = part + side->gain_at};
+        n->ops->norm_back(&b, side->norm_len);
+    }
+    if (has(x, side->bias))
+        n->ops->add(d, part + side->bias_at, side->len);
+}
+
+/* dh: what the queries bring. */
+static void project_queries_back(void *arg, int task, int thread)
+{
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
+    struct pg_net_span s = pg_net_span(n, task);
+    const struct side q = queries_of(x);
+    (void)thread;
+    memset(s.part, 0, n->sums.n * sizeof(pg_real));
+    for (int t = s.t0; t < s.t0 + s.n; t++)
+        norm_and_rotate_back(x, &q, t, s.part);
+    linear_back(x, &s, &(struct linear){.part = x->parts.q, .y = n->dq, .len = n->n_q}, n->dh, 0);
+}
+
+/* The derivative of what keys and values are made of += what they bring. In cross attention nothing
+ * is summed over a span's rows. */
+static void project_keys_back(void *arg, int task, int thread)
+{
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
+    struct pg_net_span s = pg_net_span_of(n, x->n_keys, task);
+    const struct side k = keys_of(x);
+    (void)thread;
+    for (int t = s.t0; t < s.t0 + s.n; t++) {
+        norm_and_rotate_back(x, &k, t, s.part);
+        if (!x->cross && pg_net_has(n, x->il, PG_PART_V_BIAS))
             n->ops->add(pg_net_row(n->dv, t, n->n_kv), s.part + n->sums.v_bias, n->n_kv);
     }
-    linear_back(n, p, &s, PG_PART_Q, n->dq, 0);
-    linear_back(n, p, &s, PG_PART_K, n->dk, 1);
-    linear_back(n, p, &s, PG_PART_V, n->dv, 1);
+    linear_back(x, &s, &(struct linear){.part = x->parts.k, .y = n->dk, .len = n->n_kv},
+                x->dkeys_of, 1);
+    linear_back(x, &s, &(struct linear){.part = x->parts.v, .y = n->dv, .len = n->n_kv},
+                x->dkeys_of, 1);
+}
+
+static void norm_back(void *arg, int task, int thread)
+{
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
+    struct pg_net_span s = pg_net_span(n, task);
+    int n_embd = n->h->n_embd;
+    (void)thread;
     for (int t = s.t0; t < s.t0 + s.n; t++) {
         pg_real *dx = pg_net_row(n->dx, t, n_embd);
-        struct pg_norm_back b = {.x = pg_net_row(l->x0, t, n_embd),
-                                 .gain = pg_net_w(n, p->il, PG_PART_ATTN_NORM),
+        struct pg_norm_back b = {.x = pg_net_row(x->a->x, t, n_embd),
+                                 .gain = pg_net_w(n, x->il, x->parts.norm),
                                  .dy = pg_net_row(n->dh, t, n_embd),
                                  .add = dx,
-                                 .s = l->s0[t],
+                                 .s = x->a->s[t],
                                  .dx = dx,
                                  .dgain = s.part + n->sums.norm};
         n->ops->norm_back(&b, n_embd);
@@ -200,23 +322,22 @@ static void project_back(void *arg, int task, int thread)
 struct block {
     int i0, n_q, j0, n_k; /* rows of the sequence */
     int ld;               /* values from one query's scores to the next's */
-    const int32_t *start; /* of the sequence */
     size_t q_at, k_at;    /* values from the start of q and of k to theirs */
-    int head, t0;         /* the sequence's first token */
+    int head, seq, t0;    /* the sequence, and its first token */
 };
 
-static struct block block_of(const struct pg_net *n, int seq, int head, int i0)
+static struct block block_of(const struct attention *x, int seq, int head, int i0)
 {
-    int seq_len = n->opt.seq_len, dim = n->h->head_dim;
-    int kv_head = head / (n->h->n_head / n->h->n_head_kv);
-    struct block b = {.i0 = i0, .n_q = PG_MIN(PG_NET_QUERIES, seq_len - i0), .head = head};
-    b.t0 = seq * seq_len;
-    b.start = n->batch->start + b.t0;
-    b.j0 = b.start[i0];
-    b.n_k = i0 + b.n_q - b.j0;
+    const struct pg_net *n = x->n;
+    int dim = n->h->head_dim, kv_head = head / (n->h->n_head / n->h->n_head_kv);
+    struct block b = {
+        .i0 = i0, .n_q = PG_MIN(PG_NET_QUERIES, n->seq_len - i0), .head = head, .seq = seq};
+    b.t0 = seq * n->seq_len;
+    b.j0 = x->from[b.t0 + i0];
+    b.n_k = x->to[b.t0 + i0 + b.n_q - 1] - b.j0;
     b.ld = (b.n_k + PG_ROW_STEP - 1) / PG_ROW_STEP * PG_ROW_STEP;
     b.q_at = (size_t)(b.t0 + i0) * (size_t)n->n_q + (size_t)(head * dim);
-    b.k_at = (size_t)(b.t0 + b.j0) * (size_t)n->n_kv + (size_t)(kv_head * dim);
+    b.k_at = (size_t)(seq * x->key_len + b.j0) * (size_t)n->n_kv + (size_t)(kv_head * dim);
     return b;
 }
 
@@ -234,6 +355,22 @@ static void scores(const struct pg_net *n, const struct block *b, const pg_real 
                                  .ldb = n->n_kv,
                                  .c = c,
                                  .ldc = b->ld});
+}
+
+/* What the distances from query i to the block's keys add to its scores, or their derivative. */
+static pg_real *apart(const struct attention *x, const struct block *b, int i, pg_real *of)
+{
+    const int most = x->n->seq_len - 1;
+    return pg_net_row(of, b->head, 2 * most + 1) + (most - (b->i0 + i) + b->j0);
+}
+
+/* Scores with what positions say. */
+static void scores_apart(const struct attention *x, const struct block *b, pg_real *c)
+{
+    const struct pg_net *n = x->n;
+    scores(n, b, x->a->q, x->a->k, c);
+    for (int i = 0; x->rel && i < b->n_q; i++)
+        n->ops->add(apart(x, b, i, x->rel), pg_net_row(c, i, b->ld), b->n_k);
 }
 
 /* y [n_q, dim] = p [n_q, n_k] v, y of queries' place, v of keys'. */
@@ -270,118 +407,117 @@ static void mix_back(const struct pg_net *n, const struct block *b, const pg_rea
 }
 
 /* What query i of the block sees. */
-static struct pg_window window(const struct block *b, int i)
+static struct pg_window window(const struct attention *x, const struct block *b, int i)
 {
-    return (struct pg_window){b->start[b->i0 + i] - b->j0, b->i0 + i + 1 - b->j0, b->ld};
+    int t = b->t0 + b->i0 + i;
+    return (struct pg_window){x->from[t] - b->j0, x->to[t] - b->j0, b->ld};
 }
 
-static pg_real score_scale(const struct pg_net *n)
+static void attend_block(const struct attention *x, const struct block *b, pg_real *p)
 {
-    return (pg_real)(1 / sqrt((double)n->h->head_dim));
-}
-
-static void attend_block(struct pg_net *n, struct pg_net_block *l, const struct block *b,
-                         pg_real *p)
-{
-    pg_real times[PG_NET_QUERIES], scale = score_scale(n);
-    scores(n, b, l->q, l->k, p);
+    struct pg_net *n = x->n;
+    pg_real times[PG_NET_QUERIES];
+    scores_apart(x, b, p);
     for (int i = 0; i < b->n_q; i++) {
-        struct pg_window w = window(b, i);
-        struct pg_attend a = n->ops->attend(pg_net_row(p, i, b->ld), &w, scale);
-        pg_net_row(l->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head] = a.lse;
+        struct pg_window w = window(x, b, i);
+        struct pg_attend a = n->ops->attend(pg_net_row(p, i, b->ld), &w, n->attn_scale);
+        pg_net_row(x->a->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head] = a.lse;
         times[i] = a.times;
     }
-    mix(n, b, p, l->v, l->att);
+    mix(n, b, p, x->a->v, x->a->att);
     for (int i = 0; i < b->n_q; i++) {
-        pg_real *att = pg_net_row(l->att + b->q_at, i, n->n_q);
+        pg_real *att = pg_net_row(x->a->att + b->q_at, i, n->n_q);
         n->ops->scale(times[i], att, att, n->h->head_dim);
     }
 }
 
-static void attend_block_back(struct pg_net *n, struct pg_net_block *l, const struct block *b,
-                              pg_real *p)
+static void attend_block_back(const struct attention *x, const struct block *b, pg_real *p)
 {
+    struct pg_net *n = x->n;
     pg_real *dp = p + (size_t)b->n_q * (size_t)b->ld;
-    scores(n, b, l->q, l->k, p);
-    scores(n, b, n->datt, l->v, dp);
+    scores_apart(x, b, p);
+    scores(n, b, n->datt, x->a->v, dp);
     for (int i = 0; i < b->n_q; i++) {
-        struct pg_window w = window(b, i);
+        struct pg_window w = window(x, b, i);
         size_t at = b->q_at + (size_t)i * (size_t)n->n_q;
         struct pg_attend_back how = {
-            .scale = score_scale(n),
-            .lse = pg_net_row(l->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head],
-            .mean = n->ops->dot(n->datt + at, l->att + at, n->h->head_dim)};
+            .scale = n->attn_scale,
+            .lse = pg_net_row(x->a->lse, b->t0 + b->i0 + i, n->h->n_head)[b->head],
+            .mean = n->ops->dot(n->datt + at, x->a->att + at, n->h->head_dim)};
         n->ops->attend_back(pg_net_row(p, i, b->ld), pg_net_row(dp, i, b->ld), &w, &how);
     }
+    for (int i = 0; x->drel && i < b->n_q; i++) {
+        pg_real *of_row = pg_net_row(x->drel, b->seq * n->h->n_head, 2 * n->seq_len - 1);
+        n->ops->add(pg_net_row(dp, i, b->ld), apart(x, b, i, of_row), b->n_k);
+    }
     mix_back(n, b, p, n->datt, n->dv);
-    mix(n, b, dp, l->k, n->dq);
-    mix_back(n, b, dp, l->q, n->dk);
+    mix(n, b, dp, x->a->k, n->dq);
+    mix_back(n, b, dp, x->a->q, n->dk);
 }
 
 /* Task: one sequence and key head, with the query heads that share it. */
 static void attend(void *arg, int task, int thread)
 {
-    struct pg_net_pass *p = arg;
-    struct pg_net *n = p->n;
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
     int group = n->h->n_head / n->h->n_head_kv, kv_head = task % n->h->n_head_kv;
     pg_real *room = n->room + (size_t)thread * n->room_len;
     pg_net_poll(n, thread);
     for (int i = 0; i < group; i++) {
-        for (int i0 = 0; i0 < n->opt.seq_len; i0 += PG_NET_QUERIES) {
-            struct block b = block_of(n, task / n->h->n_head_kv, kv_head * group + i, i0);
-            attend_block(n, &n->block[p->il], &b, room);
+        for (int i0 = 0; i0 < n->seq_len; i0 += PG_NET_QUERIES) {
+            struct block b = block_of(x, task / n->h->n_head_kv, kv_head * group + i, i0);
+            attend_block(x, &b, room);
         }
     }
 }
 
 static void attend_back(void *arg, int task, int thread)
 {
-    struct pg_net_pass *p = arg;
-    struct pg_net *n = p->n;
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
     int group = n->h->n_head / n->h->n_head_kv, kv_head = task % n->h->n_head_kv;
     int seq = task / n->h->n_head_kv, dim = n->h->head_dim;
     pg_real *room = n->room + (size_t)thread * n->room_len;
     pg_net_poll(n, thread);
-    for (int t = seq * n->opt.seq_len; t < (seq + 1) * n->opt.seq_len; t++) {
+    for (int t = seq * x->key_len; t < (seq + 1) * x->key_len; t++) {
         memset(pg_net_row(n->dk, t, n->n_kv) + kv_head * dim, 0, (size_t)dim * sizeof(pg_real));
         memset(pg_net_row(n->dv, t, n->n_kv) + kv_head * dim, 0, (size_t)dim * sizeof(pg_real));
     }
     for (int i = 0; i < group; i++) {
-        for (int i0 = 0; i0 < n->opt.seq_len; i0 += PG_NET_QUERIES) {
-            struct block b = block_of(n, seq, kv_head * group + i, i0);
-            attend_block_back(n, &n->block[p->il], &b, room);
+        for (int i0 = 0; i0 < n->seq_len; i0 += PG_NET_QUERIES) {
+            struct block b = block_of(x, seq, kv_head * group + i, i0);
+            attend_block_back(x, &b, room);
         }
     }
 }
 
-/* x1 = x0 + att w^T */
+/* out = x + att w^T */
 static void put_out(void *arg, int task, int thread)
 {
-    struct pg_net_pass *p = arg;
-    struct pg_net *n = p->n;
-    struct pg_net_block *l = &n->block[p->il];
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
     struct pg_net_span s = pg_net_span(n, task);
     int n_embd = n->h->n_embd;
     size_t at = (size_t)s.t0 * (size_t)n_embd;
     (void)thread;
-    memcpy(l->x1 + at, l->x0 + at, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
+    memcpy(x->out + at, x->a->x + at, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
     pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
                                  .m = s.n,
                                  .n = n_embd,
                                  .k = n->n_q,
-                                 .a = pg_net_row(l->att, s.t0, n->n_q),
+                                 .a = pg_net_row(x->a->att, s.t0, n->n_q),
                                  .lda = n->n_q,
-                                 .b = pg_net_w(n, p->il, PG_PART_ATTN_OUT),
+                                 .b = pg_net_w(n, x->il, x->parts.out),
                                  .ldb = n->n_q,
                                  .beta = 1,
-                                 .c = l->x1 + at,
+                                 .c = x->out + at,
                                  .ldc = n_embd});
 }
 
 static void put_out_back(void *arg, int task, int thread)
 {
-    struct pg_net_pass *p = arg;
-    struct pg_net *n = p->n;
+    const struct attention *x = arg;
+    struct pg_net *n = x->n;
     struct pg_net_span s = pg_net_span(n, task);
     (void)thread;
     pg_gemm_nn(&(struct pg_gemm){.by = &n->blas,
@@ -390,47 +526,68 @@ static void put_out_back(void *arg, int task, int thread)
                                  .k = n->h->n_embd,
                                  .a = pg_net_row(n->dx, s.t0, n->h->n_embd),
                                  .lda = n->h->n_embd,
-                                 .b = pg_net_w(n, p->il, PG_PART_ATTN_OUT),
+                                 .b = pg_net_w(n, x->il, x->parts.out),
                                  .ldb = n->n_q,
                                  .c = pg_net_row(n->datt, s.t0, n->n_q),
                                  .ldc = n->n_q});
 }
 
-void pg_net_attention(struct pg_net *n, int il)
+static void forward(struct attention *x)
 {
-    struct pg_net_pass p = {n, il};
-    pg_net_over_spans(n, project, il);
-    pg_pool_run(n->opt.pool, attend, &p, n->opt.n_seq * n->h->n_head_kv);
-    pg_net_over_spans(n, put_out, il);
+    struct pg_net *n = x->n;
+    over_rows(x, project_queries);
+    over_keys(x, project_keys);
+    pg_pool_run(n->opt.pool, attend, x, n->opt.n_seq * n->h->n_head_kv);
+    over_rows(x, put_out);
 }
 
-/* dx: from the derivative of x1 to that of x0. */
+void pg_net_attention(struct pg_net *n, int il)
+{
+    struct attention own = attention_of(n, il), cross = cross_attention_of(n, il);
+    forward(&own);
+    if (cross.a->x)
+        forward(&cross);
+}
+
+static void sum_side(const struct attention *x, const struct side *side)
+{
+    struct pg_net *n = x->n;
+    if (side->norm_len)
+        pg_net_sum_parts(n, side->gain_at, side->norm_len, pg_net_g(n, x->il, side->gain));
+    if (has(x, side->bias))
+        pg_net_sum_parts(n, side->bias_at, side->len, pg_net_g(n, x->il, side->bias));
+}
+
+/* dx: from the derivative of what came out to that of the input. */
+static void backward(struct attention *x)
+{
+    struct pg_net *n = x->n;
+    const struct side q = queries_of(x), k = keys_of(x);
+    const int n_embd = n->h->n_embd, n_q = n->n_q, n_kv = n->n_kv, rows = n->n_tok;
+    struct pg_net_outer out = {
+        pg_net_g(n, x->il, x->parts.out), n->dx, x->a->att, n_embd, n_q, rows};
+    struct pg_net_outer in[3] = {
+        {pg_net_g(n, x->il, x->parts.q), n->dq, x->a->h, n_q, n_embd, rows},
+        {pg_net_g(n, x->il, x->parts.k), n->dk, x->keys_of, n_kv, n_embd, x->n_keys},
+        {pg_net_g(n, x->il, x->parts.v), n->dv, x->keys_of, n_kv, n_embd, x->n_keys}};
+    over_rows(x, put_out_back);
+    pg_net_outers(n, &out, 1);
+    pg_pool_run(n->opt.pool, attend_back, x, n->opt.n_seq * n->h->n_head_kv);
+    over_rows(x, project_queries_back);
+    over_keys(x, project_keys_back);
+    over_rows(x, norm_back);
+    pg_net_outers(n, in, 3);
+    pg_net_sum_parts(n, n->sums.norm, n_embd, pg_net_g(n, x->il, x->parts.norm));
+    sum_side(x, &q);
+    sum_side(x, &k);
+    if (!x->cross && pg_net_has(n, x->il, PG_PART_V_BIAS))
+        pg_net_sum_parts(n, n->sums.v_bias, n_kv, pg_net_g(n, x->il, PG_PART_V_BIAS));
+}
+
 void pg_net_attention_back(struct pg_net *n, int il)
 {
-    struct pg_net_pass p = {n, il};
-    const struct pg_net_block *l = &n->block[il];
-    int n_embd = n->h->n_embd, n_q = n->n_q, n_kv = n->n_kv, rows = n->n_tok;
-    pg_real *g[4];
-    struct side x[2];
-    for (int i = 0; i < 4; i++)
-        g[i] = pg_net_g(n, il, (enum pg_block_part)(PG_PART_Q + i));
-    struct pg_net_outer out = {g[3], n->dx, l->att, n_embd, n_q, rows};
-    struct pg_net_outer in[3] = {{g[0], n->dq, l->h1, n_q, n_embd, rows},
-                                 {g[1], n->dk, l->h1, n_kv, n_embd, rows},
-                                 {g[2], n->dv, l->h1, n_kv, n_embd, rows}};
-    pg_net_over_spans(n, put_out_back, il);
-    pg_net_outers(n, &out, 1);
-    pg_pool_run(n->opt.pool, attend_back, &p, n->opt.n_seq * n->h->n_head_kv);
-    pg_net_over_spans(n, project_back, il);
-    pg_net_outers(n, in, 3);
-    sides(n, il, x);
-    pg_net_sum_parts(n, n->sums.norm, n_embd, pg_net_g(n, il, PG_PART_ATTN_NORM));
-    for (int i = 0; i < 2; i++) {
-        if (x[i].norm_len)
-            pg_net_sum_parts(n, x[i].gain_at, x[i].norm_len, pg_net_g(n, il, x[i].gain));
-        if (pg_net_has(n, il, x[i].bias))
-            pg_net_sum_parts(n, x[i].bias_at, x[i].len, pg_net_g(n, il, x[i].bias));
-    }
-    if (pg_net_has(n, il, PG_PART_V_BIAS))
-        pg_net_sum_parts(n, n->sums.v_bias, n_kv, pg_net_g(n, il, PG_PART_V_BIAS));
+    struct attention own = attention_of(n, il), cross = cross_attention_of(n, il);
+    if (cross.a->x)
+        backward(&cross);
+    backward(&own);
 }

@@ -130,7 +130,7 @@ static void walk(void *arg, int task, int thread)
     struct pg_net *n = p->n;
     struct pg_net_route *r = &n->route[p->il];
     struct pg_net_cache *c = &n->cache[thread];
-    int n_used = n->h->n_expert_used, n_expert = n->h->n_expert, seq_len = n->opt.seq_len;
+    int n_used = n->h->n_expert_used, n_expert = n->h->n_expert, seq_len = n->seq_len;
     uint8_t *here = n->here + (size_t)thread * (size_t)n_expert;
     pg_real *ranked = n->room + (size_t)thread * n->room_len;
     int64_t misses = 0;
@@ -143,7 +143,7 @@ static void walk(void *arg, int task, int thread)
             pg_net_prefer(n, p->il, t, here, ranked);
             pg_net_choose(n, r, t, ranked);
         }
-        misses += use(c, id, n_used);
+        misses += pg_net_is_live(n, t) ? use(c, id, n_used) : 0;
     }
     n->of_row[task] = (double)misses;
 }
@@ -205,12 +205,14 @@ static void sticky(void *arg, int task, int thread)
     struct pg_net *n = p->n;
     struct pg_net_route *r = &n->route[p->il];
     struct recent cache = no_recent(n, thread);
-    int n_expert = n->h->n_expert, n_used = n->h->n_expert_used, seq_len = n->opt.seq_len;
+    int n_expert = n->h->n_expert, n_used = n->h->n_expert_used, seq_len = n->seq_len;
     double sum = 0;
     for (int i = 0; i < seq_len; i++) {
         int t = task * seq_len + i;
-        cache.n = n->batch->start[t] == i ? 0 : cache.n;
+        cache.n = n->now->from[t] == i ? 0 : cache.n;
         memset(r->missed + (size_t)t * (size_t)n_expert, 0, (size_t)n_expert);
+        if (!pg_net_is_live(n, t))
+            continue;
         if (cache.n == n->opt.sticky_cache)
             sum += miss_of(n, r, t, &cache);
         touch_all(&cache, r->id + (size_t)t * (size_t)n->n_rank, n_used);
@@ -225,7 +227,7 @@ static double over_rows(struct pg_net *n, pg_task_fn *fn, int moe)
     pg_pool_run(n->opt.pool, fn, &p, n->opt.n_seq);
     for (int s = 0; s < n->opt.n_seq; s++)
         sum += n->of_row[s];
-    return sum / n->n_tok;
+    return sum / n->now->n_live;
 }
 
 void pg_net_cache(struct pg_net *n, int moe)

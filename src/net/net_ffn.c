@@ -11,10 +11,11 @@
 
 /* ------------------------------------------------------------------ dense and shared -------- */
 
-/* The three matrices of a feed-forward layer that every token passes. */
+/* The matrices of a feed-forward layer that every token passes: act(gate h) up h goes into `down`,
+ * or without an `up` act(gate h); what GGUF calls up is the `gate` here then. */
 struct ffn {
     enum pg_block_part gate, up, down;
-    pg_real *gate_ff, *up_ff, *s; /* kept; s NULL: not weighted */
+    pg_real *gate_ff, *up_ff, *s; /* kept; up_ff NULL: there is no up; s NULL: not weighted */
     int n_ff;
 };
 
@@ -22,7 +23,13 @@ static bool ffn_of(const struct pg_net *n, int il, struct ffn *f)
 {
     const struct pg_net_block *l = &n->block[il];
     if (n->model->block[il].moe < 0) {
-        *f = (struct ffn){PG_PART_GATE, PG_PART_UP, PG_PART_DOWN, l->gate, l->up, NULL, n->h->n_ff};
+        *f = (struct ffn){n->h->gated ? PG_PART_GATE : PG_PART_UP,
+                          PG_PART_UP,
+                          PG_PART_DOWN,
+                          l->gate,
+                          l->up,
+                          NULL,
+                          n->h->n_ff};
         return true;
     }
     *f = (struct ffn){PG_PART_SH_GATE, PG_PART_SH_UP, PG_PART_SH_DOWN, l->sh_gate,
@@ -55,6 +62,11 @@ static void times_rows_back(const struct pg_gemm *like, const pg_real *dy, const
     pg_gemm_nn(&g);
 }
 
+static pg_real *row_or_null(pg_real *x, int t, int len)
+{
+    return x ? pg_net_row(x, t, len) : NULL;
+}
+
 /* gate h2, up h2, and s */
 static void ffn_rows_in(struct pg_net *n, const struct pg_net_span *s, int il, const struct ffn *f)
 {
@@ -62,14 +74,15 @@ static void ffn_rows_in(struct pg_net *n, const struct pg_net_span *s, int il, c
     pg_real *h = pg_net_row(n->block[il].h2, s->t0, n_embd);
     struct pg_gemm in = {.by = &n->blas, .m = s->n, .n = f->n_ff, .k = n_embd};
     times_rows(&in, h, pg_net_w(n, il, f->gate), pg_net_row(f->gate_ff, s->t0, f->n_ff));
-    times_rows(&in, h, pg_net_w(n, il, f->up), pg_net_row(f->up_ff, s->t0, f->n_ff));
+    if (f->up_ff)
+        times_rows(&in, h, pg_net_w(n, il, f->up), pg_net_row(f->up_ff, s->t0, f->n_ff));
     for (int i = 0; f->s && i < s->n; i++) {
         pg_real z = n->ops->dot(pg_net_w(n, il, PG_PART_SH_INP), pg_net_row(h, i, n_embd), n_embd);
         f->s[s->t0 + i] = (pg_real)(1 / (1 + exp(-(double)z)));
     }
 }
 
-/* x_out += s down(silu(gate h2) up h2) */
+/* x_out += s down(act(gate h2) up h2) */
 static void ffn_rows(struct pg_net *n, const struct pg_net_span *s, int il)
 {
     struct ffn f;
@@ -81,7 +94,7 @@ static void ffn_rows(struct pg_net *n, const struct pg_net_span *s, int il)
     ffn_rows_in(n, s, il, &f);
     for (int t = s->t0; t < s->t0 + s->n; t++) {
         pg_real *row = pg_net_row(n->ff[0], t, f.n_ff);
-        n->ops->silu(pg_net_row(f.gate_ff, t, f.n_ff), pg_net_row(f.up_ff, t, f.n_ff), row, f.n_ff);
+        n->act->of(pg_net_row(f.gate_ff, t, f.n_ff), row_or_null(f.up_ff, t, f.n_ff), row, f.n_ff);
         if (f.s)
             n->ops->scale(f.s[t], row, row, f.n_ff);
     }
@@ -102,14 +115,14 @@ static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
     times_rows_back(&in, pg_net_row(n->dx, s->t0, n_embd), pg_net_w(n, il, f.down), dup);
     for (int t = s->t0; t < s->t0 + s->n; t++) {
         pg_real *act = pg_net_row(n->ff[0], t, f.n_ff), *d = pg_net_row(n->ff[2], t, f.n_ff);
-        struct pg_silu_back b = {.gate = pg_net_row(f.gate_ff, t, f.n_ff),
-                                 .up = pg_net_row(f.up_ff, t, f.n_ff),
-                                 .dact = d,
-                                 .times = f.s ? f.s[t] : 1,
-                                 .act = act,
-                                 .dgate = pg_net_row(n->ff[1], t, f.n_ff),
-                                 .dup = d};
-        pg_real ds = n->ops->silu_back(&b, f.n_ff);
+        struct pg_act_back b = {.gate = pg_net_row(f.gate_ff, t, f.n_ff),
+                                .up = row_or_null(f.up_ff, t, f.n_ff),
+                                .dact = d,
+                                .times = f.s ? f.s[t] : 1,
+                                .act = act,
+                                .dgate = pg_net_row(n->ff[1], t, f.n_ff),
+                                .dup = d};
+        pg_real ds = n->act->back(&b, f.n_ff);
         if (f.s) {
             pg_real dz = ds * f.s[t] * (1 - f.s[t]);
             n->ops->scale(f.s[t], act, act, f.n_ff);
@@ -119,12 +132,13 @@ static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
         }
     }
     times_rows_back(&out, dgate, pg_net_w(n, il, f.gate), dh);
-    times_rows_back(&out, dup, pg_net_w(n, il, f.up), dh);
+    if (f.up_ff)
+        times_rows_back(&out, dup, pg_net_w(n, il, f.up), dh);
 }
 
 /* ------------------------------------------------------------------ experts ----------------- */
 
-/* The expert that a task computes: its matrices, and room to work in. */
+/* The expert that a task computes: its matrices, and room to work in. up NULL: as in struct ffn. */
 struct expert {
     const pg_real *gate, *up, *down;
     pg_real *room;
@@ -134,9 +148,10 @@ struct expert {
 static struct expert expert_of(const struct pg_net *n, int il, int e, int thread)
 {
     size_t at = (size_t)e * (size_t)n->h->n_ff_exp * (size_t)n->h->n_embd;
-    return (struct expert){
-        pg_net_w(n, il, PG_PART_EXP_GATE) + at, pg_net_w(n, il, PG_PART_EXP_UP) + at,
-        pg_net_w(n, il, PG_PART_EXP_DOWN) + at, n->room + (size_t)thread * n->room_len};
+    const pg_real *up = pg_net_w(n, il, PG_PART_EXP_UP) + at;
+    return (struct expert){n->h->gated ? pg_net_w(n, il, PG_PART_EXP_GATE) + at : up,
+                           n->h->gated ? up : NULL, pg_net_w(n, il, PG_PART_EXP_DOWN) + at,
+                           n->room + (size_t)thread * n->room_len};
 }
 
 /* Frozen: unpacked from the slot that the store has brought them to, into the thread's room. */
@@ -144,13 +159,14 @@ static struct expert expert_in(struct pg_net *n, int il, const struct pg_lease *
 {
     size_t each = (size_t)n->h->n_ff_exp * (size_t)n->h->n_embd;
     pg_real *room = n->room + (size_t)thread * n->room_len;
-    for (int slab = 0; slab < PG_SLABS; slab++) {
+    for (int slab = n->h->gated ? 0 : 1; slab < PG_SLABS; slab++) {
         struct pg_weight w = n->model->block[il].exps[slab];
         w.data = lease->slab[slab];
         pg_net_unpack(&w, 0, w.n_out, room + (size_t)slab * each);
         pg_net_poll(n, thread);
     }
-    return (struct expert){room, room + each, room + 2 * each, room + 3 * each};
+    return (struct expert){n->h->gated ? room : room + each, n->h->gated ? room + each : NULL,
+                           room + 2 * each, room + 3 * each};
 }
 
 static void gather(const pg_real *x, const int32_t *token, int n, int len, pg_real *to)
@@ -167,17 +183,20 @@ static void chunk_in(struct pg_net *n, const struct pg_net_chunk *c, const struc
 {
     struct pg_gemm in = {.by = &n->blas, .m = c->n, .n = n->h->n_ff_exp, .k = n->h->n_embd};
     times_rows(&in, h, x->gate, ff[0]);
-    times_rows(&in, h, x->up, ff[1]);
+    if (x->up)
+        times_rows(&in, h, x->up, ff[1]);
 }
 
-/* Where a chunk's gate h and up h are: kept, or, frozen, in the task's room behind `room`. */
+/* Where a chunk's gate h and up h (NULL: there is no up) are: kept, or, frozen, in the task's room
+ * behind `room`. */
 static void chunk_ff(const struct pg_net *n, int il, const struct pg_net_chunk *c, pg_real *room,
                      pg_real *out[2])
 {
     const struct pg_net_block *l = &n->block[il];
     int n_ff = n->h->n_ff_exp;
     out[0] = n->opt.frozen ? room : pg_net_row(l->gate, c->row, n_ff);
-    out[1] = n->opt.frozen ? pg_net_row(room, c->n, n_ff) : pg_net_row(l->up, c->row, n_ff);
+    out[1] = n->opt.frozen ? pg_net_row(room, c->n, n_ff) : row_or_null(l->up, c->row, n_ff);
+    out[1] = n->h->gated ? out[1] : NULL;
 }
 
 /* One chunk of an expert's rows, to y. */
@@ -191,8 +210,8 @@ static void chunk(struct pg_net *n, int il, const struct pg_net_chunk *c, const 
     gather(n->block[il].h2, r->token_of + c->row, c->n, n_embd, h);
     chunk_in(n, c, x, h, ff);
     for (int i = 0; i < c->n; i++) {
-        n->ops->silu(pg_net_row(ff[0], i, n_ff), pg_net_row(ff[1], i, n_ff),
-                     pg_net_row(act, i, n_ff), n_ff);
+        n->act->of(pg_net_row(ff[0], i, n_ff), row_or_null(ff[1], i, n_ff),
+                   pg_net_row(act, i, n_ff), n_ff);
     }
     times_rows(&out, act, x->down, pg_net_row(n->y, c->row, n_embd));
 }
@@ -246,8 +265,10 @@ static void chunk_outers(struct pg_net *n, int il, const struct pg_net_chunk *c,
     size_t at = (size_t)c->expert * (size_t)n_ff * (size_t)n_embd;
     outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_DOWN) + at, dy, act, n_embd, n_ff,
                                     c->n});
-    outer(n, &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_GATE) + at, dgate, h, n_ff, n_embd,
-                                    c->n});
+    const enum pg_block_part gate = n->h->gated ? PG_PART_EXP_GATE : PG_PART_EXP_UP;
+    outer(n, &(struct pg_net_outer){pg_net_g(n, il, gate) + at, dgate, h, n_ff, n_embd, c->n});
+    if (!n->h->gated)
+        return;
     outer(n,
           &(struct pg_net_outer){pg_net_g(n, il, PG_PART_EXP_UP) + at, dup, h, n_ff, n_embd, c->n});
 }
@@ -271,14 +292,14 @@ static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c,
     for (int i = 0; i < c->n; i++) {
         int row = c->row + i;
         pg_real weight = r->weight[r->pair_of[row]];
-        struct pg_silu_back b = {.gate = pg_net_row(ff[0], i, n_ff),
-                                 .up = pg_net_row(ff[1], i, n_ff),
-                                 .dact = pg_net_row(dup, i, n_ff),
-                                 .times = weight,
-                                 .act = pg_net_row(act, i, n_ff),
-                                 .dgate = pg_net_row(dgate, i, n_ff),
-                                 .dup = pg_net_row(dup, i, n_ff)};
-        n->dweight[row] = n->ops->silu_back(&b, n_ff);
+        struct pg_act_back b = {.gate = pg_net_row(ff[0], i, n_ff),
+                                .up = row_or_null(ff[1], i, n_ff),
+                                .dact = pg_net_row(dup, i, n_ff),
+                                .times = weight,
+                                .act = pg_net_row(act, i, n_ff),
+                                .dgate = pg_net_row(dgate, i, n_ff),
+                                .dup = pg_net_row(dup, i, n_ff)};
+        n->dweight[row] = n->act->back(&b, n_ff);
         n->ops->scale(weight, pg_net_row(dy, i, n_embd), pg_net_row(dy, i, n_embd), n_embd);
     }
     if (!n->opt.frozen)
@@ -287,7 +308,8 @@ static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c,
         return;
     times_rows_back(&out, dgate, x->gate, dh);
     out.beta = 1;
-    times_rows_back(&out, dup, x->up, dh);
+    if (x->up)
+        times_rows_back(&out, dup, x->up, dh);
 }
 
 /* All chunks of an expert, one after another, since they add to the same gradients. */
@@ -496,8 +518,10 @@ static void outers(struct pg_net *n, int il)
     if (ffn_of(n, il, &f)) {
         o[n_o++] = (struct pg_net_outer){
             pg_net_g(n, il, f.gate), n->ff[1], l->h2, f.n_ff, n_embd, n->n_tok};
-        o[n_o++] =
-            (struct pg_net_outer){pg_net_g(n, il, f.up), n->ff[2], l->h2, f.n_ff, n_embd, n->n_tok};
+        if (f.up_ff) {
+            o[n_o++] = (struct pg_net_outer){
+                pg_net_g(n, il, f.up), n->ff[2], l->h2, f.n_ff, n_embd, n->n_tok};
+        }
         o[n_o++] = (struct pg_net_outer){
             pg_net_g(n, il, f.down), n->dx, n->ff[0], n_embd, f.n_ff, n->n_tok};
     }

@@ -32,7 +32,8 @@ void pg_net_unpack(const struct pg_weight *w, int row, int n_rows, pg_real *out)
 
 void pg_net_unpack_ends(struct pg_net *n)
 {
-    pg_net_unpack(&n->model->output_norm[0], 0, 1, n->end_w + n->at_norm);
+    for (int i = 0; i < n->n_stack; i++)
+        pg_net_unpack(&n->model->output_norm[i], 0, 1, n->end_w + n->stack[i].at_norm);
     if (n->at_freqs != PG_NO_PART)
         pg_net_unpack(&n->model->rope_freqs, 0, 1, n->end_w + n->at_freqs);
 }
@@ -110,13 +111,14 @@ static int n_rows_of(const struct pg_net_route *r, int e)
     return r->first[e + 1] - r->first[e];
 }
 
-/* The next block of the pass that will want experts; -1: none, or not known yet. Its experts to
- * n->wanted. */
+/* The next block of the pass through this stack that will want experts; -1: none, or not known yet.
+ * Its experts to n->wanted. */
 static int next_block(struct pg_net *n, int moe, bool back, int *n_wanted)
 {
     const struct pg_model *m = n->model;
+    const struct pg_span of = m->moe_of[pg_stack_of(n->h, pg_block_of_moe(m, moe))];
     int next = back ? moe - 1 : moe + 1, n_pairs = n->n_tok * n->n_rank;
-    if (next >= m->n_moe || next < n->opt.level || n->gate == PG_GATE_ROUTER)
+    if (next >= of.first + of.n || next < of.first + n->opt.level || n->gate == PG_GATE_ROUTER)
         return -1;
     const struct pg_net_route *r = &n->route[next];
     memset(n->wanted, 0, (size_t)n->h->n_expert * sizeof(n->wanted[0]));
@@ -186,18 +188,23 @@ int pg_net_bring(struct pg_net *n, int il, bool back, pg_task_fn *fn, struct pg_
 
 /* ------------------------------------------------------------------ the way back ------------ */
 
-int pg_net_first_decided(const struct pg_net_options *opt)
+/* The lowest block of the stack that a pre-gate decides; -1: there is none. */
+static int first_decided(const struct pg_net *n, int stack)
 {
-    bool any = opt->gate == PG_GATE_PREGATE && opt->level < opt->model->n_moe;
-    return any ? pg_block_of_moe(opt->model, opt->level) : 0;
+    const struct pg_span of = n->model->moe_of[stack];
+    return n->opt.level < of.n ? pg_block_of_moe(n->model, of.first + n->opt.level) : -1;
 }
 
 enum pg_net_way pg_net_way_back(const struct pg_net *n, int il)
 {
-    int moe = n->model->block[il].moe;
-    if (!n->opt.frozen || il > n->first_decided)
+    const int moe = n->model->block[il].moe, stack = pg_stack_of(n->h, il);
+    const int first = first_decided(n, stack);
+    const bool feeds = stack > 0 && first_decided(n, 0) >= 0; /* back to pre-gates of the encoder */
+    if (!n->opt.frozen || feeds || (first >= 0 && il > first))
         return PG_WAY_THROUGH;
-    if (il == n->first_decided)
+    if (first < 0)
+        return PG_WAY_NONE;
+    if (il == first)
         return PG_WAY_WEIGH;
     return moe >= 0 && pg_net_has_pregate(n, il) ? PG_WAY_READ : PG_WAY_NONE;
 }
@@ -234,7 +241,6 @@ double pg_net_flop(const struct pg_net_options *opt, bool back)
     const struct pg_model *m = opt->model;
     struct pg_net n = {.opt = *opt, .model = m, .h = &m->h};
     double sum = 2.0 * m->h.n_embd * m->h.n_vocab * (back ? 2 : 1);
-    n.first_decided = pg_net_first_decided(opt);
     for (int il = 0; il < m->h.n_layer; il++) {
         struct flop f = flop_of(opt, il);
         double forward = f.linear + f.attend + f.experts;

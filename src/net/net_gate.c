@@ -13,8 +13,8 @@
 void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2])
 {
     bool early = n->gate == PG_GATE_PREGATE;
-    bool own = !early || moe < n->opt.level;
-    bool later = early && moe + n->opt.level < n->model->n_moe;
+    bool own = !early || !pg_net_decided_early(n->model, moe, n->opt.level);
+    bool later = early && pg_moe_ahead(n->model, moe, n->opt.level) >= 0;
     const struct pg_net_route *now = &n->route[moe], *then = now + (later ? n->opt.level : 0);
     out[0] = own ? (struct pg_net_gate){moe, PG_PART_ROUTER, true, now->p, now->dlogits}
                  : (struct pg_net_gate){now->q ? moe : -1, PG_PART_ROUTER, false, now->q, now->dq};
@@ -90,7 +90,7 @@ void pg_net_early(struct pg_net *n, const struct pg_net_span *s, int il)
     for (int t = s->t0; t < s->t0 + s->n; t++) {
         pg_real *z = pg_net_row(l->early, t, n_hidden);
         n->ops->add(pg_net_w(n, il, PG_PART_PREGATE_DOWN_BIAS), z, n_hidden);
-        n->ops->silu(z, n->ones, pg_net_row(l->early_act, t, n_hidden), n_hidden);
+        n->ops->silu.of(z, NULL, pg_net_row(l->early_act, t, n_hidden), n_hidden);
     }
 }
 
@@ -181,12 +181,14 @@ static void make_chunks(struct pg_net *n, const struct pg_net_route *r)
 
 /* ------------------------------------------------------------------ balance ----------------- */
 
-/* Tokens that use expert e: all of its rows but those of runners-up. */
+/* Tokens that use expert e: all of its rows but those of runners-up and of padding. */
 static int n_using(const struct pg_net *n, const struct pg_net_route *r, int e)
 {
     int sum = 0;
-    for (int row = r->first[e]; row < r->first[e + 1]; row++)
-        sum += r->pair_of[row] % n->n_rank < n->h->n_expert_used;
+    for (int row = r->first[e]; row < r->first[e + 1]; row++) {
+        sum += r->pair_of[row] % n->n_rank < n->h->n_expert_used &&
+               pg_net_is_live(n, r->token_of[row]);
+    }
     return sum;
 }
 
@@ -194,13 +196,14 @@ static int n_using(const struct pg_net *n, const struct pg_net_route *r, int e)
 static void balance(const struct pg_net *n, struct pg_net_route *r)
 {
     int n_expert = n->h->n_expert;
-    double n_pairs = (double)n->n_tok * n->h->n_expert_used, sum = 0;
-    double by = (double)n->opt.balance_weight * (double)n->scale / n->model->n_moe / n->n_tok;
+    int n_live = n->now->n_live;
+    double n_pairs = (double)n_live * n->h->n_expert_used, sum = 0;
+    double by = (double)n->opt.balance_weight * (double)n->scale / n->model->n_moe / n_live;
     for (int e = 0; e < n_expert; e++) {
         double f = n_using(n, r, e) / n_pairs, p = 0;
         for (int t = 0; t < n->n_tok; t++)
-            p += (double)pg_net_row(r->p, t, n_expert)[e];
-        sum += f * p / n->n_tok;
+            p += pg_net_is_live(n, t) ? (double)pg_net_row(r->p, t, n_expert)[e] : 0;
+        sum += f * p / n_live;
         r->d_balance[e] = (pg_real)(by * n_expert * f);
     }
     r->balance = n_expert * sum;
@@ -210,15 +213,17 @@ static void balance(const struct pg_net *n, struct pg_net_route *r)
 #define LEAST_P 1e-30
 static void imitate(const struct pg_net *n, struct pg_net_route *r)
 {
-    size_t n_p = (size_t)n->n_tok * (size_t)n->h->n_expert;
+    size_t n_expert = (size_t)n->h->n_expert, n_p = (size_t)n->n_tok * n_expert;
     double sum = 0;
     r->imitate = 0;
     if (!r->q || n->refers || n->opt.imitate_weight <= 0)
         return;
-    for (size_t i = 0; i < n_p; i++)
-        sum +=
-            (double)r->q[i] * log(fmax((double)r->q[i], LEAST_P) / fmax((double)r->p[i], LEAST_P));
-    r->imitate = sum / n->n_tok;
+    for (size_t i = 0; i < n_p; i++) {
+        double q = (double)r->q[i], p = (double)r->p[i];
+        if (pg_net_is_live(n, (int)(i / n_expert)))
+            sum += q * log(fmax(q, LEAST_P) / fmax(p, LEAST_P));
+    }
+    r->imitate = sum / n->now->n_live;
 }
 
 void pg_net_routed(struct pg_net *n, int moe)
@@ -269,7 +274,7 @@ static void imitate_row_back(const struct pg_net *n, struct pg_net_route *r, int
 {
     int n_expert = n->h->n_expert;
     const pg_real *p = pg_net_row(r->p, t, n_expert), *q = pg_net_row(r->q, t, n_expert);
-    double by = (double)n->opt.imitate_weight * (double)n->scale / n->model->n_moe / n->n_tok;
+    double by = (double)n->opt.imitate_weight * (double)n->scale / n->model->n_moe / n->now->n_live;
     for (int e = 0; e < n_expert; e++)
         pg_net_row(r->dlogits, t, n_expert)[e] += (pg_real)by * (p[e] - q[e]);
 }
@@ -306,7 +311,14 @@ static void decide_row_back(struct pg_net *n, struct pg_net_route *r, int t)
     const pg_real *p = pg_net_row(r->p, t, n_expert);
     pg_real *d = pg_net_row(r->dlogits, t, n_expert), miss;
     bool late = r->q;
-    miss = (pg_real)((double)n->opt.sticky_weight * (double)n->scale / n->model->n_moe / n->n_tok);
+    if (!pg_net_is_live(n, t)) {
+        memset(d, 0, (size_t)n_expert * sizeof(d[0]));
+        if (late)
+            memset(pg_net_row(r->dq, t, n_expert), 0, (size_t)n_expert * sizeof(d[0]));
+        return;
+    }
+    miss = (pg_real)((double)n->opt.sticky_weight * (double)n->scale / n->model->n_moe /
+                     n->now->n_live);
     memcpy(d, r->d_balance, (size_t)n_expert * sizeof(d[0]));
     for (int e = 0; r->missed && e < n_expert; e++)
         d[e] += r->missed[(size_t)t * (size_t)n_expert + (size_t)e] ? miss : 0;

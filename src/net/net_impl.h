@@ -5,13 +5,15 @@
  *   net_loops.c   the loops that all of them run in parallel
  *   net_params.c  the list of parameters
  *   net_frozen.c  weights of a model that stays as it is: unpacked, and brought by the store
- *   net_attn.c    norm, queries, keys, values, attention, and back
+ *   net_stack.c   the rows that go through a stack: what each sees, where positions say something
+ *   net_attn.c    norm, queries, keys, values, attention to the rows before or to the source, and
+ *                 back
  *   net_gate.c    who decides: probabilities, top-k, balance loss, and back
  *   net_cache.c   the imagined cache: choice with its bias, misses, sticky loss
  *   net_ffn.c     experts, dense and shared feed-forward, and back
  *   net_out.c     output, loss, and the beginning of the way back
  *
- * T = n_seq * seq_len tokens, U = n_rank, E = n_embd, F = n_ff_exp.
+ * T = n_seq * seq_len tokens of the stack under way, U = n_rank, E = n_embd, F = n_ff_exp.
  *
  * Tasks: PG_NET_ROWS rows of a batch; one (sequence, key head); one (expert, PG_NET_ROWS of its
  * rows) forward and one expert back; one block of rows of a weight gradient, summed over the whole
@@ -38,18 +40,24 @@ struct pg_net_at {
     size_t part[PG_N_PARTS];
 };
 
+/* What the way back needs of an attention. */
+struct pg_net_attn {
+    pg_real *x, *s, *h;       /* [T, E] input, [T] 1 / rms, [T, E] its norm */
+    pg_real *q_raw, *k_raw;   /* before their norm; NULL without one */
+    pg_real *q_s, *k_s;       /* [T, norms a row] 1 / rms */
+    pg_real *q, *k, *v, *att; /* rotated; output of attention. k, v: of the source's rows in cross
+                               * attention */
+    pg_real *lse;             /* [T, n_head] of the scores */
+};
+
 /* What the way back needs of a block. */
 struct pg_net_block {
-    pg_real *x0, *s0, *h1;        /* [T, E] input, [T] 1 / rms, [T, E] its norm */
-    pg_real *q_raw, *k_raw;       /* before their norm; NULL without one */
-    pg_real *q_s, *k_s;           /* [T, norms a row] 1 / rms */
-    pg_real *q, *k, *v, *att;     /* rotated; output of attention */
-    pg_real *lse;                 /* [T, n_head] of the scores */
-    pg_real *x1, *s1, *h2;        /* after attention, likewise */
-    pg_real *gate, *up;           /* [T * U, F] experts, by expert; or [T, n_ff] dense. Frozen:
-                                   * dense only */
-    pg_real *sh_gate, *sh_up, *s; /* [T, n_ff_shexp]; [T] sigmoid of the shared gate */
-    pg_real *early, *early_act;   /* [T, pregate_hidden] of its pre-gate: z, silu(z); or NULL */
+    struct pg_net_attn self, cross; /* cross: all NULL where there is none */
+    pg_real *x1, *s1, *h2;          /* after both: what comes out, [T] 1 / rms, its norm */
+    pg_real *gate, *up;             /* [T * U, F] experts, by expert; or [T, n_ff] dense. Frozen:
+                                     * dense only */
+    pg_real *sh_gate, *sh_up, *s;   /* [T, n_ff_shexp]; [T] sigmoid of the shared gate */
+    pg_real *early, *early_act;     /* [T, pregate_hidden] of its pre-gate: z, silu(z); or NULL */
 };
 
 /* Rows of one expert that are computed together. */
@@ -81,6 +89,20 @@ enum pg_net_way {
     PG_WAY_THROUGH /* and that of its input */
 };
 
+/* The rows of the batch that go through a stack. */
+struct pg_net_stack {
+    int first, end; /* its blocks */
+    int seq_len, n_tok, n_spans;
+    int32_t *from, *to;             /* [T] of its row, what a token sees: tokens [from, to) */
+    const int32_t *token;           /* [T] of the run, below 0: padding */
+    int n_live;                     /* tokens that are none */
+    size_t at_norm;                 /* of its last norm, in of_ends */
+    pg_real *x_end, *s_end, *h_end; /* its output, [T] 1 / rms, its norm */
+    /* Where positions say something: what a token that is i - (seq_len - 1) behind adds to the
+     * score, [n_head, 2 seq_len - 1], and the derivative, the same for each row of the batch. */
+    pg_real *rel, *drel;
+};
+
 /* Places in a span's row of `part`. */
 struct pg_net_sums {
     size_t norm, q_bias, k_bias, v_bias, q_norm, k_norm, sh_inp, early_bias, early_down_bias, n;
@@ -93,13 +115,17 @@ struct pg_net {
     const struct pg_row_ops *ops;
     struct pg_blas blas;
     struct pg_params params;
-    size_t n_pregate_values;                      /* of them */
-    struct pg_net_at *at;                         /* [n_layer] */
-    size_t at_embd, at_norm, at_output, at_freqs; /* the last but one and the first: flat only */
+    size_t n_pregate_values;             /* of them */
+    struct pg_net_at *at;                /* [n_layer] */
+    size_t at_embd, at_output, at_freqs; /* the first two: flat only */
     bool rope_pairs;
     pg_real eps; /* of the norms */
+    pg_real attn_scale, logit_scale;
+    const struct pg_act_ops *act;
 
-    int n_tok, n_spans, n_q, n_kv;
+    struct pg_net_stack stack[PG_STACKS];
+    int n_stack, max_tok, max_spans;
+    int n_q, n_kv;
     int n_rank; /* experts of a token: those used, then the runners-up, whose weight is 0 */
     int q_norm_len, k_norm_len; /* 0: none */
     int max_ff;                 /* of dense and shared */
@@ -111,14 +137,16 @@ struct pg_net {
 
     struct pg_net_block *block; /* [n_layer] */
     struct pg_net_route *route; /* [n_moe] */
-    pg_real *x_end, *s_end, *h_end;
+    /* Of two stacks: what each token sees of its row's source, [T]; derivative of what the encoder
+     * made, [T of the source, E]. */
+    int32_t *source_from, *source_to;
+    pg_real *dsource;
     pg_real *rope_cos, *rope_sin; /* [seq_len, n_rot / 2] */
     pg_real *y;                   /* [T * U, E] an expert's output, back: derivative of its input */
     pg_real *dweight;             /* [T * U] by row */
     pg_real *ff[3];               /* [T, max_ff] back: act, dgate, dup of dense or shared */
     pg_real *dsh;                 /* [T] of the shared gate's logit */
     pg_real *dearly;              /* [T, pregate_hidden] of a pre-gate's z */
-    pg_real *ones;                /* [pregate_hidden] */
     pg_real *dx, *dh, *dq, *dk, *dv, *datt;
     pg_real *logits; /* [out_rows, n_vocab] */
     double *nll;     /* [T] */
@@ -145,7 +173,10 @@ struct pg_net {
     struct pg_lease *lease; /* [n_expert] */
     int32_t *wanted;        /* [n_expert] */
     int under_way;          /* the block whose activations are there */
-    int first_decided;      /* the lowest block that a pre-gate decides */
+
+    /* The stack under way. */
+    struct pg_net_stack *now;
+    int n_tok, n_spans, seq_len;
 
     /* Of the run. Where parts of blocks lie, and norm and factors: w, or the buffers above. */
     const pg_real *w, *of_blocks, *of_ends, *ref_w;
@@ -180,13 +211,25 @@ static inline bool pg_net_has(const struct pg_net *n, int il, enum pg_block_part
 /* The block's output: the next one's input. */
 static inline pg_real *pg_net_x_out(const struct pg_net *n, int il)
 {
-    return il + 1 < n->h->n_layer ? n->block[il + 1].x0 : n->x_end;
+    const struct pg_net_stack *stack = &n->stack[pg_stack_of(n->h, il)];
+    return il + 1 < stack->end ? n->block[il + 1].self.x : stack->x_end;
 }
 /* Whether the block's state decides for a later one. */
 static inline bool pg_net_has_pregate(const struct pg_net *n, int il)
 {
     int moe = n->model->block[il].moe;
-    return n->opt.gate == PG_GATE_PREGATE && moe >= 0 && moe + n->opt.level < n->model->n_moe;
+    return n->opt.gate == PG_GATE_PREGATE && moe >= 0 &&
+           pg_moe_ahead(n->model, moe, n->opt.level) >= 0;
+}
+/* Whether a pre-gate decides MoE block `moe`, with pre-gates deciding. */
+static inline bool pg_net_decided_early(const struct pg_model *m, int moe, int level)
+{
+    return moe >= level && pg_moe_ahead(m, moe - level, level) == moe;
+}
+/* Of the stack under way: a token, and no padding. */
+static inline bool pg_net_is_live(const struct pg_net *n, int t)
+{
+    return n->now->token[t] >= 0;
 }
 static inline pg_real *pg_net_row(pg_real *x, int t, int len)
 {
@@ -199,6 +242,8 @@ struct pg_net_span {
     pg_real *part;
 };
 struct pg_net_span pg_net_span(const struct pg_net *n, int task);
+/* The same of n_rows rows that may be another stack's. */
+struct pg_net_span pg_net_span_of(const struct pg_net *n, int n_rows, int task);
 void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il);
 /* g [n_out, n_in] += dy^T x over all rows of the batch; several at once, none where g is NULL. */
 struct pg_net_outer {
@@ -238,8 +283,22 @@ static inline void pg_net_poll(const struct pg_net *n, int thread)
 /* Asks whoever gave the options whether to go on. */
 int pg_net_tick(const struct pg_net *n, struct pg_err *err);
 enum pg_net_way pg_net_way_back(const struct pg_net *n, int il);
-/* The lowest block that a pre-gate decides. */
-int pg_net_first_decided(const struct pg_net_options *opt);
+
+/* net_stack.c */
+/* The stacks as the model has them, and how many tokens go through each. */
+void pg_net_stacks(struct pg_net *n);
+/* What follows goes through the stack. */
+void pg_net_enter(struct pg_net *n, int stack);
+int pg_net_check_batch(struct pg_net *n, const struct pg_net_batch *b, struct pg_err *err);
+/* What each token of the run's batch sees. */
+void pg_net_see(struct pg_net *n);
+/* rel, from the tables of both stacks; after the way back of a stack's blocks, its table's
+ * gradient. */
+void pg_net_positions(struct pg_net *n);
+void pg_net_positions_back(struct pg_net *n);
+/* h_end of the encoder; from dsource the derivative of its last block's output. */
+void pg_net_source(struct pg_net *n);
+void pg_net_source_back(struct pg_net *n);
 
 /* net_attn.c */
 void pg_net_rope(struct pg_net *n);

@@ -3,11 +3,16 @@
  */
 #include "net/net_impl.h"
 
-struct pg_net_span pg_net_span(const struct pg_net *n, int task)
+struct pg_net_span pg_net_span_of(const struct pg_net *n, int n_rows, int task)
 {
     int t0 = task * PG_NET_ROWS;
-    return (struct pg_net_span){t0, PG_MIN(PG_NET_ROWS, n->n_tok - t0),
+    return (struct pg_net_span){t0, PG_MIN(PG_NET_ROWS, n_rows - t0),
                                 n->part + (size_t)task * n->sums.n};
+}
+
+struct pg_net_span pg_net_span(const struct pg_net *n, int task)
+{
+    return pg_net_span_of(n, n->n_tok, task);
 }
 
 void pg_net_over_spans(struct pg_net *n, pg_task_fn *fn, int il)

@@ -19,9 +19,11 @@ static void embed(void *arg, int task, int thread)
     int n_embd = n->h->n_embd;
     (void)thread;
     for (int t = s.t0; t < s.t0 + s.n; t++) {
-        pg_real *x = pg_net_row(n->block[0].x0, t, n_embd);
-        int token = n->batch->token[t];
-        if (n->opt.frozen) {
+        pg_real *x = pg_net_row(n->block[n->now->first].self.x, t, n_embd);
+        int token = n->now->token[t];
+        if (token < 0) { /* padding */
+            memset(x, 0, (size_t)n_embd * sizeof(pg_real));
+        } else if (n->opt.frozen) {
             pg_net_unpack(&n->model->token_embd, token, 1, x);
         } else {
             memcpy(x, n->w + n->at_embd + (size_t)token * (size_t)n_embd,
@@ -44,8 +46,10 @@ static void embed_back(void *arg, int task, int thread)
     int n_embd = n->h->n_embd, first = task * COLUMNS, len = PG_MIN(COLUMNS, n_embd - first);
     (void)thread;
     for (int t = 0; t < n->n_tok; t++) {
+        if (!pg_net_is_live(n, t))
+            continue;
         n->ops->add(pg_net_row(n->dx, t, n_embd) + first,
-                    n->g + n->at_embd + (size_t)n->batch->token[t] * (size_t)n_embd + first, len);
+                    n->g + n->at_embd + (size_t)n->now->token[t] * (size_t)n_embd + first, len);
     }
 }
 
@@ -119,17 +123,26 @@ static void loss_row(struct pg_net *n, int t, pg_real *logits, pg_real *ref, pg_
     }
 }
 
+/* y = norm(x_end), as it goes into the output matrix; returns 1 / rms. */
+static pg_real norm_row(const struct pg_net *n, int t, pg_real *y)
+{
+    const struct pg_net_stack *s = n->now;
+    int n_embd = n->h->n_embd;
+    pg_real by =
+        n->ops->norm(pg_net_row(s->x_end, t, n_embd), n->of_ends + s->at_norm, n->eps, y, n_embd);
+    if (n->h->logit_scale != 1)
+        n->ops->scale(n->logit_scale, y, y, n_embd);
+    return by;
+}
+
 static void norm_group(void *arg, int task, int thread)
 {
     struct out *o = arg;
     struct pg_net *n = o->n;
     struct group g = group_of(o, task);
-    int n_embd = n->h->n_embd;
     (void)thread;
-    for (int t = o->t0 + g.at; t < o->t0 + g.at + g.n; t++) {
-        n->s_end[t] = n->ops->norm(pg_net_row(n->x_end, t, n_embd), n->of_ends + n->at_norm, n->eps,
-                                   pg_net_row(n->h_end, t, n_embd), n_embd);
-    }
+    for (int t = o->t0 + g.at; t < o->t0 + g.at + g.n; t++)
+        n->now->s_end[t] = norm_row(n, t, pg_net_row(n->now->h_end, t, n->h->n_embd));
 }
 
 /* Logits of some rows, of a part of the tile. */
@@ -217,12 +230,9 @@ static void reference(void *arg, int task, int thread)
     struct pg_net_pass *p = arg;
     struct pg_net *n = p->n;
     struct pg_net_span s = pg_net_span(n, task);
-    int n_embd = n->h->n_embd;
     (void)thread;
-    for (int t = s.t0; t < s.t0 + s.n; t++) {
-        n->ops->norm(pg_net_row(n->x_end, t, n_embd), n->of_ends + n->at_norm, n->eps,
-                     pg_net_row(n->ref_h, t, n_embd), n_embd);
-    }
+    for (int t = s.t0; t < s.t0 + s.n; t++)
+        norm_row(n, t, pg_net_row(n->ref_h, t, n->h->n_embd));
 }
 
 void pg_net_reference(struct pg_net *n)
@@ -239,10 +249,13 @@ static void norm_rows_back(void *arg, int task, int thread)
     (void)thread;
     memset(s.part, 0, n->sums.n * sizeof(pg_real));
     for (int t = s.t0; t < s.t0 + s.n; t++) {
-        struct pg_norm_back b = {.x = pg_net_row(n->x_end, t, n_embd),
-                                 .gain = n->of_ends + n->at_norm,
-                                 .dy = pg_net_row(n->dh, t, n_embd),
-                                 .s = n->s_end[t],
+        pg_real *dh = pg_net_row(n->dh, t, n_embd);
+        if (n->h->logit_scale != 1)
+            n->ops->scale(n->logit_scale, dh, dh, n_embd);
+        struct pg_norm_back b = {.x = pg_net_row(n->now->x_end, t, n_embd),
+                                 .gain = n->of_ends + n->now->at_norm,
+                                 .dy = dh,
+                                 .s = n->now->s_end[t],
                                  .dx = pg_net_row(n->dx, t, n_embd),
                                  .dgain = s.part + n->sums.norm};
         n->ops->norm_back(&b, n_embd);
@@ -256,7 +269,7 @@ void pg_net_output(struct pg_net *n)
     for (int t0 = 0; t0 < n->n_tok; t0 += n->out_rows) {
         struct out o = {.n = n, .t0 = t0, .n_rows = PG_MIN(n->out_rows, n->n_tok - t0)};
         o.of = n->w;
-        o.h = n->h_end;
+        o.h = n->now->h_end;
         o.logits = n->logits;
         o.parts = large ? 4 : 1;
         o.n_groups = (o.n_rows + PG_NET_OUT_ROWS - 1) / PG_NET_OUT_ROWS;
@@ -269,13 +282,14 @@ void pg_net_output(struct pg_net *n)
             over_tiles(&o, from_logits);
         if (n->g && !n->opt.frozen) {
             struct pg_net_outer g = {
-                n->g + n->at_output, n->logits,    pg_net_row(n->h_end, t0, n->h->n_embd),
+                n->g + n->at_output, n->logits,    pg_net_row(n->now->h_end, t0, n->h->n_embd),
                 n->h->n_vocab,       n->h->n_embd, o.n_rows};
             pg_net_outers(n, &g, 1);
         }
     }
     if (n->g) {
         pg_net_over_spans(n, norm_rows_back, 0);
-        pg_net_sum_parts(n, n->sums.norm, n->h->n_embd, n->opt.frozen ? NULL : n->g + n->at_norm);
+        pg_net_sum_parts(n, n->sums.norm, n->h->n_embd,
+                         n->opt.frozen ? NULL : n->g + n->now->at_norm);
     }
 }

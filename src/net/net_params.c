@@ -15,16 +15,22 @@ static const enum use {
     ALWAYS,
     WHERE_THERE,
     AS_FIRST,
+    OF_STACK, /* in a stack's first block, for all */
+    CROSS,
+    GATED_DENSE,
     DENSE,
     MOE,
+    GATED_MOE,
     SHARED
 } uses[] = {
     [PG_PART_ATTN_NORM] = ALWAYS,   [PG_PART_Q] = ALWAYS,           [PG_PART_K] = ALWAYS,
     [PG_PART_V] = ALWAYS,           [PG_PART_ATTN_OUT] = ALWAYS,    [PG_PART_Q_BIAS] = WHERE_THERE,
     [PG_PART_K_BIAS] = WHERE_THERE, [PG_PART_V_BIAS] = WHERE_THERE, [PG_PART_Q_NORM] = AS_FIRST,
-    [PG_PART_K_NORM] = AS_FIRST,    [PG_PART_FFN_NORM] = ALWAYS,    [PG_PART_GATE] = DENSE,
+    [PG_PART_K_NORM] = AS_FIRST,    [PG_PART_REL_B] = OF_STACK,     [PG_PART_CROSS_NORM] = CROSS,
+    [PG_PART_CROSS_Q] = CROSS,      [PG_PART_CROSS_K] = CROSS,      [PG_PART_CROSS_V] = CROSS,
+    [PG_PART_CROSS_OUT] = CROSS,    [PG_PART_FFN_NORM] = ALWAYS,    [PG_PART_GATE] = GATED_DENSE,
     [PG_PART_UP] = DENSE,           [PG_PART_DOWN] = DENSE,         [PG_PART_ROUTER] = MOE,
-    [PG_PART_EXP_GATE] = MOE,       [PG_PART_EXP_UP] = MOE,         [PG_PART_EXP_DOWN] = MOE,
+    [PG_PART_EXP_GATE] = GATED_MOE, [PG_PART_EXP_UP] = MOE,         [PG_PART_EXP_DOWN] = MOE,
     [PG_PART_SH_INP] = SHARED,      [PG_PART_SH_GATE] = SHARED,     [PG_PART_SH_UP] = SHARED,
     [PG_PART_SH_DOWN] = SHARED,     [PG_BLOCK_PARTS] = NOWHERE,
 };
@@ -37,14 +43,19 @@ static const struct pg_weight *part_of(const struct pg_net *n, int il, enum pg_b
 /* What the model has and what the way forward wants are the same. */
 static int check_part(const struct pg_net *n, int il, enum pg_block_part part, struct pg_err *err)
 {
-    bool moe = n->model->block[il].moe >= 0, there = part_of(n, il, part)->n_in != 0;
+    const bool moe = n->model->block[il].moe >= 0, there = part_of(n, il, part)->n_in != 0;
+    const struct pg_stack *stack = &n->h->stack[pg_stack_of(n->h, il)];
     const bool wanted[] = {
         [NOWHERE] = false,
         [ALWAYS] = true,
         [WHERE_THERE] = there,
         [AS_FIRST] = n->q_norm_len && n->k_norm_len,
+        [OF_STACK] = n->h->n_buckets && il == stack->first,
+        [CROSS] = n->h->n_stack > 1 && stack->causal,
+        [GATED_DENSE] = !moe && n->h->gated,
         [DENSE] = !moe,
         [MOE] = moe,
+        [GATED_MOE] = moe && n->h->gated,
         [SHARED] = moe && n->h->n_ff_shexp,
     };
     if (there == wanted[uses[part]])
@@ -60,16 +71,16 @@ static int check_part(const struct pg_net *n, int il, enum pg_block_part part, s
 static int check_shape(const struct pg_net *n, struct pg_err *err)
 {
     const struct pg_hparams *h = n->h;
-    if (h->n_stack > 1)
-        return pg_fail(err, PG_ENOTSUP,
-                       "architecture '%s': an encoder with its decoder cannot be "
-                       "trained",
-                       n->model->arch);
     if (h->rope != PG_ROPE_PAIRS && h->rope != PG_ROPE_HALVES)
         return pg_fail(err, PG_ENOTSUP, "rotation: kind %d cannot be trained", (int)h->rope);
-    if (h->activation != PG_SILU) {
-        return pg_fail(err, PG_ENOTSUP, "activation: kind %d found, silu alone can be trained",
+    if (h->activation != PG_SILU && h->activation != PG_RELU && h->activation != PG_GELU) {
+        return pg_fail(err, PG_ENOTSUP, "activation: kind %d cannot be trained",
                        (int)h->activation);
+    }
+    if (h->n_buckets && h->attn_scale != 1) {
+        return pg_fail(err, PG_ENOTSUP,
+                       "relative positions beside a scale of %g: 1 alone can be trained",
+                       (double)h->attn_scale);
     }
     for (int il = 0; il < h->n_layer; il++) {
         const struct pg_cache *c = &n->model->cache[il];
@@ -153,6 +164,14 @@ static void list_block(struct pg_net *n, int il)
     }
 }
 
+/* A stack's last norm; a name that begins as its tensors do. */
+static struct pg_tensor_name norm_name(const struct pg_net *n, int stack)
+{
+    struct pg_tensor_name name;
+    snprintf(name.s, sizeof(name.s), "%soutput_norm.weight", n->h->stack[stack].prefix);
+    return name;
+}
+
 /* A tied output is absent in the directory, and the table once weights are loaded. */
 static bool has_output(const struct pg_model *m)
 {
@@ -163,8 +182,10 @@ static bool has_output(const struct pg_model *m)
 static void list_pregates(struct pg_net *n)
 {
     n->at_embd = n->at_output = PG_NO_PART;
-    n->at_norm = 0;
-    n->at_freqs = n->model->rope_freqs.n_in ? (size_t)n->h->n_embd : PG_NO_PART;
+    for (int i = 0; i < n->n_stack; i++)
+        n->stack[i].at_norm = (size_t)i * (size_t)n->h->n_embd;
+    n->at_freqs =
+        n->model->rope_freqs.n_in ? (size_t)n->n_stack * (size_t)n->h->n_embd : PG_NO_PART;
     for (int il = 0; il < n->h->n_layer; il++)
         list_block(n, il);
 }
@@ -177,9 +198,11 @@ static int list_all(struct pg_net *n, struct pg_err *err)
     struct pg_param freqs = {.n_mat = 1, .n_out = 1, .n_in = h->n_rot / 2};
     n->at_embd = append(n, &table, "token_embd.weight");
     n->at_freqs = n->model->rope_freqs.n_in ? append(n, &freqs, "rope_freqs.weight") : PG_NO_PART;
-    for (int il = 0; il < h->n_layer; il++)
-        list_block(n, il);
-    n->at_norm = append(n, &gain, "output_norm.weight");
+    for (int i = 0; i < n->n_stack; i++) {
+        for (int il = n->stack[i].first; il < n->stack[i].end; il++)
+            list_block(n, il);
+        n->stack[i].at_norm = append(n, &gain, norm_name(n, i).s);
+    }
     n->at_output = has_output(n->model) ? append(n, &table, "output.weight") : n->at_embd;
     uint64_t used = n->params.n_values - n->n_pregate_values;
     if (used != n->model->n_params) {
@@ -195,7 +218,7 @@ int pg_net_list(struct pg_net *n, struct pg_err *err)
 {
     size_t n_layer = (size_t)n->h->n_layer;
     n->at = pg_calloc(n_layer, sizeof(n->at[0]));
-    n->params.p = pg_calloc(n_layer * PG_N_PARTS + 4, sizeof(n->params.p[0]));
+    n->params.p = pg_calloc(n_layer * PG_N_PARTS + 3 + PG_STACKS, sizeof(n->params.p[0]));
     if (!n->at || !n->params.p)
         return pg_fail(err, PG_ENOMEM, "out of memory for the list of parameters");
     if (!n->opt.frozen)

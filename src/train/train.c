@@ -455,7 +455,7 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
         struct pg_batch b;
         struct pg_net_loss loss;
         pg_batches_next(&t->batches, &b);
-        const struct pg_net_batch batch = {b.token, b.target, b.start};
+        const struct pg_net_batch batch = {.token = b.token, .target = b.target, .start = b.start};
         const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n, t->ref};
         PG_TRY(pg_net_run(t->net, at, &batch, &loss, err));
         mean->total += loss.total / n;

@@ -27,7 +27,7 @@ struct net_case {
     struct pg_net *net;
     const struct pg_params *params;
     pg_real *w, *g, *ref; /* ref: of the divergence, or NULL */
-    int32_t *token, *target, *start;
+    int32_t *token, *target, *start, *source_of, *source, *source_start;
     struct pg_net_batch batch;
 };
 
@@ -73,20 +73,23 @@ static void net_read_param(const struct net_case *c, const struct pg_param *p)
     }
 }
 
+static const pg_real *net_part(const struct net_case *c, int il, enum pg_block_part part)
+{
+    return c->w + pg_params_find(c->params, pg_part_name(&c->model, il, part).s)->at;
+}
+
 /* A pre-gate begins as the router of the block whose state it reads would sort, made different. */
 static void net_fold_pregate(const struct net_case *c, const struct pg_param *p)
 {
-    int il = atoi(p->name + 4), to = -1;
-    char router[64], from_norm[64], to_norm[64];
-    int want = c->model.block[il].moe + c->opt.level;
-    for (int i = 0; i < c->model.h.n_layer; i++)
-        to = c->model.block[i].moe == want ? i : to;
-    snprintf(router, sizeof(router), "blk.%d.ffn_gate_inp.weight", to);
-    snprintf(from_norm, sizeof(from_norm), "blk.%d.ffn_norm.weight", il);
-    snprintf(to_norm, sizeof(to_norm), "blk.%d.ffn_norm.weight", to);
-    const pg_real *r = c->w + pg_params_find(c->params, router)->at;
-    const pg_real *f = c->w + pg_params_find(c->params, from_norm)->at;
-    const pg_real *g = c->w + pg_params_find(c->params, to_norm)->at;
+    const char *suffix;
+    const struct pg_model *m = &c->model;
+    int il = pg_block_of_name(m, p->name, &suffix), to = -1;
+    int want = m->block[il].moe + c->opt.level;
+    for (int i = 0; i < m->h.n_layer; i++)
+        to = m->block[i].moe == want ? i : to;
+    const pg_real *r = net_part(c, to, PG_PART_ROUTER);
+    const pg_real *f = net_part(c, il, PG_PART_FFN_NORM);
+    const pg_real *g = net_part(c, to, PG_PART_FFN_NORM);
     for (size_t i = 0; i < p->n; i++)
         c->w[p->at + i] = r[i] * g[i % (size_t)p->n_in] / f[i % (size_t)p->n_in];
 }
@@ -112,6 +115,7 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
 {
     struct pg_err err = {0};
     size_t n_tok = (size_t)(opt->n_seq * opt->seq_len);
+    size_t n_source = (size_t)(opt->n_seq * opt->source_len);
     *c = (struct net_case){.opt = *opt};
     snprintf(c->path, sizeof(c->path), "%s%s%s", file[0] == '/' ? "" : PG_TEST_DATA,
              file[0] == '/' ? "" : "/", file);
@@ -126,11 +130,19 @@ static void net_case_open(struct net_case *c, const char *file, const struct pg_
     c->w = calloc(c->params->n_values, sizeof(pg_real));
     c->g = calloc(c->params->n_values, sizeof(pg_real));
     c->ref = c->opt.kl_weight > 0 ? calloc(c->params->n_values, sizeof(pg_real)) : NULL;
-    c->token = calloc(3 * n_tok, sizeof(int32_t));
+    c->token = calloc(4 * n_tok + 2 * n_source, sizeof(int32_t));
     assert_true(c->w && c->g && c->token);
     c->target = c->token + n_tok;
     c->start = c->target + n_tok;
-    c->batch = (struct pg_net_batch){c->token, c->target, c->start};
+    c->source_of = c->start + n_tok;
+    c->source = c->source_of + n_tok;
+    c->source_start = c->source + n_source;
+    c->batch = (struct pg_net_batch){.token = c->token,
+                                     .target = c->target,
+                                     .start = c->start,
+                                     .source = c->source,
+                                     .source_start = c->source_start,
+                                     .source_of = c->source_of};
     for (int pass = 0; pass < 2; pass++) {
         for (int i = 0; i < c->params->n; i++) {
             const struct pg_param *p = &c->params->p[i];
@@ -159,6 +171,44 @@ static void net_case_close(struct net_case *c)
     free(c->token);
 }
 
+static void net_pad(int32_t *token, int32_t *start, int from, int n)
+{
+    for (int i = from; i < n; i++) {
+        token[i] = -1;
+        start[i] = from;
+    }
+}
+
+/* A source for each document of a row, cut where chance has it; padding in every other row. */
+static void net_case_fill_sources(struct net_case *c, uint64_t seed)
+{
+    const int len = c->opt.seq_len, source_len = c->opt.source_len;
+    for (int s = 0; s < c->opt.n_seq; s++) {
+        int32_t *start = c->start + s * len, *source = c->source + s * source_len;
+        int32_t *source_start = c->source_start + s * source_len;
+        int n_docs = 0, begin = 0;
+        for (int i = 0; i < len; i++)
+            n_docs += start[i] == i;
+        int each = source_len / n_docs;
+        assert_true(each > 0);
+        for (int i = 0; i < len; i++) {
+            begin += i > 0 && start[i] == i ? each : 0;
+            c->source_of[s * len + i] = begin;
+        }
+        for (int i = 0; i < source_len; i++) {
+            source[i] = (int32_t)(pg_random_next(&seed) % (uint64_t)c->model.h.n_vocab);
+            source_start[i] = PG_MIN(i / each, n_docs - 1) * each;
+        }
+        if (s % 2) {
+            for (int i = len - 2; i < len; i++)
+                c->target[s * len + i] = -1;
+            net_pad(c->token + s * len, start, len - 2, len);
+            if (each * n_docs + 1 < source_len)
+                net_pad(source, source_start, each * n_docs, source_len);
+        }
+    }
+}
+
 /* Random tokens; documents of up to `longest` tokens, the last of each without a target, and now
  * and then another one without. */
 static void net_case_fill(struct net_case *c, int longest, uint64_t seed)
@@ -177,6 +227,8 @@ static void net_case_fill(struct net_case *c, int longest, uint64_t seed)
             c->start[t] = begin;
         }
     }
+    if (c->opt.source_len)
+        net_case_fill_sources(c, seed);
 }
 
 /* The loss, and the gradient in c->g when it is wanted. */

@@ -22,7 +22,8 @@ static const char *const files[] = {
 
 enum { LEN = 40 };
 
-static float *engine_logits(const struct net_case *c, const int32_t *tokens, int n)
+static float *engine_logits(const struct net_case *c, const int32_t *tokens, int n,
+                            const int32_t *source, int n_source)
 {
     struct pg_options opt = {PG_OPTIONS_INIT, .model = c->path,     .mode = PG_MODE_RESIDENT,
                              .n_ctx = LEN,    .kv_type = PG_KV_F32, .n_threads = 2};
@@ -34,6 +35,8 @@ static float *engine_logits(const struct net_case *c, const int32_t *tokens, int
     assert_non_null(logits);
     assert_int_equal(pg_engine_open(&e, &opt, &err), 0);
     assert_int_equal(pg_session_open(&s, e, &sopt, &err), 0);
+    if (source)
+        assert_int_equal(pg_session_encode(s, source, (size_t)n_source, &err), 0);
     assert_int_equal(pg_session_eval(s, tokens, (size_t)n, logits, &err), 0);
     pg_session_close(s);
     pg_engine_close(e);
@@ -63,7 +66,7 @@ static void same_as_engine(void **state)
         net_case_fill(&c, LEN, f);
         for (int i = 0; i < LEN; i++)
             c.start[row + i] = i < begin ? 0 : begin;
-        float *logits = engine_logits(&c, c.token + row + begin, n);
+        float *logits = engine_logits(&c, c.token + row + begin, n, NULL, 0);
         for (int i = 0; i < n; i += 5) {
             int target = (i * 7) % c.model.h.n_vocab;
             for (int t = 0; t < 2 * LEN; t++)
@@ -81,9 +84,45 @@ static void same_as_engine(void **state)
     }
 }
 
+/* Likewise the second pair of a row, of its own source. */
+static void same_as_engine_with_a_source(void **state)
+{
+    static const char *const tried[] = {"gen_moe/t5dense.gguf", "gen_moe/switch.gguf"};
+    enum { SOURCE = 53, FIRST = 17 };
+    (void)state;
+    for (size_t f = 0; f < PG_COUNT(tried); f++) {
+        struct net_case c;
+        struct pg_net_options opt = {.n_seq = 2, .seq_len = LEN, .source_len = SOURCE};
+        int begin = 9, n = LEN - begin;
+        net_case_open(&c, tried[f], &opt, 2);
+        net_case_fill(&c, LEN, f);
+        for (int i = 0; i < LEN; i++) {
+            c.start[i] = i < begin ? 0 : begin;
+            c.source_of[i] = i < begin ? 0 : FIRST;
+        }
+        for (int i = 0; i < SOURCE; i++)
+            c.source_start[i] = i < FIRST ? 0 : FIRST;
+        float *logits = engine_logits(&c, c.token + begin, n, c.source + FIRST, SOURCE - FIRST);
+        for (int i = 0; i < n; i += 5) {
+            int target = (i * 7) % c.model.h.n_vocab;
+            for (int t = 0; t < 2 * LEN; t++)
+                c.target[t] = -1;
+            c.target[begin + i] = target;
+            double found = net_case_run(&c, false).nll;
+            double wanted = nll_of(logits + i * c.model.h.n_vocab, c.model.h.n_vocab, target);
+            if (fabs(found - wanted) > 2e-5 * fmax(1, wanted)) {
+                fail_msg("%s: token %d: %.8f found, %.8f by the engine", tried[f], i, found,
+                         wanted);
+            }
+        }
+        free(logits);
+        net_case_close(&c);
+    }
+}
+
 /* ------------------------------------------------------------------ threads, sums ----------- */
 
-static void threads_change_no_bit(void **state)
+static void same_bits_with_threads(const char *file)
 {
     struct net_case one, more;
     const float bias[] = {0.1f, 0.2f, 0.3f, 0.1f, 0.2f, 0.3f, 0.1f, 0.2f};
@@ -91,18 +130,18 @@ static void threads_change_no_bit(void **state)
                                  .level = 1,
                                  .n_seq = 5,
                                  .seq_len = 150,
+                                 .source_len = strstr(file, "switch") ? 190 : 0,
                                  .balance_weight = 0.1f,
                                  .sticky_weight = 0.1f,
                                  .sticky_cache = 3,
                                  .cache_bias = bias,
                                  .kl_weight = 0.1f};
-    (void)state;
-    net_case_open(&one, "gen_moe/mixed.gguf", &opt, 1);
+    net_case_open(&one, file, &opt, 1);
     assert_true(one.model.n_moe <= (int)PG_COUNT(bias));
     net_case_fill(&one, 140, 3);
     struct pg_net_loss wanted = net_case_run(&one, true);
     for (int n_threads = 2; n_threads <= 5; n_threads += 3) {
-        net_case_open(&more, "gen_moe/mixed.gguf", &opt, n_threads);
+        net_case_open(&more, file, &opt, n_threads);
         net_case_fill(&more, 140, 3);
         struct pg_net_loss found = net_case_run(&more, true);
         assert_memory_equal(&found, &wanted, sizeof(found));
@@ -113,6 +152,13 @@ static void threads_change_no_bit(void **state)
     struct pg_net_loss again = net_case_run(&one, false);
     assert_memory_equal(&again, &wanted, sizeof(again));
     net_case_close(&one);
+}
+
+static void threads_change_no_bit(void **state)
+{
+    (void)state;
+    same_bits_with_threads("gen_moe/mixed.gguf");
+    same_bits_with_threads("gen_moe/switch.gguf");
 }
 
 static void gradients_add_up(void **state)
@@ -192,6 +238,47 @@ static void bad_batches(void **state)
     net_case_close(&c);
 }
 
+static void bad_sources(void **state)
+{
+    struct net_case c;
+    struct pg_net_options opt = {.n_seq = 2, .seq_len = 16, .source_len = 20};
+    int32_t kept;
+    (void)state;
+    net_case_open(&c, "gen_moe/switch.gguf", &opt, 2);
+    net_case_fill(&c, 5, 3);
+    const struct {
+        int32_t *where, value;
+        const char *word;
+    } bad[] = {
+        {&c.token[0], -1, "token -1 in place 0"},
+        {&c.token[5], -1, "a row"},
+        {&c.token[31], -2, "token -2 in place 15"},
+        {&c.token[31], 3, "token 3 in place 15"},
+        {&c.target[31], 3, "token -1 with target 3"},
+        {&c.source[0], c.model.h.n_vocab, "ids below"},
+        {&c.source[3], -1, "a row"},
+        {&c.source_start[2], 1, "begins at 1"},
+        {&c.source_of[0], 1, "source begins at 1"},
+        {&c.source_of[0], -1, "source begins at -1"},
+        {&c.source_of[15], 20, "source begins at 20"},
+        {&c.source_of[1], 19, "source begins at"},
+    };
+    for (size_t i = 0; i < PG_COUNT(bad); i++) {
+        kept = *bad[i].where;
+        *bad[i].where = bad[i].value;
+        refused(&c, PG_EARG, bad[i].word);
+        *bad[i].where = kept;
+    }
+    net_case_run(&c, true);
+    opt = c.opt;
+    opt.source_len = 0;
+    struct pg_net *net;
+    struct pg_err err;
+    assert_int_equal(pg_net_open(&net, &opt, &err), PG_EARG);
+    says(err.text, "rows of 0 tokens");
+    net_case_close(&c);
+}
+
 static void bad_options(void **state)
 {
     struct net_case c;
@@ -261,9 +348,9 @@ static void unknown_models(void **state)
         m->n_params += 8; /* a tensor outside the blocks */
         refused_model(&c, "training would use");
         m->n_params -= 8;
-        m->h.activation++;
+        m->h.activation = (enum pg_activation)9;
         refused_model(&c, "activation");
-        m->h.activation--;
+        m->h.activation = PG_SILU;
         m->h.rope = (enum pg_rope_kind)7;
         refused_model(&c, "rotation: kind 7");
         m->h.rope = PG_ROPE_HALVES;
@@ -401,24 +488,58 @@ static void check_window(const struct pg_row_ops *ops, struct rows *r)
     }
 }
 
-static void check_silu(const struct pg_row_ops *ops, struct rows *r)
+/* f and its derivative at g, in double. */
+struct value {
+    double f, df;
+};
+
+static struct value silu_at(double g)
+{
+    double s = 1 / (1 + exp(-g));
+    return (struct value){g * s, s + g * s * (1 - s)};
+}
+
+static struct value gelu_at(double g)
+{
+    double by = sqrt(2 / 3.14159265358979323846), t = tanh(by * (g + 0.044715 * g * g * g));
+    return (struct value){0.5 * g * (1 + t),
+                          0.5 * (1 + t) + 0.5 * g * (1 - t * t) * by * (1 + 0.134145 * g * g)};
+}
+
+static struct value relu_at(double g)
+{
+    return (struct value){g > 0 ? g : 0, g > 0};
+}
+
+static void check_act(const struct pg_act_ops *ops, struct value (*at)(double), struct rows *r,
+                      bool gated)
 {
     int n = r->n;
     double sum = 0;
-    float act[MOST];
-    ops->silu(r->a, r->b, act, n);
-    struct pg_silu_back b = {r->a, r->b, r->c, 0.25f, r->y, r->z, r->u};
-    float got = ops->silu_back(&b, n);
+    float act[MOST], *up = gated ? r->b : NULL, *dup = gated ? r->u : NULL;
+    ops->of(r->a, up, act, n);
+    struct pg_act_back b = {r->a, up, r->c, 0.25f, r->y, r->z, dup};
+    float got = ops->back(&b, n);
     for (int i = 0; i < n; i++) {
-        double g = (double)r->a[i], up = (double)r->b[i], d = (double)r->c[i];
-        double s = 1 / (1 + exp(-g));
-        sum += d * g * s * up;
-        near("silu", n, (double)act[i], g * s * up, 0);
-        near("silu act", n, (double)r->y[i], g * s * up, 0);
-        near("silu dgate", n, (double)r->z[i], 0.25 * d * up * (s + g * s * (1 - s)), 1);
-        near("silu dup", n, (double)r->u[i], 0.25 * d * g * s, 0);
+        double u = gated ? (double)r->b[i] : 1, d = (double)r->c[i];
+        struct value v = at((double)r->a[i]);
+        sum += d * v.f * u;
+        near("activation", n, (double)act[i], v.f * u, 0.1);
+        near("activation again", n, (double)r->y[i], v.f * u, 0.1);
+        near("dgate", n, (double)r->z[i], 0.25 * d * u * v.df, 1);
+        if (gated)
+            near("dup", n, (double)r->u[i], 0.25 * d * v.f, 0.1);
     }
-    near("silu sum", n, (double)got, sum, 10);
+    near("sum of an activation", n, (double)got, sum, 10);
+}
+
+static void check_acts(const struct pg_row_ops *ops, struct rows *r)
+{
+    for (int gated = 0; gated < 2; gated++) {
+        check_act(&ops->silu, silu_at, r, gated);
+        check_act(&ops->gelu, gelu_at, r, gated);
+        check_act(&ops->relu, relu_at, r, gated);
+    }
 }
 
 static void check_plain(const struct pg_row_ops *ops, struct rows *r)
@@ -444,7 +565,7 @@ static void check_plain(const struct pg_row_ops *ops, struct rows *r)
 static void check_level(const struct pg_row_ops *ops)
 {
     void (*const checks[])(const struct pg_row_ops *, struct rows *) = {
-        check_plain, check_norm, check_softmax, check_window, check_silu};
+        check_plain, check_norm, check_softmax, check_window, check_acts};
     for (int n = 1; n < MOST; n++) {
         for (size_t i = 0; i < PG_COUNT(checks); i++) {
             struct rows r = {0};
@@ -470,11 +591,15 @@ static void rows_at_the_edges(void **state)
     const struct pg_row_ops *ops = pg_row_ops(0);
     float x[5] = {-1e30f, 0, 1e30f, -200, 3}, up[5] = {1, 1, 1, 1, 1}, y[5];
     (void)state;
-    ops->silu(x, up, y, 5);
+    ops->silu.of(x, up, y, 5);
     assert_true(fabsf(y[0]) < 1e-7f && y[1] == 0 && y[2] == 1e30f && fabsf(y[3]) < 1e-30f);
     ops->softmax(x, 1, 1, 5);
     assert_true(x[2] == 1 && x[0] == 0 && x[4] == 0);
     x[3] = NAN;
+    ops->relu.of(x, NULL, y, 5);
+    assert_true(isnan(y[3]) && y[0] == 0 && y[2] == 1);
+    ops->gelu.of(x, NULL, y, 5);
+    assert_true(isnan(y[3]));
     ops->softmax(x, 1, 1, 5);
     assert_true(isnan(x[0]) && isnan(x[4]));
 }
@@ -482,10 +607,16 @@ static void rows_at_the_edges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_as_engine),    cmocka_unit_test(threads_change_no_bit),
-        cmocka_unit_test(gradients_add_up),  cmocka_unit_test(bad_batches),
-        cmocka_unit_test(bad_options),       cmocka_unit_test(unknown_models),
-        cmocka_unit_test(parts_of_a_block),  cmocka_unit_test(rows_are_right),
+        cmocka_unit_test(same_as_engine_with_a_source),
+        cmocka_unit_test(same_as_engine),
+        cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(gradients_add_up),
+        cmocka_unit_test(bad_batches),
+        cmocka_unit_test(bad_sources),
+        cmocka_unit_test(bad_options),
+        cmocka_unit_test(unknown_models),
+        cmocka_unit_test(parts_of_a_block),
+        cmocka_unit_test(rows_are_right),
         cmocka_unit_test(rows_at_the_edges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

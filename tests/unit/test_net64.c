@@ -7,6 +7,7 @@
  */
 #include "net_case.h"
 
+#include "base/hash.h"
 #include "net/net_impl.h"
 
 struct net_test {
@@ -17,6 +18,7 @@ struct net_test {
     int hidden; /* of pre-gates, which then have a bias, too */
     float kl;
     float bias; /* of the cache, in the first MoE block; half of it in the others */
+    int source_len;
 };
 
 enum { BLOCKS = 16 };
@@ -30,45 +32,78 @@ static const float *biases(float first)
 }
 
 static const struct net_test tests64[] = {
-    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
-    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0, 0, 0},
-    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0, 0, 0},
-    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
-    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5, 0, 0},
-    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19, 0, 0},
-    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0, 0},
-    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0, 0, 0},
-    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0, 0},
-    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0, 0, 0},
-    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0.3f},
-    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 1, 0},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0.7f, 0.2f},
-    {"gen_moe/mixed.gguf", 2, true, false, 2, 21, 12, 5, 2, 0.4f},
+    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0, 0, 0, 0},
+    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19, 0, 0, 0},
+    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0, 0, 0, 0},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0.3f, 0},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 1, 0, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0.7f, 0.2f, 0},
+    {"gen_moe/mixed.gguf", 2, true, false, 2, 21, 12, 5, 2, 0.4f, 0},
+    {"gen_moe/t5dense.gguf", 0, false, false, 2, 9, 5, 0, 0, 0, 13},
+    {"gen_moe/switch.gguf", 0, false, false, 2, 11, 6, 0, 0, 0, 15},
+    {"gen_moe/switch.gguf", 1, false, false, 2, 11, 6, 5, 0, 0, 15},
+    {"gen_moe/switch.gguf", 1, false, true, 2, 9, 9, 0, 0.7f, 0.2f, 11},
 };
+
+static size_t n_routed(const struct net_case *c, int moe)
+{
+    int stack = pg_stack_of(&c->model.h, pg_block_of_moe(&c->model, moe));
+    return (size_t)c->net->stack[stack].n_tok * (size_t)c->model.h.n_expert_used;
+}
+
+/* Of a block, a part as long as the longest stack has. */
+static size_t n_most(const struct net_case *c)
+{
+    return (size_t)c->net->max_tok * (size_t)c->model.h.n_expert_used;
+}
 
 static int32_t *routes_of(const struct net_case *c)
 {
-    size_t n = (size_t)(c->opt.n_seq * c->opt.seq_len) * (size_t)c->model.h.n_expert_used;
-    int32_t *all = calloc(n * (size_t)c->model.n_moe + 1, sizeof(int32_t));
+    int32_t *all = calloc(n_most(c) * (size_t)c->model.n_moe + 1, sizeof(int32_t));
     assert_non_null(all);
-    for (int moe = 0; moe < c->model.n_moe; moe++)
-        memcpy(all + n * (size_t)moe, pg_net_route(c->net, moe), n * sizeof(int32_t));
+    for (int moe = 0; moe < c->model.n_moe; moe++) {
+        memcpy(all + n_most(c) * (size_t)moe, pg_net_route(c->net, moe),
+               n_routed(c, moe) * sizeof(int32_t));
+    }
     return all;
 }
 
 static bool routes_are(const struct net_case *c, const int32_t *all)
 {
-    size_t n = (size_t)(c->opt.n_seq * c->opt.seq_len) * (size_t)c->model.h.n_expert_used;
     for (int moe = 0; moe < c->model.n_moe; moe++)
-        if (memcmp(all + n * (size_t)moe, pg_net_route(c->net, moe), n * sizeof(int32_t)))
+        if (memcmp(all + n_most(c) * (size_t)moe, pg_net_route(c->net, moe),
+                   n_routed(c, moe) * sizeof(int32_t)))
             return false;
     return true;
+}
+
+/* Which side of its kink each ReLU is on. */
+static uint64_t signs_of(const struct net_case *c)
+{
+    uint64_t hash = PG_HASH_START;
+    for (int il = 0; c->model.h.activation == PG_RELU && il < c->model.h.n_layer; il++) {
+        bool moe = c->model.block[il].moe >= 0;
+        size_t n_tok = (size_t)c->net->stack[pg_stack_of(&c->model.h, il)].n_tok;
+        size_t n = n_tok * (size_t)(moe ? c->net->n_rank * c->model.h.n_ff_exp : c->model.h.n_ff);
+        for (size_t i = 0; i < n; i++) {
+            uint8_t on = c->net->block[il].gate[i] > 0;
+            hash = pg_hash_bytes(hash, &on, 1);
+        }
+    }
+    return hash;
 }
 
 struct direction {
@@ -77,6 +112,7 @@ struct direction {
     double derivative, loss;
     const double *w;       /* weights to move away from */
     const int32_t *routes; /* there */
+    uint64_t signs;
 };
 
 static bool loss_at(struct net_case *c, const struct direction *v, double h, double *loss)
@@ -89,7 +125,7 @@ static bool loss_at(struct net_case *c, const struct direction *v, double h, dou
         pg_net_run(c->net, (struct pg_net_point){c->w, NULL, 1, c->ref}, &c->batch, &l, &err), 0);
     memcpy(c->w + v->p->at, v->w + v->p->at, v->p->n * sizeof(double));
     *loss = l.total;
-    return routes_are(c, v->routes);
+    return routes_are(c, v->routes) && signs_of(c) == v->signs;
 }
 
 /* False when the experts chosen change within the step. */
@@ -130,10 +166,12 @@ static size_t largest(const double *g, size_t n)
  * trained. */
 static bool is_unused(const struct net_case *c, const struct pg_param *p)
 {
-    int il = atoi(p->name + 4);
+    const char *suffix = "";
+    int il = pg_block_of_name(&c->model, p->name, &suffix);
     return strcmp(p->name, "rope_freqs.weight") == 0 ||
-           (strstr(p->name, "ffn_gate_inp.weight") && c->opt.gate == PG_GATE_PREGATE &&
-            c->opt.weigher == PG_GATE_PREGATE && c->model.block[il].moe >= c->opt.level);
+           (strcmp(suffix, "ffn_gate_inp.weight") == 0 && c->opt.gate == PG_GATE_PREGATE &&
+            c->opt.weigher == PG_GATE_PREGATE &&
+            pg_net_decided_early(&c->model, c->model.block[il].moe, c->opt.level));
 }
 
 static void check_param(struct net_case *c, struct direction *v, uint64_t *random)
@@ -171,6 +209,7 @@ static void check_model(const struct net_test *t, uint64_t seed)
         .pregate_hidden = t->hidden,
         .n_seq = t->n_seq,
         .seq_len = t->seq_len,
+        .source_len = t->source_len,
         .balance_weight = 0.3f,
         .sticky_weight = 0.5f,
         .sticky_cache = 3,
@@ -187,12 +226,13 @@ static void check_model(const struct net_test *t, uint64_t seed)
     struct pg_net_loss loss = net_case_run(&c, true);
     assert_true(loss.kl > 0 || t->kl == 0);
     int32_t *routes = routes_of(&c);
+    uint64_t signs = signs_of(&c);
     double *w = malloc(c.params->n_values * sizeof(double));
     assert_non_null(w);
     memcpy(w, c.w, c.params->n_values * sizeof(double));
     assert_true(loss.sticky > 0 || c.model.n_moe == 0);
     for (int i = 0; i < c.params->n; i++) {
-        struct direction v = {&c.params->p[i], NULL, 0, loss.total, w, routes};
+        struct direction v = {&c.params->p[i], NULL, 0, loss.total, w, routes, signs};
         check_param(&c, &v, &seed);
     }
     free(w);
@@ -231,12 +271,13 @@ static void the_router_weighs(void **state)
         c.model.h.rule.sigmoid = i % 3 == 2;
         struct pg_net_loss loss = net_case_run(&c, true);
         int32_t *routes = routes_of(&c);
+        uint64_t signs = signs_of(&c);
         double *w = malloc(c.params->n_values * sizeof(double));
         assert_non_null(w);
         memcpy(w, c.w, c.params->n_values * sizeof(double));
         int n_checked = 0, last = pg_block_of_moe(&c.model, c.model.n_moe - 1);
         for (int k = 0; k < c.params->n; k++) {
-            struct direction v = {&c.params->p[k], NULL, 0, loss.total, w, routes};
+            struct direction v = {&c.params->p[k], NULL, 0, loss.total, w, routes, signs};
             if (strncmp(v.p->name, "blk.", 4) == 0 && atoi(v.p->name + 4) >= last) {
                 check_param(&c, &v, &random);
                 n_checked += strstr(v.p->name, "ffn_gate_inp.weight") != NULL;
@@ -270,7 +311,8 @@ static void large_batch(void **state)
     memcpy(w, c.w, all.n * sizeof(double));
     struct pg_net_loss loss = net_case_run(&c, true);
     int32_t *routes = routes_of(&c);
-    struct direction v = {&all, d, 0, loss.total, w, routes};
+    uint64_t signs = signs_of(&c);
+    struct direction v = {&all, d, 0, loss.total, w, routes, signs};
     for (size_t i = 0; i < all.n; i++) {
         d[i] = 0.01 * net_uniform(&random);
         v.derivative += d[i] * c.g[i];

@@ -77,6 +77,7 @@ static void open_net(struct fixture *f)
         .weigher = PG_GATE_PREGATE,
         .n_seq = whole(f->want, "n_seq"),
         .seq_len = whole(f->want, "seq_len"),
+        .source_len = json_object_get(f->want, "source_len") ? whole(f->want, "source_len") : 0,
         .balance_weight = (float)real(f->want, "balance_weight"),
         .sticky_weight = (float)real(f->want, "sticky_weight"),
         .sticky_cache = whole(f->want, "sticky_cache"),
@@ -85,8 +86,15 @@ static void open_net(struct fixture *f)
     must(pg_pool_open(&f->pool, 2, &err), &err);
     opt.pool = f->pool;
     must(pg_net_open(&f->net, &opt, &err), &err);
-    f->batch = (struct pg_net_batch){ids(f->want, "token", n), ids(f->want, "target", n),
-                                     ids(f->want, "start", n)};
+    f->batch = (struct pg_net_batch){.token = ids(f->want, "token", n),
+                                     .target = ids(f->want, "target", n),
+                                     .start = ids(f->want, "start", n)};
+    if (opt.source_len) {
+        size_t n_source = (size_t)opt.n_seq * (size_t)opt.source_len;
+        f->batch.source = ids(f->want, "source", n_source);
+        f->batch.source_start = ids(f->want, "source_start", n_source);
+        f->batch.source_of = ids(f->want, "source_of", n);
+    }
     f->w = calloc(pg_net_params(f->net)->n_values, sizeof(pg_real));
     f->g = calloc(pg_net_params(f->net)->n_values, sizeof(pg_real));
     assert_non_null(f->w);
@@ -108,11 +116,10 @@ static void load_param(struct fixture *f, int fd, const struct pg_param *p)
     free(values);
 }
 
-static const pg_real *weights_of(const struct fixture *f, int il, const char *suffix)
+static const pg_real *weights_of(const struct fixture *f, int il, enum pg_block_part part)
 {
-    char name[64];
-    snprintf(name, sizeof(name), "blk.%d.%s.weight", il, suffix);
-    const struct pg_param *p = pg_params_find(pg_net_params(f->net), name);
+    struct pg_tensor_name name = pg_part_name(&f->model, il, part);
+    const struct pg_param *p = pg_params_find(pg_net_params(f->net), name.s);
     assert_non_null(p);
     return f->w + p->at;
 }
@@ -120,13 +127,14 @@ static const pg_real *weights_of(const struct fixture *f, int il, const char *su
 /* The router of the MoE block `level` on, gains folded in. */
 static void fold_param(struct fixture *f, const struct pg_param *p)
 {
-    int from = 0, to = 0, level = whole(f->want, "level");
-    assert_int_equal(sscanf(p->name, "blk.%d.", &from), 1);
+    const char *suffix;
+    int from = pg_block_of_name(&f->model, p->name, &suffix), to = 0;
+    int level = whole(f->want, "level");
     while (f->model.block[to].moe != f->model.block[from].moe + level)
         to++;
-    const pg_real *router = weights_of(f, to, "ffn_gate_inp");
-    const pg_real *gain_to = weights_of(f, to, "ffn_norm");
-    const pg_real *gain_from = weights_of(f, from, "ffn_norm");
+    const pg_real *router = weights_of(f, to, PG_PART_ROUTER);
+    const pg_real *gain_to = weights_of(f, to, PG_PART_FFN_NORM);
+    const pg_real *gain_from = weights_of(f, from, PG_PART_FFN_NORM);
     for (size_t i = 0; i < p->n; i++) {
         size_t c = i % (size_t)p->n_in;
         f->w[p->at + i] = router[i] * (gain_to[c] / gain_from[c]);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * What training does to single rows beside matrix products: norms, softmax, SiLU, and their
+ * What training does to single rows beside matrix products: norms, softmax, activations, and their
  * derivatives. One table of function pointers, filled from rows_body.h, which is compiled once for
  * each instruction level (rows_base.c, rows_avx2.c, rows_avx512.c) and for the tests in double
  * (rows_double.c).
@@ -21,12 +21,17 @@ struct pg_norm_back {
     pg_real *dx, *dgain;
 };
 
-/* act = silu(gate) up, and from times dact the derivatives of gate and up. Each output may be any
- * input. */
-struct pg_silu_back {
+/* act = f(gate) up, and from times dact the derivatives of gate and up. Without up (NULL) it is 1,
+ * and there is no dup. Each output may be any input. */
+struct pg_act_back {
     const pg_real *gate, *up, *dact;
     pg_real times;
     pg_real *act, *dgate, *dup;
+};
+struct pg_act_ops {
+    void (*of)(const pg_real *gate, const pg_real *up, pg_real *act, int n);
+    /* Returns the sum of dact act. */
+    pg_real (*back)(const struct pg_act_back *b, int n);
 };
 
 /* Of a row of n values, a multiple of PG_ROW_STEP, only [from, to) count; the others, whatever they
@@ -60,9 +65,9 @@ struct pg_row_ops {
      * derivative of the scores; `mean` is the sum of p dp. */
     void (*attend_back)(pg_real *x, pg_real *dp, const struct pg_window *w,
                         const struct pg_attend_back *b);
-    void (*silu)(const pg_real *gate, const pg_real *up, pg_real *act, int n);
-    /* Returns the sum of dact act. */
-    pg_real (*silu_back)(const struct pg_silu_back *b, int n);
+    /* x sigmoid(x); x sigmoid(1.5958 x + 0.07136 x^3), GELU in its form with tanh; the larger of x
+     * and 0. */
+    struct pg_act_ops silu, gelu, relu;
 };
 
 /* The table of the highest level that this machine has, and those `below` it; NULL after the base.

@@ -137,28 +137,87 @@ static void attend_back(pg_real *x, pg_real *dp, const struct pg_window *w,
     clear(dp, end, w->n);
 }
 
+/* up of the vector at i, or 1 */
+static vec up_at(const pg_real *up, int i, int n)
+{
+    return up ? take(up + i, n - i) : all(1);
+}
+
 static void silu(const pg_real *gate, const pg_real *up, pg_real *act, int n)
 {
     vec one = all(1);
     for (int i = 0; i < n; i += LANES) {
         vec g = take(gate + i, n - i);
-        put(act + i, g / (one + v_exp(-g)) * take(up + i, n - i), n - i);
+        put(act + i, g / (one + v_exp(-g)) * up_at(up, i, n), n - i);
     }
 }
 
-/* With s = sigmoid(g): d silu / d g = s (1 + g (1 - s)). */
-static pg_real silu_back(const struct pg_silu_back *b, int n)
+/* The vector at i: f(gate) and its derivative in, act, dgate and dup out. Returns dact act. */
+static vec act_back_at(const struct pg_act_back *b, int i, int n, vec f, vec df)
 {
-    vec one = all(1), times = all(b->times), sum = {0};
+    int k = n - i;
+    vec u = up_at(b->up, i, n), d = take(b->dact + i, k), along = d * f * u;
+    d = d * all(b->times);
+    put(b->act + i, f * u, k);
+    if (b->up)
+        put(b->dup + i, d * f, k);
+    put(b->dgate + i, d * u * df, k);
+    return along;
+}
+
+/* With s = sigmoid(g): d silu / d g = s (1 + g (1 - s)). */
+static pg_real silu_back(const struct pg_act_back *b, int n)
+{
+    vec one = all(1), sum = {0};
     for (int i = 0; i < n; i += LANES) {
-        int k = n - i;
-        vec g = take(b->gate + i, k), u = take(b->up + i, k), d = take(b->dact + i, k);
+        vec g = take(b->gate + i, n - i);
         vec s = one / (one + v_exp(-g)), gs = g * s;
-        sum += d * gs * u;
-        d = d * times;
-        put(b->act + i, gs * u, k);
-        put(b->dup + i, d * gs, k);
-        put(b->dgate + i, d * u * (s + gs * (one - s)), k);
+        sum += act_back_at(b, i, n, gs, s + gs * (one - s));
+    }
+    return tree(sum);
+}
+
+/* GELU is g sigmoid(z), z = GELU_1 g + GELU_3 g^3: 2 sqrt(2 / pi), and 0.044715 times that. */
+#define GELU_1 1.5957691216057308
+#define GELU_3 0.07135481627159276
+
+static vec gelu_sigmoid(vec g)
+{
+    return all(1) / (all(1) + v_exp(-g * (all((pg_real)GELU_1) + all((pg_real)GELU_3) * g * g)));
+}
+
+static void gelu(const pg_real *gate, const pg_real *up, pg_real *act, int n)
+{
+    for (int i = 0; i < n; i += LANES) {
+        vec g = take(gate + i, n - i);
+        put(act + i, g * gelu_sigmoid(g) * up_at(up, i, n), n - i);
+    }
+}
+
+static pg_real gelu_back(const struct pg_act_back *b, int n)
+{
+    vec sum = {0};
+    for (int i = 0; i < n; i += LANES) {
+        vec g = take(b->gate + i, n - i), s = gelu_sigmoid(g), gs = g * s;
+        vec dz = all((pg_real)GELU_1) + all((pg_real)(3 * GELU_3)) * g * g;
+        sum += act_back_at(b, i, n, gs, s + gs * (all(1) - s) * dz);
+    }
+    return tree(sum);
+}
+
+static void relu(const pg_real *gate, const pg_real *up, pg_real *act, int n)
+{
+    for (int i = 0; i < n; i += LANES)
+        put(act + i, larger((vec){0}, take(gate + i, n - i)) * up_at(up, i, n), n - i);
+}
+
+/* At 0 the derivative is 0. */
+static pg_real relu_back(const struct pg_act_back *b, int n)
+{
+    vec sum = {0};
+    for (int i = 0; i < n; i += LANES) {
+        vec f = larger((vec){0}, take(b->gate + i, n - i));
+        sum += act_back_at(b, i, n, f, positive(f));
     }
     return tree(sum);
 }
@@ -174,8 +233,9 @@ const struct pg_row_ops ROWS_TABLE = {
     .softmax_back = softmax_back,
     .attend = attend,
     .attend_back = attend_back,
-    .silu = silu,
-    .silu_back = silu_back,
+    .silu = {silu, silu_back},
+    .gelu = {gelu, gelu_back},
+    .relu = {relu, relu_back},
 };
 
 #endif

@@ -28,6 +28,12 @@ static inline vec larger(vec a, vec b)
     return either(a > b, a, b);
 }
 
+/* 1 where v is above 0, else 0. */
+static inline vec positive(vec v)
+{
+    return (vec)((v > 0) & (ivec)all(1));
+}
+
 #define TURN(v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)                                    \
     __builtin_shufflevector(v, v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)
 #define HALVES(v)   TURN(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)

@@ -16,6 +16,14 @@ static inline vec larger(vec a, vec b)
     return b;
 }
 
+/* 1 where v is above 0, else 0. */
+static inline vec positive(vec v)
+{
+    for (int i = 0; i < LANES; i++)
+        v[i] = v[i] > 0;
+    return v;
+}
+
 /* Lanes [from, to) of v, in the others `other`. */
 static inline vec within(vec v, int from, int to, pg_real other)
 {
