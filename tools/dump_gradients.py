@@ -71,7 +71,7 @@ def dump(name, gate, level):
             gates = m.forward(token, start)[1]
         if not gates or gap(gates, m.n_used) > LEAST_GAP:
             break
-    losses = m.losses(token, target, start, BALANCE, STICKY, cache)
+    losses = m.losses((token, target, start), BALANCE, STICKY, cache)
     losses["total"].backward()
     params = {}
     for key, p in m.params.items():
