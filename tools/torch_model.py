@@ -182,7 +182,8 @@ class Model:
         mask = None
         if bool((start > 0).any()):  # from the first token of one's own document to oneself
             mask = ((i[None, None] <= i[None, :, None]) & (i[None, None] >= start[..., None]))[:, None]
-        return {"rope": self.angles(i - start), "mask": mask, "gates": [], "ahead": {}, "begins": (start == i).flatten()}
+        begins = (start == i).flatten()
+        return {"rope": self.angles(i - start), "mask": mask, "gates": [], "ahead": {}, "begins": begins}
 
     def forward(self, tokens, start=None):
         """tokens, start [B, L] -> logits [B, L, n_vocab], a Gate for each MoE block."""
@@ -330,6 +331,15 @@ class Pairs(Model):
         if head is None:
             head, x = self.params["token_embd.weight"], x * self.n_embd ** -0.5
         return x @ head.T, encoder_gates + ctx["gates"]
+
+
+def pad(row, source_len, seq_len):
+    """Lists of one row of pairs (see Pairs.forward), filled up to the row's lengths with padding."""
+    n_source, n = source_len - len(row["source"]), seq_len - len(row["token"])
+    return {"token": row["token"] + n * [-1], "target": row["target"] + n * [-1],
+            "start": row["start"] + n * [len(row["token"])], "source": row["source"] + n_source * [-1],
+            "source_start": row["source_start"] + n_source * [len(row["source"])],
+            "source_of": row["source_of"] + n * [0]}
 
 
 def open_model(path, *args, **more):
