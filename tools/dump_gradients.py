@@ -1,10 +1,10 @@
 """Losses and gradients of small batches by PyTorch in float64, for tests/unit/test_net_torch.c.
 
-    dump_gradients.py [--out tests/data/gradients]
+    dump_gradients.py [--out tests/data/gradients] [MODEL...]
 
-Needs torch and numpy. A file for each tiny model and gate: the batch (several documents in a row, targets left out),
-the losses of src/net/net.h, and of each parameter's gradient the sum, the norm, and values at up to 16 places: 8
-spread evenly, 8 where it is largest.
+Needs torch and numpy. A file for each tiny model and gate: the batch (several documents in a row, targets left out; of
+a model with an encoder several pairs, and padding), the losses of src/net/net.h, and of each parameter's gradient the
+sum, the norm, and values at up to 16 places: 8 spread evenly, 8 where it is largest.
 """
 import argparse
 import json
@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 import torch
 
-from torch_model import Model
+from torch_model import Pairs, open_model, pad
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = [  # file, pre-gate levels
@@ -23,9 +23,14 @@ MODELS = [  # file, pre-gate levels
     ("gen_moe/olmoe", [1]),
     ("gen_moe/mixed", [1, 2]),
     ("stories260K/stories260K", []),
+    ("gen_moe/switch", [1]),  # its stacks have two blocks with experts each
+    ("gen_moe/t5dense", []),
+    ("gen_moe/t5gated", []),
 ]
 STARTS = [[0], [0, 7, 15], [0, 1, 18]]  # of the documents in each row
 SEQ_LEN = 22
+PAIRS = [[(9, 7), (6, 5), (5, 6)], [(22, 19)], [(1, 1), (12, 9), (4, 4)]]  # tokens of source and target, in each row
+SOURCE_LEN, TARGET_LEN = 22, 19
 BALANCE, STICKY = 0.01, 0.1
 LEAST_GAP = 1e-4  # between the last chosen probability and the first that was not
 
@@ -39,7 +44,29 @@ def batch(n_vocab, seed):
             start[row, a:b] = a
             target[row, a:b - 1] = token[row, a + 1:b]
     target[0, 3] = -1
-    return (torch.tensor(x) for x in (token, target, start))
+    return {name: torch.tensor(x) for name, x in (("token", token), ("target", target), ("start", start))}
+
+
+def pairs_row(pairs, random, n_vocab, start_token):
+    """Lists of one row, as tools/torch_model.py's Pairs takes them."""
+    row = {name: [] for name in ("token", "target", "start", "source", "source_start", "source_of")}
+    for n_source, n_target in pairs:
+        target = random.integers(1, n_vocab, n_target).tolist()
+        row["source_of"] += n_target * [len(row["source"])]
+        row["start"] += n_target * [len(row["token"])]
+        row["source_start"] += n_source * [len(row["source"])]
+        row["source"] += random.integers(1, n_vocab, n_source).tolist()
+        row["token"] += [start_token] + target[:-1]
+        row["target"] += target
+    return pad(row, SOURCE_LEN, TARGET_LEN)
+
+
+def pairs_batch(n_vocab, start_token, seed):
+    random = np.random.default_rng(seed)
+    rows = [pairs_row(pairs, random, n_vocab, start_token) for pairs in PAIRS]
+    batch = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+    batch["target"][0, 3] = -1
+    return batch
 
 
 def gap(gates, n_used):
@@ -47,8 +74,7 @@ def gap(gates, n_used):
     least = 1.0
     for g in gates:
         top = g.p.topk(n_used + 1, -1).values
-        least = min(least, (top[:, n_used - 1] - top[:, n_used]).min().item(),
-                    (top[:, :n_used - 1] - top[:, 1:n_used]).min().item())
+        least = min(least, (top[:, :-1] - top[:, 1:]).min().item())
     return least
 
 
@@ -60,37 +86,53 @@ def places(g):
     return sorted(set(largest + [(2 * i + 1) * n // 16 for i in range(8)]))
 
 
-def dump(name, gate, level):
-    m = Model(ROOT / "tests/data" / f"{name}.gguf", torch.float64, gate, level)
-    n_vocab, cache = m.params["token_embd.weight"].shape[0], 2 * m.n_used
-    if cache >= m.n_expert:
-        cache = max(m.n_used, m.n_expert - 1) if m.n_expert else 0
+def clear_batch(m):
+    """One without a near tie, where a hundred have one."""
+    n_vocab = m.params["token_embd.weight"].shape[0]
     for seed in range(100):
-        token, target, start = batch(n_vocab, seed)
+        drawn = pairs_batch(n_vocab, m.start_token, seed) if isinstance(m, Pairs) else batch(n_vocab, seed)
+        token, _, *more = drawn.values()
         with torch.no_grad():
-            gates = m.forward(token, start)[1]
+            gates = m.forward(token, *more)[1]
         if not gates or gap(gates, m.n_used) > LEAST_GAP:
             break
-    losses = m.losses(token, target, start, BALANCE, STICKY, cache)
+    return drawn
+
+
+def gradient(p):
+    g = torch.zeros_like(p) if p.grad is None else p.grad
+    at = places(g)
+    return {"n": g.numel(), "sum": g.sum().item(), "norm": g.norm().item(), "max": g.abs().max().item(), "at": at,
+            "value": g.flatten()[at].tolist()}
+
+
+def dump(name, gate, level):
+    m = open_model(ROOT / "tests/data" / f"{name}.gguf", torch.float64, gate, level)
+    cache = 2 * m.n_used
+    if cache >= m.n_expert:
+        cache = max(m.n_used, m.n_expert - 1) if m.n_expert else 0
+    chosen = clear_batch(m)
+    losses = m.losses(chosen.values(), BALANCE, STICKY, cache)
     losses["total"].backward()
-    params = {}
-    for key, p in m.params.items():
-        g = torch.zeros_like(p) if p.grad is None else p.grad
-        at = places(g)
-        params[key] = {"n": g.numel(), "sum": g.sum().item(), "norm": g.norm().item(),
-                       "max": g.abs().max().item(), "at": at, "value": g.flatten()[at].tolist()}
-    return {"model": f"{name}.gguf", "gate": gate, "level": level, "n_seq": len(STARTS), "seq_len": SEQ_LEN,
+    n_seq, seq_len = chosen["token"].shape
+    lengths = {"n_seq": n_seq, "seq_len": seq_len}
+    if "source" in chosen:
+        lengths["source_len"] = chosen["source"].shape[1]
+    return {"model": f"{name}.gguf", "gate": gate, "level": level, **lengths,
             "balance_weight": BALANCE, "sticky_weight": STICKY, "sticky_cache": cache,
-            "token": token.flatten().tolist(), "target": target.flatten().tolist(),
-            "start": start.flatten().tolist(), **{k: v.item() for k, v in losses.items()}, "params": params}
+            **{k: v.flatten().tolist() for k, v in chosen.items()}, **{k: v.item() for k, v in losses.items()},
+            "params": {k: gradient(p) for k, p in m.params.items()}}
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--out", type=pathlib.Path, default=ROOT / "tests/data/gradients")
+    p.add_argument("models", nargs="*", metavar="MODEL", help="such as switch; all where none is named")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name, levels in MODELS:
+        if args.models and pathlib.Path(name).name not in args.models:
+            continue
         for gate, level in [("router", 0)] + [("pregate", level) for level in levels]:
             result = dump(name, gate, max(1, level))
             path = args.out / f"{pathlib.Path(name).name}-{gate}{level or ''}.json"

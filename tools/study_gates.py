@@ -254,7 +254,8 @@ def run(args, name, seed, data, model):
     if path.exists():
         return json.loads(path.read_text())
     torch.manual_seed(seed)
-    routers = torch.stack([model.folded(b, b + args.level) for b in range(model.n_layer - args.level)])
+    blocks = model.stacks[0]
+    routers = torch.stack([model.folded(a, b) for a, b in zip(blocks, blocks[args.level:])])
     parts = {part: Inputs(s, model, args.level) for part, s in data.items()}
     gate = PreGate(FORMS[name], routers, parts["train"])
     begin = time.time()

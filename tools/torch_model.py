@@ -22,6 +22,7 @@ class Gate:
     router: torch.Tensor  # [T, n_expert] logits of this block's router (None where a pre-gate decides)
     p: torch.Tensor       # [T, n_expert] probabilities of what decides
     ids: torch.Tensor     # [T, n_used] by falling weight
+    begins: torch.Tensor  # [T] whether a document begins here
 
 
 class Model:
@@ -48,7 +49,7 @@ class Model:
         self.qk_norm = {"qwen3moe": "head", "olmoe": "row"}.get(self.arch)
         self.rope_factor = tensors.pop("rope_freqs.weight", None)
         self.params = {name: torch.tensor(t, dtype=dtype) for name, t in tensors.items()}
-        self.moe_layers = [i for i in range(self.n_layer) if f"blk.{i}.ffn_gate_inp.weight" in self.params]
+        self.stacks = self.blocks(get)
         if gate == "pregate":
             self.add_pregates(read_gguf(sidecar)[1] if sidecar else None)
         for p in self.params.values():
@@ -56,19 +57,27 @@ class Model:
         if self.rope_factor is not None:
             self.rope_factor = torch.tensor(self.rope_factor, dtype=torch.float64)
 
+    def blocks(self, get):
+        """What the names of each block's tensors begin with, a list for each stack. get(key, default) of the file."""
+        return [[f"blk.{i}." for i in range(self.n_layer)]]
+
     def add_pregates(self, tables):
         """Pre-gates: of a sidecar, or the routers `level` blocks on with the gains of the norms folded in."""
-        for i in range(len(self.moe_layers) - self.level):
-            a, b = self.moe_layers[i], self.moe_layers[i + self.level]
-            name = f"blk.{a}.ffn_pregate_inp.weight"
-            if tables:
-                self.params[name] = torch.tensor(tables[name], dtype=self.dtype)
-            else:
-                self.params[name] = self.folded(a, b)
+        for stack in self.stacks:
+            moe = [blk for blk in stack if self.is_moe(blk)]
+            for a, b in zip(moe, moe[self.level:]):
+                name = a + "ffn_pregate_inp.weight"
+                if tables:
+                    self.params[name] = torch.tensor(tables[name], dtype=self.dtype)
+                else:
+                    self.params[name] = self.folded(a, b)
+
+    def is_moe(self, blk):
+        return blk + "ffn_gate_inp.weight" in self.params
 
     def folded(self, a, b):
-        gain = self.params[f"blk.{b}.ffn_norm.weight"] / self.params[f"blk.{a}.ffn_norm.weight"]
-        return (self.params[f"blk.{b}.ffn_gate_inp.weight"] * gain).detach().clone()
+        gain = self.params[b + "ffn_norm.weight"] / self.params[a + "ffn_norm.weight"]
+        return (self.params[b + "ffn_gate_inp.weight"] * gain).detach().clone()
 
     # ---- one block
 
@@ -99,8 +108,8 @@ class Model:
             turn = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
         return torch.cat((turn, rest), -1) if self.n_rot < self.head_dim else turn
 
-    def attention(self, x, il, ctx):
-        blk, (n_batch, length) = f"blk.{il}.", x.shape[:2]
+    def attention(self, x, blk, ctx):
+        n_batch, length = x.shape[:2]
         h = self.norm(x, blk + "attn_norm.weight")
         q, k, v = (self.linear(h, blk + "attn_" + c) for c in "qkv")
         if self.qk_norm == "row":
@@ -115,9 +124,12 @@ class Model:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=ctx["mask"], is_causal=ctx["mask"] is None)
         return x + self.linear(y.transpose(1, 2).reshape(n_batch, length, -1), blk + "attn_output")
 
+    def activation(self, gate, up):
+        return F.silu(gate) * up
+
     def ffn(self, h, blk, suffix=""):
-        gate, up = self.linear(h, f"{blk}ffn_gate{suffix}"), self.linear(h, f"{blk}ffn_up{suffix}")
-        return self.linear(F.silu(gate) * up, f"{blk}ffn_down{suffix}")
+        gate = self.linear(h, f"{blk}ffn_gate{suffix}") if f"{blk}ffn_gate{suffix}.weight" in self.params else None
+        return self.linear(self.activation(gate, self.linear(h, f"{blk}ffn_up{suffix}")), f"{blk}ffn_down{suffix}")
 
     def decide(self, logits):
         """The family's rule: probabilities, chosen ids by falling weight, their weights."""
@@ -132,16 +144,17 @@ class Model:
         order = ids.flatten().argsort(stable=True)
         token = order // self.n_used
         counts = torch.bincount(ids.flatten(), minlength=self.n_expert).tolist()
-        gates, ups, downs = (self.params[f"{blk}ffn_{n}_exps.weight"].unbind() for n in ("gate", "up", "down"))
-        rows = h.index_select(0, token).split(counts)
-        y = torch.cat([F.linear(F.silu(F.linear(r, gates[e])) * F.linear(r, ups[e]), downs[e])
-                       for e, r in enumerate(rows)])
+        gates, ups, downs = (self.params.get(f"{blk}ffn_{n}_exps.weight") for n in ("gate", "up", "down"))
+        y = []
+        for e, r in enumerate(h.index_select(0, token).split(counts)):
+            gate = None if gates is None else F.linear(r, gates[e])
+            y.append(F.linear(self.activation(gate, F.linear(r, ups[e])), downs[e]))
+        y = torch.cat(y)
         y = y * w.flatten().index_select(0, order)[:, None]
         return torch.zeros_like(h).index_add(0, token, y)
 
-    def moe(self, x, il, ctx):
-        blk, shape = f"blk.{il}.", x.shape
-        h = self.norm(x, blk + "ffn_norm.weight").flatten(0, 1)
+    def moe(self, h, blk, ctx):
+        """h [T, n_embd] normalised -> what the experts make of it"""
         at = len(ctx["gates"])
         router = None
         if at in ctx["ahead"]:
@@ -151,12 +164,16 @@ class Model:
         if blk + "ffn_pregate_inp.weight" in self.params:
             ctx["ahead"][at + self.level] = self.linear(h, blk + "ffn_pregate_inp")
         p, ids, w = self.decide(logits)
-        ctx["gates"].append(Gate(h, router, p, ids))
+        ctx["gates"].append(Gate(h, router, p, ids, ctx["begins"]))
         y = self.experts(h, blk, ids, w)
         if blk + "ffn_down_shexp.weight" in self.params:
             share = (h @ self.params[blk + "ffn_gate_inp_shexp.weight"].flatten()).sigmoid()
             y = y + share[:, None] * self.ffn(h, blk, "_shexp")
-        return x + y.view(shape)
+        return y
+
+    def feed_forward(self, x, blk, ctx):
+        h = self.norm(x, blk + "ffn_norm.weight")
+        return x + (self.moe(h.flatten(0, 1), blk, ctx).view(x.shape) if self.is_moe(blk) else self.ffn(h, blk))
 
     # ---- all blocks
 
@@ -165,18 +182,15 @@ class Model:
         mask = None
         if bool((start > 0).any()):  # from the first token of one's own document to oneself
             mask = ((i[None, None] <= i[None, :, None]) & (i[None, None] >= start[..., None]))[:, None]
-        return {"rope": self.angles(i - start), "mask": mask, "gates": [], "ahead": {}}
+        begins = (start == i).flatten()
+        return {"rope": self.angles(i - start), "mask": mask, "gates": [], "ahead": {}, "begins": begins}
 
     def forward(self, tokens, start=None):
         """tokens, start [B, L] -> logits [B, L, n_vocab], a Gate for each MoE block."""
         ctx = self.context(tokens, torch.zeros_like(tokens) if start is None else start)
         x = self.params["token_embd.weight"][tokens]
-        for il in range(self.n_layer):
-            x = self.attention(x, il, ctx)
-            if il in self.moe_layers:
-                x = self.moe(x, il, ctx)
-            else:
-                x = x + self.ffn(self.norm(x, f"blk.{il}.ffn_norm.weight"), f"blk.{il}.")
+        for blk in self.stacks[0]:
+            x = self.feed_forward(self.attention(x, blk, ctx), blk, ctx)
         x = self.norm(x, "output_norm.weight")
         head = self.params.get("output.weight", self.params["token_embd.weight"])
         return x @ head.T, ctx["gates"]
@@ -191,42 +205,147 @@ class Model:
             loss = loss + self.n_expert * (f * g.p.mean(0)).sum()
         return loss / max(1, len(gates))
 
-    def absent(self, ids, start, n_cache):
+    def absent(self, gate, n_cache):
         """[T, n_expert] 1 where the expert is not among the n_cache that the document used last before t; of one
         token's, the first rank counts as the last used."""
-        n_row, length = start.shape
-        out = torch.zeros(n_row * length, self.n_expert, dtype=self.dtype)
-        ids, begins = ids.tolist(), start.tolist()
-        for row in range(n_row):
-            recent = []  # latest first
-            for i in range(length):
-                if begins[row][i] == i:
-                    recent = []
-                t = row * length + i
-                if len(recent) == n_cache:
-                    out[t] = 1
-                    out[t, recent] = 0
-                for e in reversed(ids[t]):
-                    recent = [e] + [r for r in recent if r != e]
-                recent = recent[:n_cache]
+        out = torch.zeros(len(gate.ids), self.n_expert, dtype=self.dtype)
+        recent = []  # latest first
+        for t, (ids, begins) in enumerate(zip(gate.ids.tolist(), gate.begins.tolist())):
+            if begins:
+                recent = []
+            if len(recent) == n_cache:
+                out[t] = 1
+                out[t, recent] = 0
+            for e in reversed(ids):
+                recent = [e] + [r for r in recent if r != e]
+            recent = recent[:n_cache]
         return out
 
-    def sticky(self, gates, start, n_cache):
+    def sticky(self, gates, n_cache):
         loss = 0
         for g in gates:
-            loss = loss + (g.p * self.absent(g.ids, start, n_cache)).sum(-1).mean()
+            loss = loss + (g.p * self.absent(g, n_cache)).sum(-1).mean()
         return loss / max(1, len(gates))
 
-    def losses(self, tokens, target, start, balance_weight=0.01, sticky_weight=0.0, sticky_cache=0):
-        logits, gates = self.forward(tokens, start)
+    def losses(self, batch, balance_weight=0.01, sticky_weight=0.0, sticky_cache=0):
+        """batch: tokens, target, start, and what else forward takes"""
+        tokens, target, *more = batch
+        logits, gates = self.forward(tokens, *more)
         nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-1)
         zero = torch.zeros((), dtype=self.dtype)
         balance = self.balance(gates) if gates else zero
         sticky = zero
         if sticky_weight and gates:
-            sticky = self.sticky(gates, start, sticky_cache or 2 * self.n_used)
+            sticky = self.sticky(gates, sticky_cache or 2 * self.n_used)
         total = nll + balance_weight * balance + sticky_weight * sticky
         return {"total": total, "nll": nll, "balance": balance, "sticky": sticky}
+
+
+class Pairs(Model):
+    """T5 and Switch Transformers. A row of the batch has sources in one list of tokens, and in another the timelines
+    that answer to them, each several one after another; -1 is padding, which nothing sees and nothing counts."""
+
+    def blocks(self, get):
+        self.n_bucket = get("attention.relative_buckets_count", 32)
+        self.start_token = get("decoder_start_token_id", 0)
+        self.params.pop("dec.blk.0.cross_attn_rel_b.weight", None)
+        stacks = {"enc": self.n_layer, "dec": get("decoder_block_count", self.n_layer)}
+        return [[f"{name}.blk.{i}." for i in range(n)] for name, n in stacks.items()]
+
+    def activation(self, gate, up):
+        return F.relu(up) if gate is None else F.gelu(gate, approximate="tanh") * up
+
+    # ---- attention
+
+    def bucket(self, distance, n):
+        """Of n ranges: one for each distance below n / 2, then ever wider ones, up to 128. In whole numbers, so that
+        no rounding moves a bound: distance >= exact * (128 / exact)^(k / rest), raised to the power of rest."""
+        exact = n // 2
+        if distance < exact:
+            return distance
+        rest = n - exact
+        return exact + max(k for k in range(rest) if distance ** rest >= exact ** (rest - k) * 128 ** k)
+
+    def bias(self, length, stack):
+        """[n_head, L, L] what is added to q · k; of a key that comes later in the upper half of the buckets where
+        such are seen."""
+        half = self.n_bucket // 2
+        if stack == "enc":
+            of = {d: self.bucket(abs(d), half) + (half if d > 0 else 0) for d in range(-length, length)}
+        else:
+            of = {d: self.bucket(max(-d, 0), self.n_bucket) for d in range(-length, length)}
+        at = torch.tensor([[of[key - query] for key in range(length)] for query in range(length)])
+        return self.params[f"{stack}.blk.0.attn_rel_b.weight"][at].permute(2, 0, 1)
+
+    def attend(self, x, blk, seen, bias, other=None):
+        """One attention of a block, with its norm; to `other` states, or to its own. seen [B, 1, L, of the other]"""
+        h = self.norm(x, blk + "norm.weight")
+        other = h if other is None else other
+        q, k, v = (self.linear(s, blk + c) for s, c in ((h, "q"), (other, "k"), (other, "v")))
+        q, k, v = (t.view(*t.shape[:2], self.n_head, self.head_dim).transpose(1, 2) for t in (q, k, v))
+        scores = (q @ k.transpose(2, 3) + bias).masked_fill(~seen, float("-inf"))
+        y = scores.softmax(-1) @ v
+        return x + self.linear(y.transpose(1, 2).flatten(2), blk + "o")
+
+    def feed_forward(self, x, blk, ctx):
+        if not self.is_moe(blk):
+            return super().feed_forward(x, blk, ctx)
+        h = self.norm(x, blk + "ffn_norm.weight").flatten(0, 1)
+        y = self.moe(h.index_select(0, ctx["live"]), blk, ctx)
+        return x + torch.zeros_like(h).index_add(0, ctx["live"], y).view(x.shape)
+
+    # ---- all blocks
+
+    def context(self, tokens, start):
+        live = (tokens >= 0).flatten().nonzero().flatten()
+        begins = (start == torch.arange(tokens.shape[1])).flatten()
+        return {"gates": [], "ahead": {}, "live": live, "begins": begins[live]}
+
+    def embedding(self, tokens):
+        return self.params["token_embd.weight"][tokens.clamp(min=0)] * (tokens >= 0)[..., None]
+
+    def encode(self, source, source_start):
+        """-> states [B, L, n_embd], gates. Padding sees padding, so that every row has something to see."""
+        ctx, x = self.context(source, source_start), self.embedding(source)
+        seen = (source_start[:, None] == source_start[..., None])[:, None]
+        bias = self.bias(source.shape[1], "enc")
+        for blk in self.stacks[0]:
+            x = self.feed_forward(self.attend(x, blk + "attn_", seen, bias), blk, ctx)
+        return self.norm(x, "enc.output_norm.weight"), ctx["gates"]
+
+    def forward(self, tokens, start, source, source_start, source_of):
+        """tokens, start, source_of [B, L], source, source_start [B, L of sources] -> logits, gates of both stacks."""
+        memory, encoder_gates = self.encode(source, source_start)
+        ctx, x = self.context(tokens, start), self.embedding(tokens)
+        i = torch.arange(tokens.shape[1])
+        seen = ((start[:, None] == start[..., None]) & (i <= i[:, None]))[:, None]
+        across = (source_start[:, None] == source_of[..., None]) & (source >= 0)[:, None]
+        across = (across | (tokens < 0)[..., None])[:, None]
+        bias = self.bias(tokens.shape[1], "dec")
+        for blk in self.stacks[1]:
+            x = self.attend(x, blk + "attn_", seen, bias)
+            x = self.attend(x, blk + "cross_attn_", across, 0.0, memory)
+            x = self.feed_forward(x, blk, ctx)
+        x = self.norm(x, "dec.output_norm.weight")
+        head = self.params.get("output.weight")
+        if head is None:
+            head, x = self.params["token_embd.weight"], x * self.n_embd ** -0.5
+        return x @ head.T, encoder_gates + ctx["gates"]
+
+
+def pad(row, source_len, seq_len):
+    """Lists of one row of pairs (see Pairs.forward), filled up to the row's lengths with padding."""
+    n_source, n = source_len - len(row["source"]), seq_len - len(row["token"])
+    return {"token": row["token"] + n * [-1], "target": row["target"] + n * [-1],
+            "start": row["start"] + n * [len(row["token"])], "source": row["source"] + n_source * [-1],
+            "source_start": row["source_start"] + n_source * [len(row["source"])],
+            "source_of": row["source_of"] + n * [0]}
+
+
+def open_model(path, *args, **more):
+    """The model of a file, of whichever family."""
+    is_pairs = read_gguf(path)[0]["general.architecture"] in ("t5", "switch")
+    return (Pairs if is_pairs else Model)(path, *args, **more)
 
 
 REFERENCES = [  # model, reference, its key of the ids, its key of the logits
@@ -242,16 +361,37 @@ REFERENCES = [  # model, reference, its key of the ids, its key of the logits
 ]
 
 
+PAIRS = ["switch", "t5dense", "t5gated"]  # in tests/data/gen_moe
+
+
+def one_pair(source, tokens):
+    """A batch of one pair, without targets, as Pairs.forward takes it."""
+    source, tokens = torch.tensor([source]), torch.tensor([tokens])
+    zero = torch.zeros_like
+    return tokens, zero(tokens), source, zero(source), zero(tokens)
+
+
+def difference(got, want):
+    want = torch.tensor(want, dtype=torch.float64).view(-1, got.shape[1])
+    return len(want), (got[:len(want)] - want).abs().max().item()
+
+
+@torch.no_grad()
 def compare(root):
+    say = "{:40} {:4} positions, largest difference of a {} {:.2e}"
     for path, ref_path, ids_key, logits_key in REFERENCES:
         ref = json.loads((root / f"{ref_path or path}.ref.json").read_text())
-        m = Model(root / f"{path}.gguf")
-        ids = torch.tensor([ref[ids_key]])
-        with torch.no_grad():
-            logits = m.forward(ids)[0][0]
-        want = torch.tensor(ref[logits_key], dtype=torch.float64).view(-1, logits.shape[1])
-        diff = (logits[:len(want)] - want).abs().max().item()
-        print(f"{path:40} {len(want):4} positions, largest difference of a logit {diff:.2e}")
+        n, diff = difference(Model(root / f"{path}.gguf").forward(torch.tensor([ref[ids_key]]))[0][0], ref[logits_key])
+        print(say.format(path, n, "logit", diff))
+    for name in PAIRS:
+        path = f"tests/data/gen_moe/{name}"
+        ref, m = json.loads((root / f"{path}.ref.json").read_text()), Pairs(root / f"{path}.gguf")
+        pair = one_pair(ref["input_ids"], ref["decoder_input_ids"])
+        n, diff = difference(m.forward(*pair)[0][0], ref["logits_f64"])
+        print(say.format(path, n, "logit", diff))
+        if "encoder_last_hidden_f64" in ref:
+            n, diff = difference(m.encode(*pair[2:4])[0][0], ref["encoder_last_hidden_f64"])
+            print(say.format(path, n, "state", diff))
 
 
 def main():

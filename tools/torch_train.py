@@ -79,8 +79,7 @@ def optimiser(model, lr):
 
 
 def step(model, opt, batch, balance=0.01, sticky=0.0, sticky_cache=0):
-    token, target, start = batch
-    losses = model.losses(token, target, start, balance, sticky, sticky_cache)
+    losses = model.losses(batch, balance, sticky, sticky_cache)
     opt.zero_grad(set_to_none=True)
     losses["total"].backward()
     norm = torch.nn.utils.clip_grad_norm_([p for p in model.params.values() if p.grad is not None], CLIP, foreach=True)

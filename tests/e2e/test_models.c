@@ -60,6 +60,7 @@ static const struct model models[] = {
      PG_TEST_DATA "/tinystories/tinystories-moe.ref.json", "ids", "logits_f64", "greedy_60_ids",
      true, 1e-3},
     {"t5dense", GEN("t5dense"), "decoder_input_ids", "logits_f64", NULL, false, 1e-4},
+    {"t5gated", GEN("t5gated"), "decoder_input_ids", "logits_f64", NULL, false, 1e-4},
     {"switch", GEN("switch"), "decoder_input_ids", "logits_f64", NULL, true, 1e-4},
 };
 
