@@ -26,6 +26,7 @@ static const char *const cases[] = {
     "gqa_mixtral-router", "gqa_mixtral-pregate1", "qwen_scale-router", "qwen_scale-pregate1",
     "qwen3moe-router",    "qwen3moe-pregate1",    "olmoe-router",      "olmoe-pregate1",
     "mixed-router",       "mixed-pregate1",       "mixed-pregate2",    "stories260K-router",
+    "switch-router",      "switch-pregate1",      "t5dense-router",    "t5gated-router",
 };
 
 struct fixture {
@@ -177,6 +178,9 @@ static void teardown(struct fixture *f)
     free((void *)f->batch.token);
     free((void *)f->batch.target);
     free((void *)f->batch.start);
+    free((void *)f->batch.source);
+    free((void *)f->batch.source_start);
+    free((void *)f->batch.source_of);
     free(f->w);
     free(f->g);
     pg_net_close(f->net);
@@ -191,7 +195,8 @@ static void teardown(struct fixture *f)
 static double check_loss(const struct fixture *f, const char *name, double got)
 {
     double want = real(f->want, name), diff = fabs(got - want) / fmax(1, fabs(want));
-    if (!(diff <= loss_tolerance))
+    /* A tied head's factor is a float in the model, whose rounding is 6e-8 at most. */
+    if (!(diff <= loss_tolerance + (f->model.h.logit_scale == 1 ? 0 : 6e-8)))
         fail_msg("%s: %.12g found, %.12g wanted", name, got, want);
     return diff;
 }
