@@ -197,7 +197,7 @@ static int add_text(const struct reader *r, const char *path, struct pg_err *err
 
 /* ------------------------------------------------------------------ all --------------------- */
 
-static bool is_lines(const char *path)
+bool pg_pairs_are_lines(const char *path)
 {
     size_t n = strlen(path);
     return n >= 6 && strcmp(path + n - 6, ".jsonl") == 0;
@@ -206,7 +206,7 @@ static bool is_lines(const char *path)
 static int check(const struct reader *r, struct pg_err *err)
 {
     const struct pg_pairs_options *o = r->opt;
-    if (r->end < 0)
+    if (r->end < 0 && pg_vocab_n(o->vocab) > 0) /* else there is more that is missing */
         return pg_fail(err, PG_ENOTSUP,
                        "the vocabulary has no end token, which sources and targets end with");
     if (o->n_source < 2 || o->n_target < 2)
@@ -223,8 +223,8 @@ int pg_pairs_open(struct pg_pairs *p, const struct pg_pairs_options *opt, struct
     *p = (struct pg_pairs){0};
     int rc = check(&r, err);
     for (int i = 0; i < opt->n_paths && !rc && !enough(&r); i++)
-        rc = is_lines(opt->paths[i]) ? add_lines(&r, opt->paths[i], err)
-                                     : add_text(&r, opt->paths[i], err);
+        rc = pg_pairs_are_lines(opt->paths[i]) ? add_lines(&r, opt->paths[i], err)
+                                               : add_text(&r, opt->paths[i], err);
     if (rc)
         pg_pairs_close(p);
     return rc;

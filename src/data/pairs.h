@@ -42,6 +42,8 @@ struct pg_pairs_options {
     bool first_only;        /* of each document only the first piece */
 };
 
+/* Whether a file of this name is JSON lines. */
+bool pg_pairs_are_lines(const char *path);
 /* A file that gives no pair is an error. Ids are those of the vocabulary: whether the model has as
  * many is the caller's to check. */
 int pg_pairs_open(struct pg_pairs *p, const struct pg_pairs_options *opt, struct pg_err *err);
