@@ -699,14 +699,18 @@ PG_API struct pg_rouge pg_rouge_l(const char *summary, const char *reference);
 
 /* ------------------------------------------------------------------ routes and policies ----- */
 
-/* A trace: one JSON object a line, {"tok": n, "layers": [[ids of block 0], [ids of block 1], ...]}
- */
+/* A trace: one JSON object a line, {"tok": n, "layers": [[ids of block 0], [ids of block 1], ...]}.
+ * Of a model with an encoder a token goes through the blocks of one stack, and the lists of the
+ * others are empty. Forced, the token at position p of a source or a timeline gets the routes of
+ * the p-th line of its stack (after the last comes the first). */
 PG_API int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err);
 PG_API void pg_routes_close(pg_routes *r);
 PG_API int pg_routes_n_tokens(const pg_routes *r);
 PG_API int pg_routes_n_blocks(const pg_routes *r);
 PG_API int pg_routes_n_used(const pg_routes *r);   /* experts a token and block */
 PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
+/* Experts that a token uses in all its blocks; of two stacks the larger number. */
+PG_API int pg_routes_n_token_experts(const pg_routes *r);
 
 /* The routes that an engine with routes_out has run, a line a token of each step that succeeded, in
  * the order of the steps and of their rows: of one session the order of its text, of several side

@@ -69,7 +69,6 @@ class Encoder(Case):
                 (1, ["source", "no encoder"], ("run", TRAINED, "-p", "a", "-n", "1", "--source", "4")),
                 (1, ["batch", "one step"], ("run", self.tiny, "-p", "a", "-n", "1", "-b", "8")),
                 (1, ["source of", "at most"], ("run", self.tiny, "-p", "a b c d e f", "-n", "1", "--source", "3")),
-                (1, ["routes"], ("run", self.tiny, "-p", "a", "-n", "1", "--routes-out", out)),
                 (1, ["encoder"], ("tune", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out)),
                 (1, ["encoder"], ("train", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out))):
             self.refused(self.call(*args), code, said)
@@ -111,6 +110,78 @@ class Encoder(Case):
         for row in found["rows"]:
             self.assertNotIn("error", row)
             self.assertGreater(row["expert_requests"], 0)
+
+    # ------------------------------------------------------------ routes and traces
+
+    def routes(self, text, *more, n=7):
+        """What a run writes: a list of the lists of each line."""
+        out = self.path("routes.jsonl")
+        self.good("run", self.tiny, "-p", text, "-n", n, "--temp", "0", "--ignore-eos", "--routes-out", out, *more)
+        lines = [json.loads(line) for line in self.bytes_of(out).splitlines()]
+        self.assertEqual([line["tok"] for line in lines], list(range(len(lines))))
+        return [line["layers"] for line in lines]
+
+    def test_routes_of_both_stacks(self):
+        """A line a token of the source, with lists of the encoder's blocks, then one a token of the text."""
+        text, other = "once upon a time there was a house", "what could you see there"
+        n = len(self.source_of(text))
+        lines = self.routes(text)
+        self.assertEqual([[len(ids) for ids in line] for line in lines], n * [[1, 1, 0, 0]] + 7 * [[0, 0, 1, 1]])
+        for more in (["--mode", "ondemand", "--slots", "2"], ["--mode", "lookahead", "--slots", "9", "-t", "1"]):
+            self.assertEqual(self.routes(text, *more), lines)
+        trace, m = self.put("a.jsonl", "".join(json.dumps({"layers": line}) + "\n" for line in lines)), len(self.source_of(other))
+        self.assertNotEqual(self.routes(other)[:m], [lines[i % n] for i in range(m)])
+        forced = self.routes(other, "--routes", trace, "--mode", "ondemand", "--slots", "5", n=10)
+        self.assertEqual(forced, [lines[i % n] for i in range(m)] + [lines[n + i % 7] for i in range(10)])
+        sidecar = self.path("s.gguf")
+        self.good("sidecar", self.tiny, "-o", sidecar)
+        self.assertEqual(self.routes(other, "--routes", trace, "--mode", "pregate", "--pregate", sidecar, n=10), forced)
+
+    def test_routes_refused(self):
+        some = self.put("some.jsonl", '{"layers": [[], [], [1], [2]]}\n')
+        self.refused(self.call("run", self.tiny, "-p", "a", "-n", "1", "--routes", some), 1, ["no token that goes through block 0"])
+        gap = self.put("gap.jsonl", '{"layers": [[1], [], [1], [2]]}\n')
+        self.refused(self.call("replay", gap), 1, ["gap.jsonl:1", "block 1 is empty between"])
+
+    def test_routes_of_a_whole_trace(self):
+        """Lines without empty lists are forced on both stacks."""
+        whole = self.put("whole.jsonl", "".join(json.dumps({"layers": [[i], [7 - i], [i], [i]]}) + "\n" for i in range(8)))
+        lines = self.routes("once upon a time there was", "--routes", whole)
+        n = len(lines) - 7
+        self.assertEqual(lines, [[[i % 8], [7 - i % 8], [], []] for i in range(n)] + [[[], [], [i], [i]] for i in range(7)])
+
+    def test_replay_counts_what_is_there(self):
+        trace = self.put("a.jsonl", "".join(json.dumps({"layers": line}) + "\n" for line in self.routes("once upon a time there was")))
+        found = json.loads(self.good("replay", trace, "--ratio", "1,2,16", "-o", "json").stdout)
+        self.assertEqual((found["n_tokens"], found["n_blocks"], found["working_set"]), (len(self.bytes_of(trace).splitlines()), 4, 2))
+        lines = [json.loads(line)["layers"] for line in self.bytes_of(trace).splitlines()]
+        keys = {(b, ids[0]) for line in lines for b, ids in enumerate(line) if ids}
+        for row in found["rows"]:
+            self.assertEqual(row["requests"], 2 * len(lines))
+            self.assertLessEqual(row["hits"], row["requests"] - len(keys))
+            if row["n_slots"] == 32:
+                self.assertEqual(row["hits"], row["requests"] - len(keys))
+
+    def test_routes_of_eval(self):
+        """As many lines as tokens went through each stack, one text at a time as many at once."""
+        data, counts = self.put_pairs(), []
+        for more in (["--slots", "4"], ["-c", "32", "--source", "32", "-b", "32", "--memory", f"{96 * MIB}"]):
+            out = self.path("routes.jsonl")
+            found = self.eval_json("--data", data, "--task", "agree", "--routes-out", out, *more)
+            lines = [json.loads(line)["layers"] for line in self.bytes_of(out).splitlines()]
+            self.assertEqual(len(lines), found["tokens"])
+            counts.append(sorted(map(str, lines)))
+        self.assertEqual(counts[0], counts[1])
+
+    def test_trace_has_both_stacks(self):
+        trace = self.path("t.json")
+        self.good("run", self.tiny, "-p", "what was there", "-n", "3", "--mode", "ondemand", "--slots", "4", "--trace", trace)
+        with open(trace, encoding="utf-8") as f:
+            events = json.load(f)["traceEvents"]
+        self.assertEqual({e["args"]["block"] for e in events if e["name"] == "attention"}, set(range(8)))
+        self.assertEqual({e["args"]["block"] for e in events if e["name"] == "experts"}, {1, 3, 5, 7})
+        order = [e["args"]["block"] for e in sorted((e for e in events if e["name"] == "attention"), key=lambda e: e["ts"])]
+        self.assertEqual(order, [0, 1, 2, 3] + 3 * [4, 5, 6, 7])
 
     # ------------------------------------------------------------ eval
 
