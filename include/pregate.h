@@ -646,7 +646,7 @@ struct pg_eval_options {
     size_t size;
     enum pg_eval_task task;
     const char *data; /* ppl, agree: text; qa: SQuAD JSON; summarize: JSON lines */
-    int n_max;        /* documents or questions at most; 0 = all */
+    int n_max;        /* documents, lines or questions at most; 0 = all */
     bool windows;     /* ppl, agree: a document longer than the context is cut into pieces,
                        * each from a fresh context; else only its first n_ctx tokens count */
     int n_predict;    /* qa, summarize: tokens of an answer at most; 0 = 32, 128 */
@@ -662,7 +662,7 @@ struct pg_eval_report {
     enum pg_eval_task task;
     char data_sha256[65];      /* of the data file */
     uint64_t n_docs;           /* documents, questions or summaries */
-    uint64_t n_cut;            /* documents longer than the context */
+    uint64_t n_cut;            /* documents longer than the context, prompts that were cut */
     uint64_t n_skipped;        /* qa: questions that have no answer, left out */
     uint64_t n_tokens;         /* scored (ppl), compared (agree) or written */
     double ppl, nll_per_token; /* ppl */
@@ -674,7 +674,14 @@ struct pg_eval_report {
 };
 /* Over an open engine, in its mode; agree needs one of lookahead or hint. All sessions the engine
  * has room for are used, and none may be open. What the data takes in memory, some times the size
- * of its file, comes on top of the engine's budget. */
+ * of its file, comes on top of the engine's budget.
+ *
+ * Of a model with an encoder the data of ppl and agree are pairs: a file NAME.jsonl has an object a
+ * line with the texts "source" and "target" (or a list of texts, of which the first is taken); all
+ * else is text, of whose documents a first part is the source and the rest the target, both of the
+ * engine's n_source and n_ctx tokens at most. Scored are the targets. The prompt of qa is the
+ * source "question: … context: …", of summarize "summarize: …", without its end if it is too long;
+ * an answer ends with the end token. */
 PG_API int pg_eval(pg_engine *e, const struct pg_eval_options *opt, struct pg_eval_report *out,
                    struct pg_err *err);
 PG_API void pg_eval_report_free(struct pg_eval_report *r);
@@ -692,14 +699,18 @@ PG_API struct pg_rouge pg_rouge_l(const char *summary, const char *reference);
 
 /* ------------------------------------------------------------------ routes and policies ----- */
 
-/* A trace: one JSON object a line, {"tok": n, "layers": [[ids of block 0], [ids of block 1], ...]}
- */
+/* A trace: one JSON object a line, {"tok": n, "layers": [[ids of block 0], [ids of block 1], ...]}.
+ * Of a model with an encoder a token goes through the blocks of one stack, and the lists of the
+ * others are empty. Forced, the token at position p of a source or a timeline gets the routes of
+ * the p-th line of its stack (after the last comes the first). */
 PG_API int pg_routes_open(pg_routes **out, const char *path, struct pg_err *err);
 PG_API void pg_routes_close(pg_routes *r);
 PG_API int pg_routes_n_tokens(const pg_routes *r);
 PG_API int pg_routes_n_blocks(const pg_routes *r);
 PG_API int pg_routes_n_used(const pg_routes *r);   /* experts a token and block */
 PG_API int pg_routes_n_expert(const pg_routes *r); /* 1 + the largest id */
+/* Experts that a token uses in all its blocks; of two stacks the larger number. */
+PG_API int pg_routes_n_token_experts(const pg_routes *r);
 
 /* The routes that an engine with routes_out has run, a line a token of each step that succeeded, in
  * the order of the steps and of their rows: of one session the order of its text, of several side

@@ -28,12 +28,12 @@ MAY_USE = {
     "model": ("base", "quant", "format", "cpu", "io", "store", "gate"),
     "engine": ("base", "quant", "format", "text", "cpu", "io", "store", "gate", "model"),
     "make": ("base", "quant", "format"),
-    "data": ("base", "text"),
+    "data": ("base", "format", "text"),
     "net/rows": ("base", "cpu"),
     "net": ("base", "quant", "store", "gate", "model", "net/rows"),
     "train": ("base", "quant", "format", "text", "model", "data", "net", "net/rows"),
     "distil": ("base", "cpu", "store", "gate", "model", "engine", "data", "net", "net/rows"),
-    "eval": ("base", "text", "gate", "model", "engine", "data"),
+    "eval": ("base", "format", "text", "gate", "model", "engine", "data"),
 }
 FORBIDDEN = re.compile(
     r"\b(getenv|secure_getenv|setenv|putenv|exit|_exit|_Exit|quick_exit|abort|printf|vprintf|puts|"

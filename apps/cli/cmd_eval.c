@@ -35,12 +35,13 @@ static bool has_sidecar(const struct pg_options *base)
 }
 
 /* Bytes that the data will take: text is held once as it is and once as tokens, JSON as the values
- * that it is made of. Each session has a piece of text beside it. */
+ * that it is made of. Each session has a piece of text beside it, and perhaps a source. */
 static uint64_t data_bytes(const struct cli_args *args, const struct pg_options *opt)
 {
     struct stat st;
     const bool is_text = args->task == PG_EVAL_PPL || args->task == PG_EVAL_AGREE;
-    const uint64_t pieces = (uint64_t)opt->n_sessions * (uint64_t)(opt->n_ctx ? opt->n_ctx : 4096);
+    const int piece = (opt->n_ctx ? opt->n_ctx : 4096) + (opt->n_source ? opt->n_source : 512);
+    const uint64_t pieces = (uint64_t)opt->n_sessions * (uint64_t)piece;
     if (stat(args->data_file, &st) || !S_ISREG(st.st_mode))
         return 0; /* pg_eval will say so */
     return (uint64_t)st.st_size * (is_text ? 4 : 16) + pieces * sizeof(int32_t) + (1u << 16);

@@ -155,7 +155,7 @@ int cli_replay(const struct cli_args *args)
         return cli_failed(&err);
     }
     t->n_tokens = pg_routes_n_tokens(t->routes);
-    t->working_set = pg_routes_n_blocks(t->routes) * pg_routes_n_used(t->routes);
+    t->working_set = pg_routes_n_token_experts(t->routes);
     int code = sizes_parse(t, args);
     if (!code && replay_all(t, &progress, &err))
         code = cli_failed(&err);

@@ -10,27 +10,36 @@
 
 static const char separator[] = "<|endoftext|>";
 
+int pg_tokens_add(struct pg_tokens *t, const pg_vocab *vocab, struct pg_str text, unsigned flags,
+                  struct pg_err *err)
+{
+    for (size_t room = text.n / 2 + 16;;) {
+        if (pg_reserve(&t->id, &t->cap, t->n + room + 1, sizeof(int32_t)))
+            return pg_fail(err, PG_ENOMEM, "out of memory: a text of %zu bytes", text.n);
+        struct pg_ids out = {t->id + t->n, room, 0};
+        int rc = pg_tokenize(vocab, text.s, text.n, flags, &out, err);
+        if (!rc)
+            t->n += out.n;
+        if (rc != PG_EARG || out.n <= room)
+            return rc;
+        room = out.n;
+    }
+}
+
 static int add_document(struct pg_docs *d, const struct pg_docs_options *o, const char *text,
                         size_t n_text, struct pg_err *err)
 {
-    size_t used = d->first[d->n], n = 0, cap;
     int32_t end = o->end_token ? pg_vocab_eos(o->vocab) : -1;
-    int rc = 0;
-    for (cap = n_text / 2 + 16;; cap = n) {
-        if (pg_reserve(&d->token, &d->cap_tokens, used + cap + 1, sizeof(int32_t)))
-            return pg_fail(err, PG_ENOMEM, "out of memory: a document of %zu bytes", n_text);
-        struct pg_ids out = {d->token + used, cap, 0};
-        rc = pg_tokenize(o->vocab, text, n_text, PG_TOKENIZE_BOS, &out, err);
-        n = out.n;
-        if (rc != PG_EARG || n <= cap)
-            break;
-    }
+    struct pg_tokens t = {d->token, d->first[d->n], d->cap_tokens};
+    int rc = pg_tokens_add(&t, o->vocab, (struct pg_str){text, n_text}, PG_TOKENIZE_BOS, err);
+    d->token = t.id;
+    d->cap_tokens = t.cap;
     PG_TRY(rc);
     if (end >= 0)
-        d->token[used + n++] = end;
+        d->token[t.n++] = end;
     if (pg_reserve(&d->first, &d->cap_docs, (size_t)d->n + 2, sizeof(size_t)))
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    d->first[++d->n] = used + n;
+    d->first[++d->n] = t.n;
     return 0;
 }
 

@@ -8,6 +8,16 @@
 
 #include "text/vocab.h"
 
+/* Ids that grow; for free(). */
+struct pg_tokens {
+    int32_t *id;
+    size_t n, cap;
+};
+
+/* The ids of a text behind those that are there, and room for one more. */
+int pg_tokens_add(struct pg_tokens *t, const pg_vocab *vocab, struct pg_str text, unsigned flags,
+                  struct pg_err *err);
+
 struct pg_docs {
     int32_t *token;
     size_t *first; /* document i is token [first[i], first[i + 1]) */

@@ -24,18 +24,18 @@ int pg_lanes_open(struct pg_lanes *l, const struct pg_lanes_options *opt, struct
     n = opt->n_most ? PG_MIN(n, opt->n_most) : n;
     n = PG_MAX(n, 1); /* an engine without room for one says so when it is asked */
     *l = (struct pg_lanes){.opt = *opt};
-    if (e->model.h.n_stack > 1)
-        return pg_fail(err, PG_ENOTSUP,
-                       "architecture '%s': a model with an encoder cannot be evaluated or tuned",
-                       e->model.arch);
+    const bool encodes = e->model.h.n_stack > 1;
     l->lane = pg_calloc((size_t)n, sizeof(*l->lane));
+    if (encodes)
+        l->source = pg_calloc((size_t)n * (size_t)e->opt.n_source, sizeof(*l->source));
     l->token = pg_calloc((size_t)n * (size_t)e->opt.n_ctx, sizeof(*l->token));
     l->part = pg_calloc((size_t)n, sizeof(*l->part));
     l->row = pg_calloc((size_t)e->opt.n_batch, sizeof(*l->row));
     if (opt->logits && !e->logits) /* an engine of several sessions has such a buffer */
         l->own = pg_calloc(PG_LOGIT_ROWS * (size_t)e->model.h.n_vocab, sizeof(*l->own));
     l->logits = l->own ? l->own : e->logits;
-    if (!l->lane || !l->token || !l->part || !l->row || (opt->logits && !l->logits))
+    if (!l->lane || !l->token || !l->part || !l->row || (opt->logits && !l->logits) ||
+        (encodes && !l->source))
         rc = pg_fail(err, PG_ENOMEM, "out of memory for %d sequences side by side", n);
     else
         rc = open_sessions(l, n, err);
@@ -50,6 +50,7 @@ void pg_lanes_close(struct pg_lanes *l)
         pg_session_close(l->lane[i].session);
     free(l->lane);
     free(l->token);
+    free(l->source);
     free(l->part);
     free(l->row);
     free(l->own);
@@ -58,21 +59,40 @@ void pg_lanes_close(struct pg_lanes *l)
 
 /* ------------------------------------------------------------------ one step ---------------- */
 
-/* 1: the lane has the next sequence, 0: there is none. */
-static int take(struct pg_lanes *l, struct pg_sequence *s, struct pg_err *err)
+static int check_length(const struct pg_sequence *s, const char *what, int n, int most,
+                        struct pg_err *err)
 {
-    int n_ctx = l->opt.engine->opt.n_ctx;
-    *s = (struct pg_sequence){.token = l->token + (size_t)s->lane * (size_t)n_ctx,
+    if (n < 1 || n > most)
+        return pg_fail(err, PG_EARG, "sequence %d: %d tokens%s found, 1 to %d wanted", s->number, n,
+                       what, most);
+    return 0;
+}
+
+/* An empty one for the lane. */
+static void clear(struct pg_lanes *l, struct pg_sequence *s)
+{
+    const struct pg_engine *e = l->opt.engine;
+    *s = (struct pg_sequence){.token = l->token + (size_t)s->lane * (size_t)e->opt.n_ctx,
                               .lane = s->lane,
                               .session = s->session,
                               .number = l->n_taken};
+    if (l->source) {
+        s->source = l->source + (size_t)s->lane * (size_t)e->opt.n_source;
+        s->token[0] = e->model.h.decoder_start;
+    }
+}
+
+/* 1: the lane has the next sequence, 0: there is none. */
+static int take(struct pg_lanes *l, struct pg_sequence *s, struct pg_err *err)
+{
+    const struct pg_options *o = &l->opt.engine->opt;
+    clear(l, s);
     int rc = l->opt.take(l->opt.user, s, err);
     if (rc <= 0)
         return rc;
-    if (s->n < 1 || s->n > n_ctx) {
-        return pg_fail(err, PG_EARG, "sequence %d: %d tokens found, 1 to %d wanted", s->number,
-                       s->n, n_ctx);
-    }
+    PG_TRY(check_length(s, "", s->n, o->n_ctx, err));
+    if (l->source)
+        PG_TRY(check_length(s, " of a source", s->n_source, o->n_source, err));
     pg_session_truncate(s->session, 0);
     s->session->seeded = false;
     s->n_given = s->n;
@@ -101,7 +121,7 @@ static void fill(struct pg_lanes *l, bool writes)
         bool samples = s->how && s->n_run + n == s->n; /* what is handed out is computed apart */
         l->part[l->n_parts++] = (struct pg_row){s->session, s->token + s->n_run, n, !samples};
         for (int k = 0; k < n; k++)
-            l->row[l->n_rows++] = (struct pg_lane_row){s, s->n_run + k};
+            l->row[l->n_rows++] = (struct pg_lane_row){.seq = s, .at = s->n_run + k};
     }
 }
 
@@ -158,10 +178,38 @@ static int report(const struct pg_lanes *l, struct pg_err *err)
                    (unsigned long long)l->done, (unsigned long long)o->total, o->what);
 }
 
+/* Rows of sources that are not encoded yet, as many whole ones as fit. */
+static void fill_sources(struct pg_lanes *l)
+{
+    l->n_parts = l->n_rows = 0;
+    for (int i = 0; i < l->n_lanes; i++) {
+        struct pg_sequence *s = &l->lane[i];
+        if (!s->runs || s->encoded || s->n_source > l->opt.engine->opt.n_batch - l->n_rows)
+            continue;
+        l->part[l->n_parts++] = (struct pg_row){s->session, s->source, s->n_source, true};
+        for (int k = 0; k < s->n_source; k++)
+            l->row[l->n_rows++] = (struct pg_lane_row){.seq = s, .at = k, .is_source = true};
+        s->encoded = true;
+    }
+}
+
+static int encode(struct pg_lanes *l, struct pg_err *err)
+{
+    for (fill_sources(l); l->n_rows > 0; fill_sources(l)) {
+        PG_TRY(pg_encode(l->opt.engine, l->part, l->n_parts, err));
+        l->done += l->opt.count_sequences ? 0 : (uint64_t)l->n_rows;
+        PG_TRY(report(l, err));
+    }
+    return 0;
+}
+
 int pg_lanes_step(struct pg_lanes *l, int *n_rows, struct pg_err *err)
 {
-    l->n_parts = l->n_rows = *n_rows = 0;
+    *n_rows = 0;
     PG_TRY(take_all(l, err));
+    if (l->source)
+        PG_TRY(encode(l, err));
+    l->n_parts = l->n_rows = 0;
     fill(l, true);
     fill(l, false);
     if (l->n_rows == 0)

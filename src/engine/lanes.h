@@ -6,6 +6,9 @@
  * batch with given tokens of the others. What runs beside a sequence changes no bit of its logits,
  * and each has the random stream of a session of its own.
  *
+ * Of a model with an encoder each sequence has a source: sources go through the encoder in steps of
+ * their own, as many at a time as fit, before a token of their sequences is run.
+ *
  * Sequences are numbered as they are taken and end in any order: results that are kept by number,
  * or by tag, lie in the order in which the sequences were given. Nothing allocates in a step.
  */
@@ -17,22 +20,26 @@
 enum pg_lane_logits { PG_LANE_NONE, PG_LANE_LAST, PG_LANE_ALL };
 
 struct pg_sequence {
-    /* Filled in by `take`; all but `token` are zero before. */
-    int32_t *token;                /* [n_ctx] of the lane; what is sampled is put behind */
-    int n;                         /* 1 to n_ctx; grows with what is sampled */
-    enum pg_lane_logits logits;    /* which of the given tokens' are handed out */
+    /* Filled in by `take`; all but the two pointers are zero before. */
+    int32_t *token;             /* [n_ctx] of the lane; what is sampled is put behind. Where there
+                                 * is a source the first is there: what a timeline begins with */
+    int n;                      /* 1 to n_ctx; grows with what is sampled */
+    int32_t *source;            /* [n_source of the engine] of the lane; NULL: no encoder */
+    int n_source;               /* 1 to as many, of a model with an encoder */
+    enum pg_lane_logits logits; /* which of the given tokens' are handed out */
     const struct pg_sampling *how; /* goes on with sampled tokens; NULL: ends with the last given */
     uint64_t tag;                  /* the caller's own */
     /* The lanes' part. */
     int lane, number, n_given, n_run;
-    bool runs;
+    bool runs, encoded;
     pg_session *session;
 };
 
-/* A row of a step: the token at `at` of a sequence. */
+/* A row of a step: the token at `at` of a sequence, or of its source. */
 struct pg_lane_row {
     struct pg_sequence *seq;
     int at;
+    bool is_source;
 };
 
 /* Callbacks return 0 or an error, which ends the run, unless they say otherwise. */
@@ -56,7 +63,7 @@ struct pg_lanes_options {
     void *progress_user;
     const char *what;
     uint64_t total;
-    bool count_sequences; /* else tokens that were run */
+    bool count_sequences; /* else tokens that were run, those of sources as well */
 };
 
 struct pg_lanes {
@@ -64,6 +71,7 @@ struct pg_lanes {
     struct pg_sequence *lane; /* [n_lanes] */
     int n_lanes, n_taken, n_parts, n_rows;
     int32_t *token;      /* [n_lanes, n_ctx] */
+    int32_t *source;     /* [n_lanes, n_source]; NULL: no encoder */
     struct pg_row *part; /* [n_lanes] */
     struct pg_lane_row
         *row;            /* [n_rows] of the step under way, as the listeners at the gates see it */

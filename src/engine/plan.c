@@ -318,9 +318,11 @@ static int check_routes(const struct pg_engine *e, struct pg_err *err)
                        pg_routes_n_blocks(r), pg_routes_n_used(r), pg_routes_n_expert(r), m->n_moe,
                        m->h.n_expert_used, m->h.n_expert);
     }
-    if (e->opt.routes_out && m->h.n_stack > 1)
-        return pg_fail(err, PG_ENOTSUP,
-                       "routes: writing those of an encoder and a decoder is not supported");
+    if (r && pg_routes_gap(r) >= 0)
+        return pg_fail(
+            err, PG_EARG,
+            "the route trace has no token that goes through block %d, and all are forced",
+            pg_routes_gap(r));
     if (e->opt.routes_out && m->n_moe == 0)
         return pg_fail(err, PG_EARG, "routes: the model has no experts, so no routes to write");
     return 0;

@@ -205,6 +205,13 @@ static int run_stack(struct pg_engine *e, int stack, int n, struct pg_err *err)
     return pg_forward_run(f, stack, err);
 }
 
+static int write_routes(struct pg_engine *e, int stack, int n, struct pg_err *err)
+{
+    if (!e->routes_out.open)
+        return 0;
+    return pg_routes_out_step(&e->routes_out, e->model.moe_of[stack], n, err);
+}
+
 /* A step of n tokens, n_decode of them decoded, which take their share of what the step took. */
 static void account(struct pg_engine *e, int n, int n_decode, uint64_t begin_ns,
                     const struct pg_store_stats *before)
@@ -305,8 +312,7 @@ int pg_step_run(struct pg_engine *e, const struct pg_row *rows, int n_rows, int 
         rows[i].session->has_logits = false; /* their memory is written to */
     PG_TRY(all_logits ? all_logits_of(e, &rows[0], n, all_logits, err)
                       : keep_logits(e, rows, n_rows, err));
-    if (e->routes_out.open)
-        PG_TRY(pg_routes_out_step(&e->routes_out, n, err));
+    PG_TRY(write_routes(e, pg_last_stack(&e->model.h), n, err));
     for (int i = 0; i < n_rows; i++)
         advance(&rows[i]);
     account(e, n, n_decode, begin, &before);
@@ -345,6 +351,7 @@ int pg_encode(pg_engine *e, const struct pg_row *rows, int n_rows, struct pg_err
     if (e->store)
         pg_store_stats(e->store, &before);
     PG_TRY(run_stack(e, 0, n, err));
+    PG_TRY(write_routes(e, 0, n, err));
     pg_forward_source(&e->forward);
     for (int i = 0; i < n_rows; i++)
         rows[i].session->n_source = rows[i].n;

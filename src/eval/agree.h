@@ -10,11 +10,11 @@
 struct pg_agree {
     const struct pg_engine *engine;
     struct pg_gate_rule rule, named; /* the router's; the pre-gate's, which may name more */
-    int n_block, level, max_tok;
+    int level, max_tok;
     int32_t *said;          /* [level + 1][max_tok, n_named] pre-gate's experts of a later block */
     float *logits, *weight; /* [n_expert], [n_named] of one row */
     int32_t *id;            /* [n_used] */
-    struct pg_agreement *sums; /* [n_block] */
+    struct pg_agreement *sums; /* [n_moe] by the block whose router decides */
 };
 
 /* Listens to the open engine's gates until it is closed. The mode must be lookahead or hint. */

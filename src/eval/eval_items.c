@@ -2,9 +2,9 @@
 #include "eval/eval_items.h"
 
 #include "base/os.h"
+#include "format/json.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,37 +47,16 @@ static bool enough(const struct pg_items *it)
 
 /* ------------------------------------------------------------------ JSON -------------------- */
 
-static const char *kind_name(const json_t *v)
-{
-    switch (v ? json_typeof(v) : JSON_NULL) {
-    case JSON_OBJECT:
-        return "an object";
-    case JSON_ARRAY:
-        return "a list";
-    case JSON_STRING:
-        return "a text";
-    case JSON_NULL:
-        return v ? "null" : "nothing";
-    default:
-        return "a number or a truth value";
-    }
-}
-
-static int wrong(const char *what, const json_t *found, const char *wanted, struct pg_err *err)
-{
-    return pg_fail(err, PG_EFORMAT, "%s: %s found, %s wanted", what, kind_name(found), wanted);
-}
-
 static int get_list(const json_t *o, const char *key, json_t **out, struct pg_err *err)
 {
     *out = json_object_get(o, key);
-    return json_is_array(*out) ? 0 : wrong(key, *out, "a list", err);
+    return json_is_array(*out) ? 0 : pg_json_wrong(key, *out, "a list", err);
 }
 
 static int get_text(const json_t *o, const char *key, json_t **out, struct pg_err *err)
 {
     *out = json_object_get(o, key);
-    return json_is_string(*out) ? 0 : wrong(key, *out, "a text", err);
+    return json_is_string(*out) ? 0 : pg_json_wrong(key, *out, "a text", err);
 }
 
 /* Puts "name[i]: " before the sentence of an error. */
@@ -132,7 +111,7 @@ static int read_question(struct pg_items *it, const char *passage, const json_t 
     PG_TRY(get_text(qa, "question", &question, err));
     it->v2 = it->v2 || (impossible && !it->has_version);
     if (answers && !json_is_array(answers))
-        return wrong("answers", answers, "a list", err);
+        return pg_json_wrong("answers", answers, "a list", err);
     if (json_is_true(impossible) || json_array_size(answers) == 0) {
         it->n_skipped++;
         return 0;
@@ -191,7 +170,7 @@ static int read_squad(struct pg_items *it, const json_t *root, struct pg_err *er
     json_t *list, *article;
     size_t i;
     if (!json_is_object(root))
-        return wrong("SQuAD file", root, "an object", err);
+        return pg_json_wrong("SQuAD file", root, "an object", err);
     PG_TRY(get_list(root, "data", &list, err));
     read_version(it, json_object_get(root, "version"));
     json_array_foreach(list, i, article)
@@ -234,7 +213,7 @@ static int total_length(const json_t *list, const char *what, size_t *n, struct 
     json_array_foreach(list, i, v)
     {
         if (!json_is_string(v))
-            return at_index(what, i, wrong("sentence", v, "a text", err), err);
+            return at_index(what, i, pg_json_wrong("sentence", v, "a text", err), err);
         *n += json_string_length(v) + 1; /* all of it is in memory, so it does not overflow */
     }
     return 0;
@@ -251,7 +230,7 @@ static int keep_source(struct pg_items *it, struct pg_item *item, const json_t *
         return item->passage ? 0 : PG_ENOMEM;
     }
     if (!json_is_array(source))
-        return wrong("source", source, "a text or a list of texts", err);
+        return pg_json_wrong("source", source, "a text or a list of texts", err);
     PG_TRY(total_length(source, "source", &n, err));
     char *s = keep(it, n + 1, err);
     if (!s)
@@ -273,7 +252,7 @@ static int keep_targets(struct pg_items *it, struct pg_item *item, const json_t 
     bool is_list = json_is_array(target);
     size_t n = is_list ? json_array_size(target) : 1, length;
     if (!is_list && !json_is_string(target))
-        return wrong("target", target, "a text or a list of texts", err);
+        return pg_json_wrong("target", target, "a text or a list of texts", err);
     if (n == 0 || n > INT32_MAX) {
         return pg_fail(err, PG_EFORMAT, "target: a list of %zu texts found, one at least wanted",
                        n);
@@ -296,7 +275,7 @@ static int read_summary(struct pg_items *it, const json_t *o, struct pg_err *err
     static const char *const targets[] = {"target", "summary", "highlights"};
     struct pg_item item = {0};
     if (!json_is_object(o))
-        return wrong("summary", o, "an object", err);
+        return pg_json_wrong("summary", o, "an object", err);
     const json_t *source = any_of(o, sources, err);
     const json_t *target = source ? any_of(o, targets, err) : NULL;
     if (!target)

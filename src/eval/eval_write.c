@@ -6,7 +6,11 @@
  *
  * A prompt that is longer than the context, less what may be written, loses tokens: of a question
  * the beginning of the passage, of a document its end.
+ *
+ * Of a model with an encoder the prompt is the source, in the form that T5 was trained with, and
+ * what is too long for a source loses its end; the answer ends where the model ends it.
  */
+#include "data/text.h"
 #include "engine/lanes.h"
 #include "eval/eval.h"
 #include "eval/predictions.h"
@@ -19,6 +23,10 @@
 #define ASK_BEFORE "\n\nQuestion: "
 #define ASK_AFTER  "\nAnswer:"
 #define SUM_UP     "\n\nSummary:"
+
+#define SOURCE_ASKS    "question: "
+#define SOURCE_PASSAGE " context: "
+#define SOURCE_SUMS_UP "summarize: "
 
 enum { N_MARKS = 3, ANSWER_TOKENS = 32, SUMMARY_TOKENS = 128 };
 
@@ -42,20 +50,38 @@ struct writing {
     struct pg_outfile predictions; /* while `said` is there */
     struct answer *answer;         /* [n_lanes] */
     struct pg_lanes lanes;
-    int next;   /* item that no lane has taken */
-    int room;   /* tokens of a prompt at most */
-    int n_tail; /* tokens of SUM_UP */
+    struct pg_tokens prompt; /* of the item at hand */
+    bool encodes;            /* the prompt is a source */
+    int next;                /* item that no lane has taken */
+    int room;                /* tokens of a prompt at most */
+    int n_tail;              /* tokens of SUM_UP */
     uint64_t n_cut, n_tokens;
 };
 
 /* ------------------------------------------------------------------ prompts ----------------- */
 
-/* For free(). */
-static char *prompt_text(const struct pg_item *item)
+static void put_parts(const struct writing *w, const struct pg_item *item, const char *part[4])
 {
-    const char *part[] = {item->passage, item->question ? ASK_BEFORE : SUM_UP,
-                          item->question ? item->question : "", item->question ? ASK_AFTER : ""};
+    const char *ask = item->question ? item->question : "";
+    if (w->encodes) {
+        part[0] = item->question ? SOURCE_ASKS : SOURCE_SUMS_UP;
+        part[1] = ask;
+        part[2] = item->question ? SOURCE_PASSAGE : "";
+        part[3] = item->passage;
+    } else {
+        part[0] = item->passage;
+        part[1] = item->question ? ASK_BEFORE : SUM_UP;
+        part[2] = ask;
+        part[3] = item->question ? ASK_AFTER : "";
+    }
+}
+
+/* For free(). */
+static char *prompt_text(const struct writing *w, const struct pg_item *item)
+{
+    const char *part[4];
     size_t n = 1, at = 0;
+    put_parts(w, item, part);
     for (size_t i = 0; i < PG_COUNT(part); i++)
         n += strlen(part[i]);
     char *s = malloc(n);
@@ -69,32 +95,31 @@ static char *prompt_text(const struct pg_item *item)
     return s;
 }
 
-/* Ids of a text in an array for free(). */
-static int make_tokens(const pg_vocab *vocab, const char *text, int32_t **ids, size_t *n,
-                       struct pg_err *err)
+/* The text as w->prompt, which is only looked at until the next. */
+static int make_tokens(struct writing *w, const char *text, struct pg_err *err)
 {
-    size_t n_text = strlen(text), cap = n_text / 2 + 16;
-    for (;;) {
-        int rc = PG_EARG;
-        *ids = pg_calloc(cap, sizeof(**ids));
-        if (!*ids)
-            return pg_fail(err, PG_ENOMEM, "out of memory: a prompt of %zu bytes", n_text);
-        struct pg_ids out = {*ids, cap, 0};
-        rc = pg_tokenize(vocab, text, n_text, PG_TOKENIZE_BOS, &out, err);
-        *n = out.n;
-        if (!rc)
-            return 0;
-        free(*ids);
-        if (rc != PG_EARG || *n <= cap)
-            return rc;
-        cap = *n;
-    }
+    w->prompt.n = 0;
+    return pg_tokens_add(&w->prompt, w->v->engine->vocab, (struct pg_str){text, strlen(text)},
+                         w->encodes ? 0 : PG_TOKENIZE_BOS, err);
+}
+
+/* The tokens as the sequence's source, of which the end goes that is too much. */
+static void fit_source(struct writing *w, struct pg_sequence *s)
+{
+    size_t most = (size_t)w->room - 1, n = PG_MIN(w->prompt.n, most);
+    w->n_cut += w->prompt.n > most;
+    memcpy(s->source, w->prompt.id, n * sizeof(*s->source));
+    s->source[n] = pg_vocab_eos(w->v->engine->vocab);
+    s->n_source = (int)n + 1;
+    s->n = 1;
 }
 
 /* The tokens into the sequence, without those in the middle that are too many. */
-static void fit_prompt(struct writing *w, struct pg_sequence *s, const int32_t *ids, size_t n)
+static void fit_prompt(struct writing *w, struct pg_sequence *s)
 {
     int32_t bos = pg_vocab_bos(w->v->engine->vocab);
+    const int32_t *ids = w->prompt.id;
+    size_t n = w->prompt.n;
     size_t room = (size_t)w->room, opened = n > 0 && bos >= 0 && ids[0] == bos;
     size_t extra = n > room ? n - room : 0, head = n;
     if (extra) {
@@ -114,8 +139,6 @@ static int take_item(void *user, struct pg_sequence *s, struct pg_err *err)
     static const struct pg_sampling greedy = {PG_SAMPLING_INIT, .temp = 0};
     struct writing *w = user;
     struct answer *a = &w->answer[s->lane];
-    int32_t *ids = NULL;
-    size_t n = 0;
     if (w->next == w->items.n)
         return 0;
     a->detok = (struct pg_detok){.vocab = w->v->engine->vocab, .not_first = true};
@@ -123,14 +146,16 @@ static int take_item(void *user, struct pg_sequence *s, struct pg_err *err)
     a->n_tokens = 0;
     s->how = &greedy;
     s->tag = (uint64_t)w->next++;
-    char *text = prompt_text(&w->items.item[s->tag]);
+    char *text = prompt_text(w, &w->items.item[s->tag]);
     if (!text)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    int rc = make_tokens(w->v->engine->vocab, text, &ids, &n, err);
+    int rc = make_tokens(w, text, err);
     free(text);
     PG_TRY(rc);
-    fit_prompt(w, s, ids, n);
-    free(ids);
+    if (w->encodes)
+        fit_source(w, s);
+    else
+        fit_prompt(w, s);
     return 1;
 }
 
@@ -140,9 +165,8 @@ static int measure_tail(struct writing *w, struct pg_err *err)
     const char *text[] = {"a" SUM_UP, "a"};
     size_t n[2];
     for (int i = 0; i < 2; i++) {
-        int32_t *ids;
-        PG_TRY(make_tokens(w->v->engine->vocab, text[i], &ids, &n[i], err));
-        free(ids);
+        PG_TRY(make_tokens(w, text[i], err));
+        n[i] = w->prompt.n;
     }
     w->n_tail = n[0] > n[1] ? (int)(n[0] - n[1]) : 0;
     return 0;
@@ -150,12 +174,13 @@ static int measure_tail(struct writing *w, struct pg_err *err)
 
 /* ------------------------------------------------------------------ answers ----------------- */
 
-/* The first line that has more than white space; whether its end has come. */
-static bool find_line(const struct answer *l, size_t *from, size_t *end)
+/* The first line that has more than white space, or all lines from there on; whether the end has
+ * come. */
+static bool find_line(const struct answer *l, bool all, size_t *from, size_t *end)
 {
     for (*from = 0; *from < l->n_text && memchr(" \t\r\n", l->text[*from], 4); (*from)++) {
     }
-    const char *stop = memchr(l->text + *from, '\n', l->n_text - *from);
+    const char *stop = all ? NULL : memchr(l->text + *from, '\n', l->n_text - *from);
     *end = stop ? (size_t)(stop - l->text) : l->n_text;
     return stop != NULL;
 }
@@ -213,7 +238,7 @@ static int end_item(void *user, const struct pg_sequence *s, struct pg_err *err)
     struct answer *a = &w->answer[s->lane];
     size_t from, end;
     PG_TRY(append(a, -1, err));
-    find_line(a, &from, &end);
+    find_line(a, w->encodes, &from, &end);
     a->text[end] = '\0';
     w->n_tokens += (uint64_t)a->n_tokens;
     if (w->said && !(w->said[s->tag] = strdup(a->text + from)))
@@ -221,7 +246,7 @@ static int end_item(void *user, const struct pg_sequence *s, struct pg_err *err)
     return mark_answer(&w->marks[s->tag], w, s->tag, a->text + from, err);
 }
 
-/* The answer ends with the first line that says something. */
+/* The answer ends with the first line that says something, if nothing else ends it. */
 static int write_token(void *user, const struct pg_sequence *s, int32_t token, struct pg_err *err)
 {
     struct writing *w = user;
@@ -232,7 +257,7 @@ static int write_token(void *user, const struct pg_sequence *s, int32_t token, s
     if (token < pg_vocab_n(w->v->engine->vocab)) /* a model may have more rows than pieces */
         PG_TRY(append(a, token, err));
     a->n_tokens++;
-    bool ended = a->n_text > 0 && find_line(a, &from, &end);
+    bool ended = a->n_text > 0 && find_line(a, w->encodes, &from, &end);
     return !ended && a->n_tokens < w->v->opt.n_predict;
 }
 
@@ -280,19 +305,29 @@ static int write_predictions(struct writing *w, struct pg_err *err)
     return w->said ? pg_outfile_commit(&w->predictions, err) : 0;
 }
 
+/* Tokens of a prompt at most, or of a source. */
+static int find_room(struct writing *w, struct pg_err *err)
+{
+    const struct pg_engine *e = w->v->engine;
+    const int least = w->encodes ? 1 : 2, left = e->opt.n_ctx - w->v->opt.n_predict;
+    w->room = w->encodes ? e->opt.n_source : left;
+    if (left < least) {
+        return pg_fail(err, PG_ECONTEXT,
+                       "a context of %d tokens has no room for %s beside %d tokens of an answer",
+                       e->opt.n_ctx, w->encodes ? "its first token" : "a prompt",
+                       w->v->opt.n_predict);
+    }
+    if (w->encodes && pg_vocab_n(e->vocab) > 0 && pg_vocab_eos(e->vocab) < 0)
+        return pg_fail(err, PG_ENOTSUP, "the vocabulary has no end token, which sources end with");
+    return 0;
+}
+
 static int open_writing(struct writing *w, struct pg_err *err)
 {
     struct pg_eval_options *o = &w->v->opt;
     bool questions = o->task == PG_EVAL_QA;
-    int n_ctx = w->v->engine->opt.n_ctx;
     o->n_predict = o->n_predict ? o->n_predict : questions ? ANSWER_TOKENS : SUMMARY_TOKENS;
-    w->room = n_ctx - o->n_predict;
-    if (w->room < 2) {
-        return pg_fail(err, PG_ECONTEXT,
-                       "a context of %d tokens has no room for a prompt beside %d tokens of an "
-                       "answer",
-                       n_ctx, o->n_predict);
-    }
+    PG_TRY(find_room(w, err));
     PG_TRY(pg_items_open(&w->items, o->data, questions, o->n_max, err));
     PG_TRY(measure_tail(w, err));
     PG_TRY(open_predictions(w, err));
@@ -332,13 +367,14 @@ static void close_writing(struct writing *w)
     if (w->said)
         pg_outfile_abandon(&w->predictions);
     free(w->said);
+    free(w->prompt.id);
     pg_lanes_close(&w->lanes);
     pg_items_close(&w->items);
 }
 
 int pg_eval_write(struct pg_evaluation *v, struct pg_err *err)
 {
-    struct writing w = {.v = v};
+    struct writing w = {.v = v, .encodes = v->engine->model.h.n_stack > 1};
     int rc = open_writing(&w, err);
     rc = rc ? rc : pg_lanes_run(&w.lanes, err);
     rc = rc ? rc : write_predictions(&w, err);

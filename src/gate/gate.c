@@ -116,7 +116,7 @@ static void rule_row(void *arg, int t, int thread)
     bool ok;
     (void)thread;
     if (r->forced) {
-        const uint16_t *ids = pg_routes_ids(o->routes, r->pos[t] % o->routes->n_tokens, r->block);
+        const uint16_t *ids = pg_routes_forced(o->routes, r->pos[t], r->block);
         for (int i = 0; i < rule->n_used; i++)
             id[i] = ids[i];
         ok = pg_gate_rule_weigh(rule, &o->compute->k, logits, id, weight);

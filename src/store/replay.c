@@ -34,6 +34,12 @@ static void fini(struct replay *x)
     free(x->slot_next);
 }
 
+static bool is_wave(const pg_routes *r, int token, int block)
+{
+    const struct pg_span span = pg_routes_span(r, token);
+    return block >= span.first && block < span.first + span.n;
+}
+
 /* For each request, the wave in which the same expert is wanted next; none: UINT32_MAX. */
 static int find_next_uses(struct replay *x, int t1)
 {
@@ -46,6 +52,8 @@ static int find_next_uses(struct replay *x, int t1)
     if (next && x->next_use && x->slot_next) {
         memset(next, 0xff, n_keys * sizeof(*next));
         for (int w = t1 * r->n_blocks - 1; w >= 0; w--) {
+            if (!is_wave(r, w / r->n_blocks, w % r->n_blocks))
+                continue;
             const uint16_t *ids = pg_routes_ids(r, w / r->n_blocks, w % r->n_blocks);
             for (int i = 0; i < r->n_used; i++) {
                 uint32_t *at = &next[w % r->n_blocks * r->n_expert + ids[i]];
@@ -138,6 +146,21 @@ static int replay_wave(struct replay *x, int token, int block)
     return hits;
 }
 
+/* The waves of a token, which are counted from `first` on. */
+static void replay_token(struct replay *x, struct pg_replay *out, int token)
+{
+    const struct pg_span span = pg_routes_span(x->r, token);
+    if (x->policy)
+        pg_policy_span(x->policy, span);
+    for (int block = span.first; block < span.first + span.n; block++) {
+        int hits = replay_wave(x, token, block);
+        if (token < out->first)
+            continue;
+        out->requests += (uint64_t)x->r->n_used;
+        out->hits += (uint64_t)hits;
+    }
+}
+
 int pg_replay_run(const pg_routes *r, struct pg_replay *out, struct pg_err *err)
 {
     int n_slots = out->n_slots;
@@ -154,15 +177,8 @@ int pg_replay_run(const pg_routes *r, struct pg_replay *out, struct pg_err *err)
     int rc = init(&x, out->policy, out->end, err);
     for (int slot = 0; slot < n_slots && !rc; slot++)
         x.key_of[slot] = -1;
-    for (int token = 0; token < out->end && !rc; token++) {
-        for (int block = 0; block < r->n_blocks; block++) {
-            int hits = replay_wave(&x, token, block);
-            if (token < out->first)
-                continue;
-            out->requests += (uint64_t)r->n_used;
-            out->hits += (uint64_t)hits;
-        }
-    }
+    for (int token = 0; token < out->end && !rc; token++)
+        replay_token(&x, out, token);
     fini(&x);
     return rc;
 }

@@ -7,14 +7,35 @@
 
 #include "base/arena.h"
 #include "base/os.h"
+#include "store/policy.h"
+
+enum { PG_ROUTES_STACKS = 2 };
+
+/* Blocks that some of the tokens go through, and those tokens. */
+struct pg_routes_stack {
+    struct pg_span span;
+    int first, n; /* tokens line_of[first, first + n) */
+};
 
 struct pg_routes {
     int n_tokens, n_blocks, n_used, n_expert;
-    uint16_t *ids; /* [n_tokens][n_blocks][n_used] */
+    uint16_t *ids; /* [n_tokens][n_blocks][n_used]; not set where a token does not go through */
+    /* Of an encoder and a decoder, which share no block. NULL: all tokens go through all blocks. */
+    uint8_t *stack_of; /* [n_tokens] */
+    int32_t *line_of;  /* [n_tokens] stack after stack */
+    struct pg_routes_stack stack[PG_ROUTES_STACKS];
+    int n_stacks;
 };
 
-/* The n_used ids of a token in a block, distinct, in the file's order. */
+/* The n_used ids of a token in a block of its span, distinct, in the file's order. */
 const uint16_t *pg_routes_ids(const pg_routes *r, int token, int block);
+/* The blocks that a token goes through. */
+struct pg_span pg_routes_span(const pg_routes *r, int token);
+/* What is forced on position `pos` in a block: the ids of that one of the tokens that go through
+ * it, counted round and round. */
+const uint16_t *pg_routes_forced(const pg_routes *r, int pos, int block);
+/* The first block that no token goes through; -1: there is none. */
+int pg_routes_gap(const pg_routes *r);
 
 /* What a step runs is added block by block, and becomes text when the step is done. Nothing
  * allocates between open and finish. */
@@ -34,7 +55,8 @@ int pg_routes_out_open(struct pg_routes_out *o, const char *path, struct pg_err 
 void pg_routes_out_close(struct pg_routes_out *o);
 /* id: [n_tok, n_used] of the step's rows. */
 void pg_routes_out_add(struct pg_routes_out *o, int block, const int32_t *id, int n_tok);
-int pg_routes_out_step(struct pg_routes_out *o, int n_tok, struct pg_err *err);
+/* The step went through these blocks; one that went through none has no routes. */
+int pg_routes_out_step(struct pg_routes_out *o, struct pg_span span, int n_tok, struct pg_err *err);
 /* The file is there; or not, after an error. */
 int pg_routes_out_finish(struct pg_routes_out *o, struct pg_err *err);
 

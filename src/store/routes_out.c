@@ -57,14 +57,17 @@ static int flush(struct pg_routes_out *o, struct pg_err *err)
     return n ? pg_outfile_write(&o->file, o->text, n, err) : 0;
 }
 
-static void put_token(struct pg_routes_out *o, int t)
+/* The lists of other blocks are empty. */
+static void put_token(struct pg_routes_out *o, struct pg_span span, int t)
 {
     char *at = o->text + o->n_text;
     at += sprintf(at, "{\"tok\": %llu, \"layers\": [", (unsigned long long)o->n_tokens++);
     for (int block = 0; block < o->n_blocks; block++) {
         const uint16_t *id = ids_of(o, t, block);
-        for (int i = 0; i < o->n_used; i++)
-            at += sprintf(at, "%s%u", i ? ", " : block ? ", [" : "[", id[i]);
+        const bool there = block >= span.first && block < span.first + span.n;
+        at += sprintf(at, "%s", block ? ", [" : "[");
+        for (int i = 0; there && i < o->n_used; i++)
+            at += sprintf(at, "%s%u", i ? ", " : "", id[i]);
         *at++ = ']';
     }
     at += sprintf(at, "]}\n");
@@ -72,12 +75,12 @@ static void put_token(struct pg_routes_out *o, int t)
     PG_ASSERT(o->n_text <= o->cap_text);
 }
 
-int pg_routes_out_step(struct pg_routes_out *o, int n_tok, struct pg_err *err)
+int pg_routes_out_step(struct pg_routes_out *o, struct pg_span span, int n_tok, struct pg_err *err)
 {
-    for (int t = 0; t < n_tok; t++) {
+    for (int t = 0; t < n_tok && span.n > 0; t++) {
         if (o->cap_text - o->n_text < line_bytes(o))
             PG_TRY(flush(o, err));
-        put_token(o, t);
+        put_token(o, span, t);
     }
     return 0;
 }

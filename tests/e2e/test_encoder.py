@@ -69,8 +69,6 @@ class Encoder(Case):
                 (1, ["source", "no encoder"], ("run", TRAINED, "-p", "a", "-n", "1", "--source", "4")),
                 (1, ["batch", "one step"], ("run", self.tiny, "-p", "a", "-n", "1", "-b", "8")),
                 (1, ["source of", "at most"], ("run", self.tiny, "-p", "a b c d e f", "-n", "1", "--source", "3")),
-                (1, ["routes"], ("run", self.tiny, "-p", "a", "-n", "1", "--routes-out", out)),
-                (1, ["encoder"], ("eval", self.tiny, "--data", os.path.join(SOURCE, "README.md"))),
                 (1, ["encoder"], ("tune", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out)),
                 (1, ["encoder"], ("train", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out))):
             self.refused(self.call(*args), code, said)
@@ -112,6 +110,198 @@ class Encoder(Case):
         for row in found["rows"]:
             self.assertNotIn("error", row)
             self.assertGreater(row["expert_requests"], 0)
+
+    # ------------------------------------------------------------ routes and traces
+
+    def routes(self, text, *more, n=7):
+        """What a run writes: a list of the lists of each line."""
+        out = self.path("routes.jsonl")
+        self.good("run", self.tiny, "-p", text, "-n", n, "--temp", "0", "--ignore-eos", "--routes-out", out, *more)
+        lines = [json.loads(line) for line in self.bytes_of(out).splitlines()]
+        self.assertEqual([line["tok"] for line in lines], list(range(len(lines))))
+        return [line["layers"] for line in lines]
+
+    def test_routes_of_both_stacks(self):
+        """A line a token of the source, with lists of the encoder's blocks, then one a token of the text."""
+        text, other = "once upon a time there was a house", "what could you see there"
+        n = len(self.source_of(text))
+        lines = self.routes(text)
+        self.assertEqual([[len(ids) for ids in line] for line in lines], n * [[1, 1, 0, 0]] + 7 * [[0, 0, 1, 1]])
+        for more in (["--mode", "ondemand", "--slots", "2"], ["--mode", "lookahead", "--slots", "9", "-t", "1"]):
+            self.assertEqual(self.routes(text, *more), lines)
+        trace, m = self.put("a.jsonl", "".join(json.dumps({"layers": line}) + "\n" for line in lines)), len(self.source_of(other))
+        self.assertNotEqual(self.routes(other)[:m], [lines[i % n] for i in range(m)])
+        forced = self.routes(other, "--routes", trace, "--mode", "ondemand", "--slots", "5", n=10)
+        self.assertEqual(forced, [lines[i % n] for i in range(m)] + [lines[n + i % 7] for i in range(10)])
+        sidecar = self.path("s.gguf")
+        self.good("sidecar", self.tiny, "-o", sidecar)
+        self.assertEqual(self.routes(other, "--routes", trace, "--mode", "pregate", "--pregate", sidecar, n=10), forced)
+
+    def test_routes_refused(self):
+        some = self.put("some.jsonl", '{"layers": [[], [], [1], [2]]}\n')
+        self.refused(self.call("run", self.tiny, "-p", "a", "-n", "1", "--routes", some), 1, ["no token that goes through block 0"])
+        gap = self.put("gap.jsonl", '{"layers": [[1], [], [1], [2]]}\n')
+        self.refused(self.call("replay", gap), 1, ["gap.jsonl:1", "block 1 is empty between"])
+
+    def test_routes_of_a_whole_trace(self):
+        """Lines without empty lists are forced on both stacks."""
+        whole = self.put("whole.jsonl", "".join(json.dumps({"layers": [[i], [7 - i], [i], [i]]}) + "\n" for i in range(8)))
+        lines = self.routes("once upon a time there was", "--routes", whole)
+        n = len(lines) - 7
+        self.assertEqual(lines, [[[i % 8], [7 - i % 8], [], []] for i in range(n)] + [[[], [], [i], [i]] for i in range(7)])
+
+    def test_replay_counts_what_is_there(self):
+        trace = self.put("a.jsonl", "".join(json.dumps({"layers": line}) + "\n" for line in self.routes("once upon a time there was")))
+        found = json.loads(self.good("replay", trace, "--ratio", "1,2,16", "-o", "json").stdout)
+        self.assertEqual((found["n_tokens"], found["n_blocks"], found["working_set"]), (len(self.bytes_of(trace).splitlines()), 4, 2))
+        lines = [json.loads(line)["layers"] for line in self.bytes_of(trace).splitlines()]
+        keys = {(b, ids[0]) for line in lines for b, ids in enumerate(line) if ids}
+        for row in found["rows"]:
+            self.assertEqual(row["requests"], 2 * len(lines))
+            self.assertLessEqual(row["hits"], row["requests"] - len(keys))
+            if row["n_slots"] == 32:
+                self.assertEqual(row["hits"], row["requests"] - len(keys))
+
+    def test_routes_of_eval(self):
+        """As many lines as tokens went through each stack, one text at a time as many at once."""
+        data, counts = self.put_pairs(), []
+        for more in (["--slots", "4"], ["-c", "32", "--source", "32", "-b", "32", "--memory", f"{96 * MIB}"]):
+            out = self.path("routes.jsonl")
+            found = self.eval_json("--data", data, "--task", "agree", "--routes-out", out, *more)
+            lines = [json.loads(line)["layers"] for line in self.bytes_of(out).splitlines()]
+            self.assertEqual(len(lines), found["tokens"])
+            counts.append(sorted(map(str, lines)))
+        self.assertEqual(counts[0], counts[1])
+
+    def test_trace_has_both_stacks(self):
+        trace = self.path("t.json")
+        self.good("run", self.tiny, "-p", "what was there", "-n", "3", "--mode", "ondemand", "--slots", "4", "--trace", trace)
+        with open(trace, encoding="utf-8") as f:
+            events = json.load(f)["traceEvents"]
+        self.assertEqual({e["args"]["block"] for e in events if e["name"] == "attention"}, set(range(8)))
+        self.assertEqual({e["args"]["block"] for e in events if e["name"] == "experts"}, {1, 3, 5, 7})
+        order = [e["args"]["block"] for e in sorted((e for e in events if e["name"] == "attention"), key=lambda e: e["ts"])]
+        self.assertEqual(order, [0, 1, 2, 3] + 3 * [4, 5, 6, 7])
+
+    # ------------------------------------------------------------ eval
+
+    PAIRS = (("the day was very happy and she saw that", "they wanted one big time"), ("what", ""), ("", "like"),
+             ("could there were you", ["the little day", "then"]))
+
+    def put_pairs(self, name="pairs.jsonl", pairs=PAIRS):
+        return self.put(name, "".join(json.dumps({"source": a, "target": b, "more": 1}) + "\n" for a, b in pairs))
+
+    def ids_of(self, text):
+        return [int(w) for w in self.good("tokenize", self.tiny, "-p", text).stdout.split()] if text else []
+
+    def nll(self, source, target):
+        """Of the target's tokens, by the definition."""
+        rows = self.logits(self.tiny, source, "--decoder-tokens", words([0] + target[:-1]))
+        return [math.log(sum(math.exp(v) for v in row)) - row[i] for row, i in zip(rows, target)]
+
+    def eval_json(self, *args, model=None):
+        return json.loads(self.good("eval", model or self.tiny, *args, "--json").stdout)
+
+    ANYWHERE = ([], ["--mode", "ondemand", "--slots", "2", "-b", "64", "-c", "64", "--source", "64"],
+                ["--mode", "lookahead", "--slots", "20", "-t", "1", "-c", "128"], ["--mode", "prefetch-all", "--slots", "9", "--source", "100"])
+
+    def test_ppl_of_pairs(self):
+        nll = [x for a, b in self.PAIRS for x in self.nll(self.source_of(a) if a else [1], self.ids_of(b if isinstance(b, str) else b[0]) + [1])]
+        found = [self.eval_json("--data", self.put_pairs(), *more) for more in self.ANYWHERE]
+        self.assertEqual(found[0]["tokens"], len(nll))
+        self.assertEqual((found[0]["docs"], found[0]["cut"]), (len(self.PAIRS), 0))
+        self.assertAlmostEqual(found[0]["nll_per_token"], sum(nll) / len(nll), places=5)
+        for one in found:
+            self.assertEqual(one["ppl"], found[0]["ppl"])
+
+    def test_ppl_of_cut_pairs(self):
+        """A source keeps its end token, a target that is cut has none."""
+        a, b = self.PAIRS[0]
+        nll = self.nll(self.source_of(a)[:6] + [1], self.ids_of(b)[:4])
+        found = self.eval_json("--data", self.put_pairs(pairs=self.PAIRS[:1]), "--source", "7", "-c", "5")
+        self.assertEqual((found["tokens"], found["cut"]), (4, 1))
+        self.assertAlmostEqual(found["nll_per_token"], sum(nll) / len(nll), places=5)
+
+    def test_ppl_of_text(self):
+        """Prefix language modelling: pieces of 7 tokens of a source, its end token, and 9 of a target."""
+        text = "the day was very happy and she saw that they wanted one big time; could you play with her, like the little"
+        ids, nll = self.ids_of(text), []
+        self.assertGreater(len(ids), 20)
+        for at in range(0, len(ids) - 1, 16):
+            piece = ids[at:at + 16]
+            ends = at + 16 >= len(ids) and len(piece) < 16
+            first = max(1, min((len(piece) + ends) * 7 // 16, len(piece) - 1))
+            nll += self.nll(piece[:first] + [1], piece[first:] + [1] * ends)
+        data = self.put("a.txt", text)
+        whole = self.eval_json("--data", data, "--source", "8", "-c", "10", "--windows")
+        self.assertEqual(whole["tokens"], len(nll))
+        self.assertAlmostEqual(whole["nll_per_token"], sum(nll) / len(nll), places=5)
+        first = self.eval_json("--data", data, "--source", "8", "-c", "10")
+        self.assertEqual((first["tokens"], first["cut"]), (9, 1))
+        self.assertAlmostEqual(first["nll_per_token"], sum(nll[:9]) / 9, places=5)
+
+    def test_agree(self):
+        """Blocks of both stacks but each one's first, on the tokens that went through it."""
+        sidecar = self.path("s.gguf")
+        self.good("sidecar", self.tiny, "-o", sidecar)
+        data = self.put_pairs()
+        found = self.eval_json("--task", "agree", "--data", data)
+        n_source = sum(len(self.ids_of(a)) + 1 for a, _ in self.PAIRS)
+        n_target = self.eval_json("--data", data)["tokens"]
+        self.assertEqual([(b["block"], b["tokens"]) for b in found["blocks"]], [(1, n_source), (3, n_target)])
+        self.assertEqual(found["tokens"], n_source + n_target)
+        for more in (["--slots", "3"], ["--slots", "12", "--mode", "lookahead", "-t", "1", "-c", "32"]):
+            self.assertEqual(self.eval_json("--task", "agree", "--data", data, *more)["blocks"], found["blocks"])
+        hint = self.eval_json("--task", "agree", "--data", data, "--mode", "hint", "--pregate", sidecar)
+        self.assertEqual(hint["blocks"], found["blocks"])
+        self.refused(self.call("eval", self.tiny, "--task", "agree", "--data", data, "--lookahead", "2"), 1, ["lookahead", "0 to 1"])
+
+    def answers(self, task, data, *more):
+        out = self.path("said.jsonl")
+        found = self.eval_json("--task", task, "--data", data, "--predictions", out, *more)
+        return found, [json.loads(line)["answer"] for line in self.bytes_of(out).decode().splitlines()]
+
+    def test_answers_are_those_of_run(self):
+        """In T5's own form, without a line's end as the answer's."""
+        story, ask = "the day was very happy and she saw that they wanted one big time", ["what was the day", "could you play", "who"]
+        qas = [{"id": str(i), "question": q, "answers": [{"text": "happy"}]} for i, q in enumerate(ask)]
+        squad = self.put("squad.json", json.dumps({"version": "1.1", "data": [{"paragraphs": [{"context": story, "qas": qas}]}]}))
+        lines = self.put("sums.jsonl", "".join(json.dumps({"source": s, "target": "a"}) + "\n" for s in (story, "she was happy")))
+        for task, data, prompts, n in (("qa", squad, [f"question: {q} context: {story}" for q in ask], 12),
+                                       ("summarize", lines, [f"summarize: {story}", "summarize: she was happy"], 20)):
+            said = [self.run_json(self.tiny, "-p", p, "-n", n, "--temp", "0", "--kv", "f32")["text"].lstrip() for p in prompts]
+            for more in self.ANYWHERE:
+                found, texts = self.answers(task, data, "-n", n, *more)
+                self.assertEqual(texts, said)
+                self.assertEqual((found["docs"], found["cut"]), (len(prompts), 0))
+
+    def test_answers_end(self):
+        """At the end token, and what is too long for a source loses its end."""
+        text = "the day was very happy and she saw that they wanted one big time"
+        data = self.put("sums.jsonl", json.dumps({"source": text, "target": "a"}) + "\n")
+        ids = self.run_json(self.tiny, "-p", f"summarize: {text}", "-n", "6", "--temp", "0", "--kv", "f32", "--ignore-eos")["tokens"]
+        keys, tensors = tiny_model.read(self.tiny)
+        model = self.path("ends.gguf")
+        tiny_model.write(model, {**keys, "tokenizer.ggml.eot_token_id": tiny_model.u32(ids[3])}, tensors)
+        out = json.loads(self.good("eval", model, "--task", "summarize", "--data", data, "--json", "-n", "6").stdout)
+        self.assertEqual(out["tokens"], ids.index(ids[3]))
+        prompt = f"summarize: {text}"
+        short = next(t for t in (prompt[:i] for i in range(len(prompt))) if self.ids_of(t) == self.ids_of(prompt)[:11])
+        cut, texts = self.answers("summarize", data, "--source", "12", "-n", "4")
+        self.assertEqual(cut["cut"], 1)
+        self.assertEqual(texts, [self.run_json(self.tiny, "-p", short, "-n", "4", "--temp", "0", "--kv", "f32")["text"].lstrip()])
+
+    def test_eval_refused(self):
+        pairs, text = self.put_pairs(), self.put("a.txt", "the day was happy")
+        bad = self.put("bad.jsonl", '{"source": "a", "target": "b"}\n{"source": "a", "target": 7}\n')
+        for said, args in ((["windows", "running text"], ("--data", pairs, "--windows")),
+                           (["bad.jsonl: line 2: target: a number", "a text or a list of texts wanted"], ("--data", bad)),
+                           (["2 at least"], ("--data", pairs, "--source", "1")),
+                           (["2 at least"], ("--data", text, "-c", "2")),
+                           (["no room for its first token"], ("--data", pairs, "--task", "summarize", "-c", "8", "-n", "8"))):
+            self.refused(self.call("eval", self.tiny, *args), 1, said)
+        self.refused(self.call("eval", SWITCH, "--data", text), 1, ["vocabulary"])
+        self.refused(self.call("eval", TRAINED, "--data", text, "--source", "8"), 1, ["source", "no encoder"])
 
     # ------------------------------------------------------------ beams
 

@@ -317,6 +317,160 @@ static void test_cancel(void **state)
     assert_int_equal(x.n_steps, 6);
 }
 
+/* ------------------------------------------------------------------ sources ----------------- */
+
+enum { N_SOURCE = 24, N_PAIRS = 11 };
+
+/* Pairs of a source and a timeline, and the logits that they gave. */
+struct pairs {
+    pg_engine *e;
+    struct pg_lanes lanes;
+    int next, n_source[N_PAIRS], n[N_PAIRS], n_rows[N_PAIRS];
+    int32_t source[N_PAIRS][N_SOURCE], token[N_PAIRS][N_CTX];
+    float *row[N_PAIRS]; /* [N_CTX, n_vocab] */
+    uint64_t done;
+};
+
+static void begin_pairs(struct pairs *p, int n_sessions, int n_batch)
+{
+    static const int sources[N_PAIRS] = {7, 24, 1, 12, 3, 24, 24, 2, 9, 17, 5};
+    struct pg_options opt = {PG_OPTIONS_INIT,    .model = PG_TEST_DATA "/gen_moe/switch.gguf",
+                             .n_ctx = N_CTX,     .n_source = N_SOURCE,
+                             .n_threads = 1,     .n_sessions = n_sessions,
+                             .n_batch = n_batch, .mode = PG_MODE_ONDEMAND,
+                             .n_slots = 3};
+    struct pg_err err;
+    memset(p, 0, sizeof(*p));
+    must(pg_engine_open(&p->e, &opt, &err), &err);
+    for (int i = 0; i < N_PAIRS; i++) {
+        p->n_source[i] = sources[i];
+        p->n[i] = 1 + i * 13 % N_CTX;
+        p->row[i] = calloc(N_CTX * (size_t)p->e->model.h.n_vocab, sizeof(float));
+        assert_non_null(p->row[i]);
+        for (int t = 0; t < p->n_source[i]; t++)
+            p->source[i][t] = 1 + (i * 29 + t * 7) % 60;
+        for (int t = 1; t < p->n[i]; t++)
+            p->token[i][t] = 1 + (i * 31 + t * 17) % 60;
+        p->token[i][0] = p->e->model.h.decoder_start;
+    }
+}
+
+static void end_pairs(struct pairs *p)
+{
+    for (int i = 0; i < N_PAIRS; i++)
+        free(p->row[i]);
+    pg_engine_close(p->e);
+}
+
+static int take_pair(void *user, struct pg_sequence *s, struct pg_err *err)
+{
+    struct pairs *p = user;
+    (void)err;
+    if (p->next == N_PAIRS)
+        return 0;
+    const int i = p->next++;
+    assert_int_equal(s->token[0], p->e->model.h.decoder_start);
+    memcpy(s->source, p->source[i], (size_t)PG_MIN(p->n_source[i], N_SOURCE) * sizeof(int32_t));
+    memcpy(s->token + 1, p->token[i] + 1, (size_t)(p->n[i] - 1) * sizeof(int32_t));
+    s->n_source = p->n_source[i];
+    s->n = p->n[i];
+    s->logits = PG_LANE_ALL;
+    s->tag = (uint64_t)i;
+    return 1;
+}
+
+static int keep_pair(void *user, const struct pg_lane_row *row, int n, const float *logits,
+                     struct pg_err *err)
+{
+    struct pairs *p = user;
+    size_t n_vocab = (size_t)p->e->model.h.n_vocab;
+    (void)err;
+    for (int i = 0; i < n; i++) {
+        const uint64_t tag = row[i].seq->tag;
+        assert_false(row[i].is_source);
+        assert_int_equal(row[i].at, p->n_rows[tag]++);
+        memcpy(p->row[tag] + (size_t)row[i].at * n_vocab, logits + (size_t)i * n_vocab,
+               n_vocab * sizeof(float));
+    }
+    return 0;
+}
+
+static int count_done(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    struct pairs *p = user;
+    (void)what;
+    assert_true(done > p->done && done <= total);
+    p->done = done;
+    return 0;
+}
+
+static int run_pairs(struct pairs *p, struct pg_err *err)
+{
+    struct pg_lanes_options o = {.engine = p->e,
+                                 .take = take_pair,
+                                 .logits = keep_pair,
+                                 .user = p,
+                                 .progress = count_done,
+                                 .progress_user = p,
+                                 .what = "tokens"};
+    for (int i = 0; i < N_PAIRS; i++)
+        o.total += (uint64_t)(p->n_source[i] + p->n[i]);
+    must(pg_lanes_open(&p->lanes, &o, err), err);
+    alloc_faults_begin(0, 0);
+    int rc = pg_lanes_run(&p->lanes, err);
+    assert_int_equal(alloc_faults.n_calls, 0);
+    assert_true(alloc_faults_clean());
+    pg_lanes_close(&p->lanes);
+    assert_true(rc || p->done == o.total);
+    return rc;
+}
+
+static struct pairs pairs, pairs_alone;
+
+static void test_sources(void **state)
+{
+    static const int with[][2] = {{1, 24}, {2, 25}, {3, 48}, {11, 300}};
+    struct pg_err err;
+    pg_session *s;
+    (void)state;
+    begin_pairs(&pairs_alone, 1, N_SOURCE);
+    for (int i = 0; i < N_PAIRS; i++) {
+        struct pairs *p = &pairs_alone;
+        must(pg_session_open(&s, p->e, NULL, &err), &err);
+        must(pg_session_encode(s, p->source[i], (size_t)p->n_source[i], &err), &err);
+        must(pg_session_eval(s, p->token[i], (size_t)p->n[i], p->row[i], &err), &err);
+        pg_session_close(s);
+    }
+    size_t n_vocab = (size_t)pairs_alone.e->model.h.n_vocab;
+    for (size_t k = 0; k < PG_COUNT(with); k++) {
+        begin_pairs(&pairs, with[k][0], with[k][1]);
+        must(run_pairs(&pairs, &err), &err);
+        for (int i = 0; i < N_PAIRS; i++) {
+            assert_int_equal(pairs.n_rows[i], pairs.n[i]);
+            assert_memory_equal(pairs.row[i], pairs_alone.row[i],
+                                (size_t)pairs.n[i] * n_vocab * sizeof(float));
+        }
+        end_pairs(&pairs);
+    }
+    end_pairs(&pairs_alone);
+}
+
+static void test_source_lengths(void **state)
+{
+    struct pg_err err;
+    (void)state;
+    begin_pairs(&pairs, 3, 48);
+    pairs.n_source[4] = 0;
+    assert_int_equal(run_pairs(&pairs, &err), PG_EARG);
+    says(err.text, "sequence 4: 0 tokens of a source found, 1 to 24 wanted");
+    end_pairs(&pairs);
+    begin_pairs(&pairs, 3, 48);
+    pairs.n_source[6] = N_SOURCE + 1;
+    assert_int_equal(run_pairs(&pairs, &err), PG_EARG);
+    says(err.text, "sequence 6: 25 tokens of a source found, 1 to 24 wanted");
+    end_pairs(&pairs);
+}
+
 static int open_and_close(const void *arg, struct pg_err *err)
 {
     (void)arg;
@@ -348,6 +502,7 @@ int main(void)
         cmocka_unit_test(test_fewest_lanes),  cmocka_unit_test(test_steps_do_not_allocate),
         cmocka_unit_test(test_lengths),       cmocka_unit_test(test_error_in_the_middle),
         cmocka_unit_test(test_cancel),        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_sources),       cmocka_unit_test(test_source_lengths),
     };
     return cmocka_run_group_tests(tests, NULL, close_alone);
 }

@@ -416,6 +416,67 @@ static void test_trace(void **state)
     pg_routes_close(NULL);
 }
 
+/* Of an encoder of one block and a decoder of two: five tokens of the one, then three of the other,
+ * twice. */
+static const char *write_two_stacks(void)
+{
+    char text[2048];
+    size_t n = 0;
+    for (int i = 0; i < 16; i++)
+        n += (size_t)snprintf(
+            text + n, sizeof(text) - n,
+            i % 8 < 5 ? "{\"layers\": [[%d], [], []]}\n" : "{\"layers\": [[], [%d], [9]]}\n", i);
+    return put_text(IN_DIR("trace"), text);
+}
+
+static void test_two_stacks(void **state)
+{
+    (void)state;
+    pg_routes *r;
+    struct pg_err err;
+    must(pg_routes_open(&r, write_two_stacks(), &err), &err);
+    assert_int_equal(pg_routes_n_tokens(r), 16);
+    assert_int_equal(pg_routes_n_blocks(r), 3);
+    assert_int_equal(pg_routes_n_used(r), 1);
+    assert_int_equal(pg_routes_n_token_experts(r), 2);
+    assert_int_equal(pg_routes_gap(r), -1);
+    for (int t = 0; t < 16; t++) {
+        const struct pg_span span = pg_routes_span(r, t);
+        assert_int_equal(span.first, t % 8 < 5 ? 0 : 1);
+        assert_int_equal(span.n, t % 8 < 5 ? 1 : 2);
+        assert_int_equal(pg_routes_ids(r, t, span.first)[0], t);
+    }
+    /* The tenth token of the first stack is line 12, the sixth of the other line 15. */
+    assert_int_equal(pg_routes_forced(r, 9, 0)[0], 12);
+    assert_int_equal(pg_routes_forced(r, 10, 0)[0], 0);
+    assert_int_equal(pg_routes_forced(r, 5, 1)[0], 15);
+    assert_int_equal(pg_routes_forced(r, 6, 1)[0], 5);
+    pg_routes_close(r);
+    must(open_text(&r, "{\"layers\": [[], [1]]}\n", &err), &err);
+    assert_int_equal(pg_routes_gap(r), 0);
+    pg_routes_close(r);
+}
+
+/* The replay counts what there is: with room for all of it each expert misses once; and an expert
+ * of the last block is there from the second time on. */
+static void test_replay_of_two_stacks(void **state)
+{
+    (void)state;
+    pg_routes *r;
+    struct pg_err err;
+    must(pg_routes_open(&r, write_two_stacks(), &err), &err);
+    for (int policy = 0; policy <= PG_EVICT_BELADY; policy++) {
+        struct pg_replay x = {.policy = policy, .n_slots = 64, .end = 16};
+        must(pg_replay_run(r, &x, &err), &err);
+        assert_int_equal(x.requests, 10 + 2 * 6);
+        assert_int_equal(x.hits, 5);
+        x.n_slots = 2;
+        must(pg_replay_run(r, &x, &err), &err);
+        assert_true(x.hits <= 5 && (policy != PG_EVICT_BELADY || x.hits == 5));
+    }
+    pg_routes_close(r);
+}
+
 static void test_hostile_traces(void **state)
 {
     (void)state;
@@ -442,6 +503,15 @@ static void test_hostile_traces(void **state)
         {"{\"layers\": [[\"1\"]]}\n", "not an integer"},
         {"{\"layers\": [[4, 4]]}\n", "id 4 stands there twice"},
         {"{\"layers\": [[1]]}\n{\"layers\": [[1]", ":2: "},
+        {"{\"layers\": [[], []]}\n", ":1: block 0"},
+        {"{\"layers\": [[1], []]}\n{\"layers\": [[], []]}\n", ":2: all blocks are empty"},
+        {"{\"layers\": [[], [1], []]}\n{\"layers\": [[1], [], [1]]}\n",
+         ":2: block 1 is empty between"},
+        {"{\"layers\": [[], [1, 2]]}\n{\"layers\": [[1], []]}\n", ":2: block 0 has 1 ids, want 2"},
+        {"{\"layers\": [[], [1], [2]]}\n{\"layers\": [[], [], [1]]}\n",
+         ":2: blocks 2 to 2 have ids, in lines before 1 to 2"},
+        {"{\"layers\": [[1], [], []]}\n{\"layers\": [[], [1], []]}\n{\"layers\": [[], [], [1]]}\n",
+         ":3: blocks 2 to 2 have ids"},
     };
     for (size_t i = 0; i < PG_COUNT(bad); i++) {
         pg_routes *r = (pg_routes *)1;
@@ -554,6 +624,8 @@ int main(void)
         cmocka_unit_test(test_cycle_recalls),
         cmocka_unit_test(test_random_use),
         cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_two_stacks),
+        cmocka_unit_test(test_replay_of_two_stacks),
         cmocka_unit_test(test_hostile_traces),
         cmocka_unit_test(test_best_on_olmoe),
         cmocka_unit_test(test_best_on_kimi),
