@@ -523,7 +523,11 @@ struct pg_train_options {
      * none, 0 = 10; without a weight a pre-gate that does not weigh learns from runners-up alone.
      */
     float imitate;
-    int reserved; /* 0 */
+    /* Of a model with an encoder: tokens of the sources of a row, beside which seq_len are those of
+     * the timelines; 0 = min(256, the model's). Such a model learns from pairs of a source and a
+     * target: of data whose name ends in .jsonl an object a line with texts "source" and "target";
+     * of any other text each piece's first part is the source of the rest. */
+    int source_len;
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 
@@ -599,7 +603,7 @@ struct pg_tune_options {
     int n_runners_up;
     enum pg_gate_kind weigher; /* whatever the loss: as in struct pg_train_options */
     float imitate;             /* of PG_TUNE_LM: as there */
-    int reserved;              /* 0 */
+    int source_len;            /* as in struct pg_train_options; of both losses */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 

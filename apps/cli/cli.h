@@ -55,7 +55,8 @@ struct cli_args {
     int trained_for, n_hidden, n_tokens, loss, eval_every; /* of tune */
     double holdout;
     int n_slots; /* 0: not given */
-    int n_steps, n_accumulate, n_warmup, sticky_cache, n_runners_up, weigher, checkpoint_every;
+    int n_steps, n_accumulate, n_warmup, sticky_cache, n_runners_up, weigher, recipe,
+        checkpoint_every;
     int n_predict, n_prompt, n_ctx, n_batch, n_threads, lookahead, reps, level, top_k, last_n;
     int hint_extra;
     struct cli_reals cache_bias, cache_margin; /* of them one at most; a value, or one a block */
@@ -154,8 +155,12 @@ int cli_stdout_finish(int code);
 /* 4096, 8G, 1.5GiB, 512MiB, 1500M, 60% (of `whole`). K, M, G, T are powers of 1024, with or
  * without "B" or "iB". Returns whether it was understood and is not 0. */
 bool cli_size_parse(const char *text, uint64_t whole, uint64_t *out);
-/* "16x256": rows and tokens of a row. Returns whether it was understood. */
-bool cli_batch_parse(const char *text, int *n_seq, int *seq_len);
+/* "16x256": rows and tokens of a row; "16x256x64": tokens of its sources between them. Returns
+ * whether it was understood. */
+struct cli_batch {
+    int n_seq, source_len, seq_len;
+};
+bool cli_batch_parse(const char *text, struct cli_batch *out);
 /* "1.46 GiB" in a caller's buffer, which it returns. */
 char *cli_size_text(uint64_t bytes, char out[16]);
 

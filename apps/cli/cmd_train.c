@@ -68,6 +68,25 @@ static void on_log(void *user, enum pg_log_level level, const char *text)
         cli_error("%s", text);
 }
 
+/* What the paper says of its fine-tuning (Hwang et al., ISCA 2024, section V): 2,048 steps of 256
+ * sequences of 256 tokens at a constant rate of 1e-4; and its pre-gates choose and weigh. What is
+ * given beside it counts. */
+static void recipe_of_the_paper(const struct cli_args *a, struct pg_train_options *o)
+{
+    if (!a->n_steps)
+        o->n_steps = 2048;
+    if (a->lr <= 0)
+        o->lr = 1e-4f;
+    if (!cli_given(a, "schedule"))
+        o->schedule = PG_LR_CONSTANT;
+    if (!cli_given(a, "weigher") && a->gate == PG_GATE_PREGATE)
+        o->weigher = PG_GATE_PREGATE;
+    if (!a->batch) {
+        o->n_seq = 16;
+        o->n_accumulate = a->n_accumulate ? a->n_accumulate : 16;
+    }
+}
+
 static int options_make(struct train *r)
 {
     const struct cli_args *a = r->args;
@@ -119,8 +138,16 @@ static int options_make(struct train *r)
         return cli_usage("train: where to? give -o OUT.gguf");
     if (!a->data.n)
         return cli_usage("train: on what? give --data FILE...");
-    if (a->batch && !cli_batch_parse(a->batch, &o->n_seq, &o->seq_len))
-        return cli_usage("--batch: \"%s\" is not two numbers such as 16x256", a->batch);
+    struct cli_batch batch = {0};
+    if (a->batch && !cli_batch_parse(a->batch, &batch))
+        return cli_usage("--batch: \"%s\" is not two numbers such as 16x256, nor three such as "
+                         "16x256x64",
+                         a->batch);
+    o->n_seq = batch.n_seq;
+    o->source_len = batch.source_len;
+    o->seq_len = batch.seq_len;
+    if (a->recipe)
+        recipe_of_the_paper(a, o);
     return from_parse(a->from, o);
 }
 

@@ -181,8 +181,14 @@ static int check_lm(const struct cli_args *a, struct pg_tune_options *opt)
         return bad;
     if (a->loss == PG_TUNE_LM && !a->trained_for)
         return cli_usage("tune: --loss lm is for pre-gates that decide; add --for decide");
-    if (a->batch && !cli_batch_parse(a->batch, &opt->n_seq, &opt->seq_len))
-        return cli_usage("--batch: \"%s\" is not two numbers such as 16x256", a->batch);
+    struct cli_batch batch = {0};
+    if (a->batch && !cli_batch_parse(a->batch, &batch))
+        return cli_usage("--batch: \"%s\" is not two numbers such as 16x256, nor three such as "
+                         "16x256x64",
+                         a->batch);
+    opt->n_seq = batch.n_seq;
+    opt->source_len = batch.source_len;
+    opt->seq_len = batch.seq_len;
     return CLI_OK;
 }
 

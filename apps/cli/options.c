@@ -100,6 +100,12 @@ static const char *choice_gate(int i)
     return i < 2 ? names[i] : NULL;
 }
 
+static const char *choice_recipe(int i)
+{
+    static const char *const names[] = {"none", "paper"};
+    return i < 2 ? names[i] : NULL;
+}
+
 static const char *choice_schedule(int i)
 {
     static const char *const names[] = {"constant", "cosine", "linear"};
@@ -175,8 +181,9 @@ static const struct option options[] = {
 {"from", 0, "WHAT", TRAIN, TEXT, AT(from), 0, 0, NULL, "scratch, another model of this shape, or a sidecar with pre-gates (MODEL itself)"},
 {"steps", 0, "N", TRAIN, INTEGER, AT(n_steps), 1, BIG, NULL, "optimiser steps (600)"},
 {"steps", 0, "N", TUNE, INTEGER, AT(n_steps), 1, BIG, NULL, "lm: optimiser steps (300)"},
-{"batch", 'b', "SEQxLEN", TUNE, TEXT, AT(batch), 0, 0, NULL, "lm: rows of a batch and tokens of a row (up to 16x256, as memory allows)"},
-{"batch", 'b', "SEQxLEN", TRAIN, TEXT, AT(batch), 0, 0, NULL, "rows of a batch and tokens of a row (16x256, or the model's context)"},
+{"batch", 'b', "SEQxLEN", TUNE, TEXT, AT(batch), 0, 0, NULL, "lm: rows of a batch and tokens of a row, or SEQxSOURCExLEN (up to 16x256, as memory allows)"},
+{"batch", 'b', "SEQxLEN", TRAIN, TEXT, AT(batch), 0, 0, NULL, "rows of a batch and tokens of a row; with an encoder SEQxSOURCExLEN (16x256, or the model's context)"},
+{"recipe", 0, "WHOSE", TRAIN, CHOICE, AT(recipe), 0, 0, choice_recipe, "paper: 2048 steps of 256 x 256 tokens at 1e-4, and pre-gates that weigh; what is given beside it counts (none)"},
 {"accumulate", 0, "N", TRAIN, INTEGER, AT(n_accumulate), 1, 65536, NULL, "batches whose gradients make one step (1)"},
 {"lr", 0, "X", TRAIN, REAL, AT(lr), 1e-30, 1e38, NULL, "learning rate (3e-4)"},
 {"schedule", 0, "WHAT", TRAIN, CHOICE, AT(schedule), 0, 0, choice_schedule, "of the learning rate (constant)"},

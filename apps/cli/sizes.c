@@ -86,15 +86,21 @@ static bool take_number(const char **at, int *out)
 }
 
 /* 16x256, or with the multiplication sign. */
-bool cli_batch_parse(const char *text, int *n_seq, int *seq_len)
+static bool take_times(const char **text)
 {
-    if (!take_number(&text, n_seq))
+    const bool sign = !strncmp(*text, "\xC3\x97", 2), letter = **text == 'x' || **text == 'X';
+    *text += sign ? 2 : letter;
+    return sign || letter;
+}
+
+bool cli_batch_parse(const char *text, struct cli_batch *out)
+{
+    *out = (struct cli_batch){0};
+    if (!take_number(&text, &out->n_seq) || !take_times(&text) ||
+        !take_number(&text, &out->seq_len))
         return false;
-    if (!strncmp(text, "\xC3\x97", 2))
-        text += 2;
-    else if (*text == 'x' || *text == 'X')
-        text++;
-    else
-        return false;
-    return take_number(&text, seq_len) && !*text;
+    if (!*text)
+        return true;
+    out->source_len = out->seq_len;
+    return take_times(&text) && take_number(&text, &out->seq_len) && !*text;
 }

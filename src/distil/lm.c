@@ -43,7 +43,8 @@ static int measure(struct pg_lm *t, struct pg_net_loss *mean, struct pg_err *err
         struct pg_batch b;
         struct pg_net_loss loss;
         pg_batches_next(&t->held_batches, &b);
-        const struct pg_net_batch batch = {.token = b.token, .target = b.target, .start = b.start};
+        const struct pg_net_batch batch = {b.token,  b.target,       b.start,
+                                           b.source, b.source_start, b.source_of};
         PG_TRY(
             pg_net_run(t->net, (struct pg_net_point){.w = t->s.w, .scale = 1}, &batch, &loss, err));
         mean->total += loss.total * (double)loss.n_targets;
@@ -134,7 +135,8 @@ static int take_step(struct pg_lm *t, struct pg_err *err)
     t->n_ticks = 0;
     pg_engine_stats(t->engine, &before);
     pg_batches_next(&t->batches, &b);
-    const struct pg_net_batch batch = {.token = b.token, .target = b.target, .start = b.start};
+    const struct pg_net_batch batch = {b.token,  b.target,       b.start,
+                                       b.source, b.source_start, b.source_of};
     int rc = pg_net_run(t->net, (struct pg_net_point){.w = t->s.w, .g = t->s.g, .scale = 1}, &batch,
                         &loss, err);
     if (rc == PG_ENUMERIC)

@@ -682,6 +682,11 @@ int pg_moe_ahead(const struct pg_model *m, int moe, int level)
     return moe + level < s->first + s->n ? moe + level : -1;
 }
 
+bool pg_is_decided_early(const struct pg_model *m, int moe, int level)
+{
+    return moe >= level && pg_moe_ahead(m, moe - level, level) == moe;
+}
+
 int pg_n_pregates(const struct pg_model *m, int level)
 {
     int n = 0;

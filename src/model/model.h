@@ -175,6 +175,8 @@ int pg_last_stack(const struct pg_hparams *h);
 int pg_cross_cache(const struct pg_hparams *h, int il);
 /* Pre-gates: MoE block for which that of `moe` chooses, `level` on in the same stack; -1: none. */
 int pg_moe_ahead(const struct pg_model *m, int moe, int level);
+/* Whether that of an earlier block chooses for it. */
+bool pg_is_decided_early(const struct pg_model *m, int moe, int level);
 int pg_n_pregates(const struct pg_model *m, int level);
 int pg_most_level(const struct pg_model *m);
 /* 16 hex digits that name the base model of a sidecar: architecture, shapes and router weights, so

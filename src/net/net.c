@@ -137,7 +137,7 @@ static void carve_route(struct pg_net *n, struct pg_arena *a, int moe)
     r.p = reals(n, a, t, h->n_expert);
     r.dlogits = reals(n, a, t, h->n_expert);
     if (n->opt.gate == PG_GATE_PREGATE && n->opt.weigher == PG_GATE_ROUTER &&
-        pg_net_decided_early(n->model, moe, n->opt.level)) {
+        pg_is_decided_early(n->model, moe, n->opt.level)) {
         r.q = reals(n, a, t, h->n_expert);
         r.dq = reals(n, a, t, h->n_expert);
     }

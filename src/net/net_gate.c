@@ -13,7 +13,7 @@
 void pg_net_gates(const struct pg_net *n, int moe, struct pg_net_gate out[2])
 {
     bool early = n->gate == PG_GATE_PREGATE;
-    bool own = !early || !pg_net_decided_early(n->model, moe, n->opt.level);
+    bool own = !early || !pg_is_decided_early(n->model, moe, n->opt.level);
     bool later = early && pg_moe_ahead(n->model, moe, n->opt.level) >= 0;
     const struct pg_net_route *now = &n->route[moe], *then = now + (later ? n->opt.level : 0);
     out[0] = own ? (struct pg_net_gate){moe, PG_PART_ROUTER, true, now->p, now->dlogits}

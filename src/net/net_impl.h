@@ -221,11 +221,6 @@ static inline bool pg_net_has_pregate(const struct pg_net *n, int il)
     return n->opt.gate == PG_GATE_PREGATE && moe >= 0 &&
            pg_moe_ahead(n->model, moe, n->opt.level) >= 0;
 }
-/* Whether a pre-gate decides MoE block `moe`, with pre-gates deciding. */
-static inline bool pg_net_decided_early(const struct pg_model *m, int moe, int level)
-{
-    return moe >= level && pg_moe_ahead(m, moe - level, level) == moe;
-}
 /* Of the stack under way: a token, and no padding. */
 static inline bool pg_net_is_live(const struct pg_net *n, int t)
 {

@@ -37,6 +37,8 @@ static void fill_in(struct pg_train_options *o, const struct pg_hparams *h)
     o->n_steps = or_int(o->n_steps, 600);
     o->n_seq = or_int(o->n_seq, 16);
     o->seq_len = or_int(o->seq_len, PG_MIN(256, h->n_ctx_train));
+    if (h->n_stack > 1)
+        o->source_len = or_int(o->source_len, PG_MIN(256, h->n_ctx_train));
     o->n_accumulate = or_int(o->n_accumulate, 1);
     o->checkpoint_every = or_int(o->checkpoint_every, 100);
     o->sticky_cache = or_int(o->sticky_cache, PG_MIN(2 * h->n_expert_used, h->n_expert));
@@ -60,6 +62,13 @@ static int check_sizes(const struct pg_train_options *o, const struct pg_model *
     const int longest = PG_MIN(m->h.n_ctx_train, 1 << 20), least = m->n_moe > 0;
     if (o->seq_len < 2 || o->seq_len > longest)
         return pg_fail(err, PG_EARG, "tokens of a sequence: %d found, 2 to %d wanted", o->seq_len,
+                       longest);
+    if (m->h.n_stack == 1 && o->source_len)
+        return pg_fail(err, PG_EARG,
+                       "sources of %d tokens are asked for, but the model has no encoder",
+                       o->source_len);
+    if (m->h.n_stack > 1 && (o->source_len < 2 || o->source_len > longest))
+        return pg_fail(err, PG_EARG, "tokens of a source: %d found, 2 to %d wanted", o->source_len,
                        longest);
     if (o->sticky_cache < least || o->sticky_cache > m->h.n_expert)
         return pg_fail(err, PG_EARG, "experts of the imagined cache: %d found, %d to %d wanted",
@@ -93,16 +102,17 @@ static int check_gates(const struct pg_train_options *o, const struct pg_model *
                                          o->from_sidecar)
                                : 0;
     }
-    if (m->n_moe < 2) {
+    const int most = pg_most_level(m);
+    if (most < 1) {
         return pg_fail(err, PG_EARG,
                        "%s: %d blocks with experts found, 2 wanted at least: a pre-gate decides "
                        "for a later block",
                        o->model, m->n_moe);
     }
-    if (o->level < 1 || o->level >= m->n_moe) {
+    if (o->level < 1 || o->level > most) {
         return pg_fail(err, PG_EARG,
                        "level %d: the model has %d blocks with experts, so 1 to %d is possible",
-                       o->level, m->n_moe, m->n_moe - 1);
+                       o->level, m->n_moe, most);
     }
     return 0;
 }
@@ -225,6 +235,15 @@ static int begin_weights(struct pg_trainer *t, struct pg_err *err)
     return 0;
 }
 
+/* Whether it is the router of a block that a pre-gate decides. */
+static bool is_decided_for(const struct pg_model *m, const char *name, int level)
+{
+    const char *suffix;
+    const int il = pg_block_of_name(m, name, &suffix);
+    const bool router = il >= 0 && strcmp(suffix, pg_parts[PG_PART_ROUTER].suffix) == 0;
+    return router && pg_is_decided_early(m, m->block[il].moe, level);
+}
+
 /* Tensors that are named, and those that say nothing: where a pre-gate decides and weighs, the
  * router does not. */
 static int begin_frozen(struct pg_trainer *t, struct pg_err *err)
@@ -238,9 +257,7 @@ static int begin_frozen(struct pg_trainer *t, struct pg_err *err)
     PG_TRY(pg_freeze(t->params, t->opt.freeze, t->frozen, err));
     for (int i = 0; i < t->params->n; i++) {
         const struct pg_param *p = &t->params->p[i];
-        int il, n = 0;
-        bool router = sscanf(p->name, "blk.%d.ffn_gate_inp.weight%n", &il, &n) == 1 && n;
-        bool idle = router && alone && m->block[il].moe >= t->opt.level;
+        bool idle = alone && is_decided_for(m, p->name, t->opt.level);
         t->frozen[i] = t->frozen[i] || is_constant(p) || idle;
         any = any || !t->frozen[i];
     }
@@ -254,12 +271,21 @@ static int begin_data(struct pg_trainer *t, const struct pg_train_options *opt, 
 {
     const struct pg_docs_options docs = {
         .vocab = t->vocab, .paths = opt->data, .n_paths = opt->n_data, .end_token = true};
-    PG_TRY(pg_docs_open(&t->docs, &docs, err));
+    const struct pg_pairs_options pairs = {.vocab = t->vocab,
+                                           .paths = opt->data,
+                                           .n_paths = opt->n_data,
+                                           .n_source = t->opt.source_len,
+                                           .n_target = t->opt.seq_len};
+    const bool of_pairs = t->source.model.h.n_stack > 1;
+    PG_TRY(of_pairs ? pg_pairs_open(&t->pairs, &pairs, err) : pg_docs_open(&t->docs, &docs, err));
     const struct pg_batches_options batches = {
-        .docs = &t->docs,
+        .docs = of_pairs ? NULL : &t->docs,
+        .pairs = of_pairs ? &t->pairs : NULL,
         .n_vocab = t->source.model.h.n_vocab,
         .n_seq = t->opt.n_seq,
         .seq_len = t->opt.seq_len,
+        .source_len = t->opt.source_len,
+        .decoder_start = t->source.model.h.decoder_start,
         .seed = t->opt.seed,
     };
     return pg_batches_open(&t->batches, &batches, err);
@@ -275,6 +301,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .pregate_hidden = t->from.form.n_hidden,
         .n_seq = t->opt.n_seq,
         .seq_len = t->opt.seq_len,
+        .source_len = t->opt.source_len,
         .balance_weight = t->opt.balance,
         .sticky_weight = t->opt.sticky,
         .sticky_cache = t->opt.sticky_cache,
@@ -356,18 +383,22 @@ static int begin_step(struct pg_trainer *t, struct pg_err *err)
 static void say_what(const struct pg_trainer *t)
 {
     const struct pg_net_options net = net_options(t);
+    const bool of_pairs = t->opt.source_len > 0;
     uint64_t n_trained = 0, bytes = t->bytes_of_state + pg_net_bytes(&net);
-    char from[48] = "";
+    char from[48] = "", row[48];
     for (int i = 0; i < t->params->n; i++)
         n_trained += t->frozen[i] ? 0 : t->params->p[i].n;
     if (t->step)
         snprintf(from, sizeof(from), ", going on after step %d", t->step);
+    snprintf(row, sizeof(row), of_pairs ? "(%d + %d)" : "%d",
+             of_pairs ? t->opt.source_len : t->opt.seq_len, t->opt.seq_len);
     pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
-           "%zu parameters, %" PRIu64 " of them trained; %d documents of %zu tokens; %d x %d x %d "
+           "%zu parameters, %" PRIu64 " of them trained; %d %s of %zu tokens; %d x %d x %s "
            "tokens a step, %d steps%s; %.1f MiB, %d threads",
-           t->params->n_values, n_trained, t->docs.n, t->docs.first[t->docs.n], t->opt.n_accumulate,
-           t->opt.n_seq, t->opt.seq_len, t->opt.n_steps, from, (double)bytes / (1 << 20),
-           t->opt.n_threads);
+           t->params->n_values, n_trained, of_pairs ? t->pairs.n : t->docs.n,
+           of_pairs ? "pairs" : "documents",
+           of_pairs ? t->pairs.n_tokens : t->docs.first[t->docs.n], t->opt.n_accumulate,
+           t->opt.n_seq, row, t->opt.n_steps, from, (double)bytes / (1 << 20), t->opt.n_threads);
 }
 
 static int open_trainer(struct pg_trainer *t, const struct pg_train_options *opt,
@@ -427,6 +458,7 @@ void pg_trainer_close(pg_trainer *t)
     pg_pool_close(t->pool);
     pg_batches_close(&t->batches);
     pg_docs_close(&t->docs);
+    pg_pairs_close(&t->pairs);
     pg_vocab_close(t->vocab);
     pg_pages_unmap(t->s.w, t->bytes_of_state);
     pg_source_close(&t->source);
@@ -455,7 +487,8 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
         struct pg_batch b;
         struct pg_net_loss loss;
         pg_batches_next(&t->batches, &b);
-        const struct pg_net_batch batch = {.token = b.token, .target = b.target, .start = b.start};
+        const struct pg_net_batch batch = {b.token,  b.target,       b.start,
+                                           b.source, b.source_start, b.source_of};
         const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n, t->ref};
         PG_TRY(pg_net_run(t->net, at, &batch, &loss, err));
         mean->total += loss.total / n;
@@ -548,8 +581,8 @@ int pg_trainer_report_at(const pg_trainer *t, int step, struct pg_train_report *
         .imitate = (double)m[PG_METRIC_IMITATE],
         .grad_norm = (double)m[PG_METRIC_NORM],
         .lr = (double)m[PG_METRIC_LR],
-        .n_tokens =
-            (uint64_t)step * (uint64_t)o->n_accumulate * (uint64_t)o->n_seq * (uint64_t)o->seq_len,
+        .n_tokens = (uint64_t)step * (uint64_t)o->n_accumulate * (uint64_t)o->n_seq *
+                    (uint64_t)(o->source_len + o->seq_len),
         .seconds = (double)m[PG_METRIC_SECONDS],
     };
     return 0;

@@ -78,9 +78,12 @@ static int list_matters(const struct pg_trainer *t, char seed[24], struct matter
         {"pregate.train.balance", REAL, 0, o->balance, NULL},
         {"pregate.train.sticky", REAL, 0, o->sticky, NULL},
     };
-    _Static_assert(PG_COUNT(all) <= MATTERS_MAX, "the caller's array is too small");
+    _Static_assert(PG_COUNT(all) < MATTERS_MAX, "the caller's array is too small");
     memcpy(out, all, sizeof(all));
-    return (int)PG_COUNT(all);
+    if (!o->source_len)
+        return (int)PG_COUNT(all);
+    out[PG_COUNT(all)] = (struct matter){"pregate.train.source_len", INT, o->source_len, 0, NULL};
+    return (int)PG_COUNT(all) + 1;
 }
 
 static int write_matter(struct pg_gguf_writer *w, const struct matter *m, struct pg_err *err)

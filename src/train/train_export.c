@@ -91,14 +91,17 @@ static bool output_of(const struct pg_trainer *t, int i, struct output *o)
 {
     const struct pg_gguf_tensor *x = pg_gguf_tensor_at(t->source.gguf, i);
     const struct pg_param *p = pg_params_find(t->params, x->name);
-    int il, expert, n = 0;
+    const struct pg_model *m = &t->source.model;
+    const char *suffix;
+    int il = pg_block_of_name(m, x->name, &suffix), expert, n = 0;
     char part[8], merged[64];
     *o = (struct output){.name = x->name, .type = x->type, .n_dims = x->n_dims, .p = p, .t = x};
     memcpy(o->ne, x->ne, sizeof(o->ne));
-    if (!p && sscanf(x->name, "blk.%d.ffn_%7[a-z].%d.weight%n", &il, part, &expert, &n) == 3 && n) {
+    if (!p && il >= 0 && sscanf(suffix, "ffn_%7[a-z].%d.weight%n", part, &expert, &n) == 2 && n) {
         if (expert > 0)
             return false;
-        snprintf(merged, sizeof(merged), "blk.%d.ffn_%s_exps.weight", il, part);
+        snprintf(merged, sizeof(merged), "%.*sffn_%s_exps.weight", (int)(suffix - x->name), x->name,
+                 part);
         p = o->p = pg_params_find(t->params, merged);
         PG_ASSERT(p);
         o->name = p->name;

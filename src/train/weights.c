@@ -131,7 +131,7 @@ void pg_draw_param(const struct pg_param *p, int n_layer, uint64_t seed, int ind
     /* Streams below are those of the epochs. */
     const uint64_t stream = ((uint64_t)1 << 40) + (uint64_t)index;
     bool is_norm = ends_with(p->name, "norm.weight"), is_bias = ends_with(p->name, ".bias");
-    bool into_stream = strstr(p->name, ".attn_output.") || strstr(p->name, ".ffn_down");
+    bool into_stream = strstr(p->name, "attn_o") || strstr(p->name, ".ffn_down");
     if (is_norm || is_bias) {
         for (size_t i = 0; i < p->n; i++)
             out[i] = is_norm ? 1.0f : 0.0f;
@@ -157,7 +157,9 @@ static float *values_of(const struct pg_model *m, const struct pg_params *params
 
 void pg_fold_pregates(const struct pg_model *m, const struct pg_params *params, int level, float *w)
 {
-    for (int moe = 0; moe + level < m->n_moe; moe++) {
+    for (int moe = 0; moe < m->n_moe; moe++) {
+        if (pg_moe_ahead(m, moe, level) < 0)
+            continue;
         int from = pg_block_of_moe(m, moe), to = pg_block_of_moe(m, moe + level);
         const struct pg_weight router = {
             .type = PG_TYPE_F32,

@@ -171,7 +171,7 @@ static bool is_unused(const struct net_case *c, const struct pg_param *p)
     return strcmp(p->name, "rope_freqs.weight") == 0 ||
            (strcmp(suffix, "ffn_gate_inp.weight") == 0 && c->opt.gate == PG_GATE_PREGATE &&
             c->opt.weigher == PG_GATE_PREGATE &&
-            pg_net_decided_early(&c->model, c->model.block[il].moe, c->opt.level));
+            pg_is_decided_early(&c->model, c->model.block[il].moe, c->opt.level));
 }
 
 static void check_param(struct net_case *c, struct direction *v, uint64_t *random)
