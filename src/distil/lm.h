@@ -2,7 +2,8 @@
  * Pre-gates that learn from the loss of the language model, which stays as it is. Shared by
  *
  *   lm.c         the order of things: steps, measurements on held-out text, what is said
- *   lm_open.c    text, memory, weights
+ *   lm_open.c    memory, weights
+ *   lm_text.c    what is learnt from, and what is held out
  *   lm_file.c    the checkpoint
  *   net/net.h    loss and gradient, the model frozen
  *   net/adam.h   the optimiser
@@ -42,7 +43,8 @@ struct pg_lm {
     char *checkpoint;           /* its path */
     struct pg_lock lock;        /* on OUT */
     struct pg_sidecar_head from;
-    struct pg_docs train, held;
+    struct pg_docs train, held;                     /* or, of a model with an encoder: */
+    struct pg_pairs pairs, train_pairs, held_pairs; /* all; parts, which borrow their tokens */
     struct pg_batches batches, held_batches;
     int n_held; /* batches that are measured on */
     struct pg_engine *engine;
@@ -71,6 +73,11 @@ struct pg_lm {
 int pg_lm_check(const struct pg_tune_options *opt, struct pg_err *err);
 int pg_lm_open(struct pg_lm *t, const struct pg_tune_options *opt, struct pg_err *err);
 void pg_lm_close(struct pg_lm *t);
+
+/* lm_text.c: reads the text and divides it; then, with the batch's size, the batches. */
+int pg_lm_text(struct pg_lm *t, const pg_vocab *vocab, struct pg_err *err);
+int pg_lm_batches(struct pg_lm *t, const struct pg_hparams *h, struct pg_err *err);
+void pg_lm_text_close(struct pg_lm *t);
 
 /* lm.c: after each block of a step. */
 int pg_lm_tick(void *user);

@@ -15,9 +15,8 @@
 enum {
     DEFAULT_STEPS = 300,
     DEFAULT_LEN = 256,
-    MOST_SEQ = 16,        /* rows of a batch that is not given */
-    MEASURED_BATCHES = 8, /* of held-out text at most */
-    N_VECTORS = 5,        /* weights, gradient, two moments, the best weights */
+    MOST_SEQ = 16, /* rows of a batch that is not given */
+    N_VECTORS = 5, /* weights, gradient, two moments, the best weights */
 };
 /* Memory that OpenBLAS packs a thread's matrices in. */
 #define BLAS_BYTES ((uint64_t)16 << 20)
@@ -52,83 +51,6 @@ static int check_options(const struct pg_tune_options *o, struct pg_err *err)
     return 0;
 }
 
-/* ------------------------------------------------------------------ text -------------------- */
-
-/* Room for n_docs documents of n_tokens together. */
-static int docs_open(struct pg_docs *d, size_t n_tokens, size_t n_docs, struct pg_err *err)
-{
-    *d = (struct pg_docs){.token = pg_calloc(n_tokens + 1, sizeof(*d->token)),
-                          .first = pg_calloc(n_docs + 1, sizeof(*d->first))};
-    return d->token && d->first ? 0
-                                : pg_fail(err, PG_ENOMEM, "out of memory for %zu tokens", n_tokens);
-}
-
-static void docs_add(struct pg_docs *d, const int32_t *token, size_t n)
-{
-    size_t at = d->first[d->n];
-    memcpy(d->token + at, token, n * sizeof(*token));
-    d->first[++d->n] = at + n;
-}
-
-/* The documents that distilling holds out are held out; of a single one its beginning. */
-static int split(struct pg_lm *t, const struct pg_docs *all, struct pg_err *err)
-{
-    size_t n_tokens = all->first[all->n], n_docs = (size_t)all->n;
-    PG_TRY(docs_open(&t->train, n_tokens, n_docs, err));
-    PG_TRY(docs_open(&t->held, n_tokens, n_docs, err));
-    if (all->n == 1) {
-        size_t n = (size_t)((double)n_tokens * (double)t->opt.holdout);
-        docs_add(&t->held, all->token, n);
-        docs_add(&t->train, all->token + n, n_tokens - n);
-        return 0;
-    }
-    int n_held = (int)PG_MAX(1, PG_MIN((long)all->n - 1, lroundf((float)all->n * t->opt.holdout)));
-    int32_t *order = pg_calloc(n_docs, sizeof(*order));
-    if (!order)
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    pg_shuffle(order, all->n, t->opt.seed, PG_STREAM_DOCS);
-    for (int i = 0; i < all->n; i++) {
-        size_t from = all->first[order[i]];
-        docs_add(i < n_held ? &t->held : &t->train, all->token + from,
-                 all->first[order[i] + 1] - from);
-    }
-    free(order);
-    return 0;
-}
-
-static int read_text(struct pg_lm *t, const pg_vocab *vocab, struct pg_err *err)
-{
-    struct pg_docs all = {0};
-    struct pg_docs_options d = {
-        .vocab = vocab,
-        .paths = t->opt.data,
-        .n_paths = t->opt.n_data,
-        .end_token = true,
-        .max_tokens = (size_t)PG_MIN(t->opt.n_tokens, SIZE_MAX),
-    };
-    int rc = pg_docs_open(&all, &d, err);
-    rc = rc ? rc : split(t, &all, err);
-    pg_docs_close(&all);
-    return rc;
-}
-
-static int open_batches(struct pg_lm *t, int n_vocab, struct pg_err *err)
-{
-    struct pg_batches_options o = {.docs = &t->train,
-                                   .n_vocab = n_vocab,
-                                   .n_seq = t->opt.n_seq,
-                                   .seq_len = t->opt.seq_len,
-                                   .seed = t->opt.seed};
-    uint64_t n_tok = (uint64_t)o.n_seq * (uint64_t)o.seq_len;
-    uint64_t all = (t->held.first[t->held.n] + n_tok - 1) / n_tok;
-    uint64_t most = (uint64_t)PG_MIN(MEASURED_BATCHES, t->opt.n_steps / 8);
-    t->n_held = (int)PG_MAX(1, PG_MIN(all, most));
-    PG_TRY(pg_batches_open(&t->batches, &o, err));
-    o.docs = &t->held;
-    int rc = pg_batches_open(&t->held_batches, &o, err);
-    return rc ? pg_fail_in(err, rc, "held-out text") : 0;
-}
-
 /* ------------------------------------------------------------------ memory ------------------ */
 
 static double mib(uint64_t bytes)
@@ -147,7 +69,6 @@ static struct pg_options engine_options(const struct pg_lm *t)
         .memory_bytes = t->opt.memory_bytes,
         .n_threads = t->opt.n_threads,
         .n_ctx = 8,
-        .n_batch = 1,
         .log = t->opt.log,
         .progress = t->opt.progress,
         .user = t->opt.user,
@@ -164,6 +85,7 @@ static void set_net_options(struct pg_lm *t, const struct pg_model *m, struct pg
         .pregate_hidden = t->from.form.n_hidden,
         .n_seq = t->opt.n_seq,
         .seq_len = t->opt.seq_len,
+        .source_len = t->opt.source_len,
         .sticky_weight = t->opt.sticky,
         .sticky_cache = t->opt.sticky > 0 || t->bias ? t->opt.sticky_cache : 0,
         .cache_bias = t->bias,
@@ -181,7 +103,7 @@ static uint64_t state_bytes(const struct pg_lm *t, const struct pg_model *m)
 {
     struct pg_pregate unused;
     size_t each = pg_pregate_place(m, &t->from.form, NULL, &unused);
-    return (uint64_t)each * (uint64_t)(m->n_moe - t->from.level) * N_VECTORS * sizeof(float);
+    return (uint64_t)each * (uint64_t)pg_n_pregates(m, t->from.level) * N_VECTORS * sizeof(float);
 }
 
 /* Whether the mode fits beside batches of n_seq rows; e->plan says how. */
@@ -194,6 +116,7 @@ static int plan_for(struct pg_lm *t, struct pg_engine *e, enum pg_mode mode, str
                        t->net_options.n_seq, t->net_options.seq_len);
     e->opt.mode = mode;
     e->opt.n_batch = 1;
+    e->opt.n_source = e->model.h.n_stack > 1; /* it runs no step */
     e->opt.memory_bytes = t->opt.memory_bytes;
     e->opt.caller_bytes = caller + state_bytes(t, &e->model) + blas + 4 * PG_PAGE;
     PG_TRY(pg_engine_plan_memory(e, err));
@@ -271,26 +194,43 @@ static int take_form(struct pg_lm *t, const struct pg_model *m, struct pg_err *e
     return 0;
 }
 
+static int take_lengths(struct pg_lm *t, const struct pg_model *m, struct pg_err *err)
+{
+    struct pg_tune_options *o = &t->opt;
+    const int most = m->h.n_ctx_train, usual = PG_MIN(DEFAULT_LEN, most);
+    o->seq_len = o->seq_len ? o->seq_len : usual;
+    if (m->h.n_stack > 1 && !o->source_len)
+        o->source_len = usual;
+    if (o->seq_len < 2 || o->seq_len > most)
+        return pg_fail(err, PG_EARG, "tokens of a sequence: %d found, 2 to %d wanted", o->seq_len,
+                       most);
+    if (m->h.n_stack == 1 && o->source_len)
+        return pg_fail(err, PG_EARG,
+                       "sources of %d tokens are asked for, but the model has no encoder",
+                       o->source_len);
+    if (m->h.n_stack > 1 && (o->source_len < 2 || o->source_len > most))
+        return pg_fail(err, PG_EARG, "tokens of a source: %d found, 2 to %d wanted", o->source_len,
+                       most);
+    return 0;
+}
+
 static int divide(struct pg_lm *t, struct pg_engine *e, struct pg_err *err)
 {
     const struct pg_model *m = &e->model;
     struct pg_pool *pool;
     PG_TRY(take_form(t, m, err));
-    t->opt.seq_len = t->opt.seq_len ? t->opt.seq_len : PG_MIN(DEFAULT_LEN, m->h.n_ctx_train);
-    if (t->opt.seq_len < 2 || t->opt.seq_len > m->h.n_ctx_train)
-        return pg_fail(err, PG_EARG, "tokens of a sequence: %d found, 2 to %d wanted",
-                       t->opt.seq_len, m->h.n_ctx_train);
+    PG_TRY(take_lengths(t, m, err));
     PG_TRY(pg_net_check_runners_up(&m->h, t->opt.n_runners_up, err));
     PG_TRY(begin_bias(t, m->n_moe, err));
     PG_TRY(check_cache(t, m->h.n_expert, err));
     if (!t->opt.sticky_cache)
         t->opt.sticky_cache = PG_MIN(2 * m->h.n_expert_used, m->h.n_expert);
-    PG_TRY(read_text(t, e->vocab, err));
+    PG_TRY(pg_lm_text(t, e->vocab, err));
     PG_TRY(pg_pool_open(&pool, e->opt.n_threads, err)); /* asked for how many it has */
     set_net_options(t, m, pool);
     int rc = choose_batch(t, e, err);
     pg_pool_close(pool);
-    return rc ? rc : open_batches(t, m->h.n_vocab, err);
+    return rc ? rc : pg_lm_batches(t, &m->h, err);
 }
 
 /* Reads the directory and the text and divides the memory, with an engine that is never loaded.
@@ -359,7 +299,7 @@ static void begin_head(struct pg_lm *t)
                              .imitate = (double)o->imitate,
                              .n_runners_up = (uint64_t)o->n_runners_up,
                              .weigher = (uint64_t)o->weigher};
-    text ^= pg_batches_hash(&t->held_batches) * 31;
+    text ^= pg_batches_hash(&t->held_batches) * 31 + (uint64_t)o->source_len * PG_RANDOM_STEP;
     pg_hash_text(text, h->text);
     memcpy(h->bias, t->bias_hash, sizeof(h->bias));
     pg_model_hash(&t->engine->model, t->engine->routers, h->model);
@@ -381,6 +321,8 @@ static int open_all(struct pg_lm *t, struct pg_err *err)
 {
     struct pg_options opt = engine_options(t);
     opt.mode = t->plan.mode;
+    opt.n_batch = 1;
+    opt.n_source = t->opt.source_len > 0;
     opt.memory_bytes = t->plan.budget;
     opt.caller_bytes = t->plan.caller;
     PG_TRY(pg_engine_open(&t->engine, &opt, err));
@@ -431,8 +373,7 @@ void pg_lm_close(struct pg_lm *t)
     pg_adam_close(&t->adam);
     pg_batches_close(&t->batches);
     pg_batches_close(&t->held_batches);
-    pg_docs_close(&t->train);
-    pg_docs_close(&t->held);
+    pg_lm_text_close(t);
     pg_engine_close(t->engine);
     if (t->base)
         pg_pages_unmap(t->base, t->bytes);

@@ -217,7 +217,7 @@ int pg_net_tick(const struct pg_net *n, struct pg_err *err)
 
 /* ------------------------------------------------------------------ arithmetic -------------- */
 
-/* Of a token through a block. */
+/* Of a batch through a block. */
 struct flop {
     double linear, attend, experts;
 };
@@ -225,14 +225,22 @@ struct flop {
 static struct flop flop_of(const struct pg_net_options *o, int il)
 {
     const struct pg_hparams *h = &o->model->h;
+    const struct pg_block *b = &o->model->block[il];
+    const int stack = pg_stack_of(h, il), last = pg_last_stack(h);
     double n_q = (double)h->n_head * h->head_dim, n_kv = (double)h->n_head_kv * h->head_dim;
-    struct flop f = {.linear = 4.0 * h->n_embd * (n_q + n_kv),
-                     .attend = 2 * n_q * (o->seq_len + 1)};
+    double len = stack < last ? o->source_len : o->seq_len, n_tok = o->n_seq * len;
+    double n_seen = h->stack[stack].causal ? (len + 1) / 2 : len;
+    struct flop f = {.linear = 4.0 * h->n_embd * (n_q + n_kv) * n_tok,
+                     .attend = 4 * n_q * n_seen * n_tok};
+    if (b->cross_attn_q.n_in) {
+        double n_source = (double)o->n_seq * o->source_len;
+        f.linear += 4.0 * h->n_embd * (n_q * n_tok + n_kv * n_source);
+        f.attend += 4 * n_q * o->source_len * n_tok;
+    }
     double inside =
-        o->model->block[il].moe < 0
-            ? (double)h->n_ff
-            : (double)h->n_ff_exp * (h->n_expert_used + o->n_runners_up) + h->n_ff_shexp;
-    f.experts = 6.0 * h->n_embd * inside;
+        b->moe < 0 ? (double)h->n_ff
+                   : (double)h->n_ff_exp * (h->n_expert_used + o->n_runners_up) + h->n_ff_shexp;
+    f.experts = (h->gated ? 6.0 : 4.0) * h->n_embd * inside * n_tok;
     return f;
 }
 
@@ -240,19 +248,20 @@ double pg_net_flop(const struct pg_net_options *opt, bool back)
 {
     const struct pg_model *m = opt->model;
     struct pg_net n = {.opt = *opt, .model = m, .h = &m->h};
-    double sum = 2.0 * m->h.n_embd * m->h.n_vocab * (back ? 2 : 1);
+    double sum = 2.0 * m->h.n_embd * m->h.n_vocab * (back ? 2 : 1) * opt->n_seq * opt->seq_len;
+    const double part = m->h.gated ? 1.0 / 3 : 1.0 / 2; /* of an expert's, its last matrix */
     for (int il = 0; il < m->h.n_layer; il++) {
         struct flop f = flop_of(opt, il);
         double forward = f.linear + f.attend + f.experts;
-        double again = opt->frozen ? f.linear + f.attend + f.experts * 2 / 3 : 0;
+        double again = opt->frozen ? f.linear + f.attend + f.experts * (1 - part) : 0;
         const double by_way[] = {
             [PG_WAY_NONE] = 0,
             [PG_WAY_READ] = f.linear + f.attend,
-            [PG_WAY_WEIGH] = again + f.experts / 3,
+            [PG_WAY_WEIGH] = again + f.experts * part,
             [PG_WAY_THROUGH] =
                 again + (opt->frozen ? 1 : 2) * (f.linear + f.experts) + 2 * f.attend,
         };
         sum += forward + (back ? by_way[pg_net_way_back(&n, il)] : 0);
     }
-    return sum * opt->n_seq * opt->seq_len;
+    return sum;
 }

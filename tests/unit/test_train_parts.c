@@ -171,6 +171,111 @@ static void test_bad_text(void **state)
     pg_docs_close(&e);
 }
 
+/* ------------------------------------------------------------------ batches of pairs -------- */
+
+enum { SOURCE_LEN = 12, TARGET_LEN = 8, START = 7 };
+
+/* Pairs of these lengths; source token i of pair p is 100 p + i, target token i 100 p + 50 + i. */
+static void make_pairs(struct pg_pairs *d, const int (*lengths)[2], int n)
+{
+    *d = (struct pg_pairs){.n = n};
+    d->token = calloc(1024, sizeof(int32_t));
+    d->at = calloc((size_t)n, sizeof(*d->at));
+    assert_true(d->token && d->at);
+    for (int i = 0; i < n; i++) {
+        struct pg_pair *p = &d->at[i];
+        *p = (struct pg_pair){.n_source = lengths[i][0], .n_target = lengths[i][1]};
+        p->source = d->n_tokens;
+        p->target = p->source + (size_t)p->n_source;
+        for (int k = 0; k < p->n_source; k++)
+            d->token[d->n_tokens++] = 100 * i + k;
+        for (int k = 0; k < p->n_target; k++)
+            d->token[d->n_tokens++] = 100 * i + 50 + k;
+    }
+}
+
+static void open_pair_batches(struct pg_batches *b, const struct pg_pairs *d)
+{
+    struct pg_err err;
+    struct pg_batches_options o = plain;
+    o.pairs = d;
+    o.source_len = SOURCE_LEN;
+    o.seq_len = TARGET_LEN;
+    o.decoder_start = START;
+    must(pg_batches_open(b, &o, &err), &err);
+}
+
+/* A row is whole pairs, one behind the other on both sides, and padding; seen[p]++ for each. */
+static void check_pairs(const struct pg_pairs *d, const struct pg_batch *b, int row, int *seen)
+{
+    const int32_t *token = b->token + row * TARGET_LEN, *target = b->target + row * TARGET_LEN;
+    const int32_t *start = b->start + row * TARGET_LEN,
+                  *source_of = b->source_of + row * TARGET_LEN;
+    const int32_t *source = b->source + row * SOURCE_LEN;
+    const int32_t *source_start = b->source_start + row * SOURCE_LEN;
+    int at = 0, source_at = 0;
+    while (at < TARGET_LEN && token[at] >= 0) {
+        int pair = target[at] / 100;
+        assert_int_equal(token[at], START);
+        for (int i = 0; i < d->at[pair].n_target; i++, at++) {
+            assert_int_equal(target[at], 100 * pair + 50 + i);
+            assert_true(i == 0 || token[at] == target[at - 1]);
+            assert_int_equal(start[at], at - i);
+            assert_int_equal(source_of[at], source_at);
+        }
+        for (int i = 0; i < d->at[pair].n_source; i++) {
+            assert_int_equal(source[source_at + i], 100 * pair + i);
+            assert_int_equal(source_start[source_at + i], source_at);
+        }
+        source_at += d->at[pair].n_source;
+        seen[pair]++;
+    }
+    assert_true(at > 0);
+    for (int i = at; i < TARGET_LEN; i++)
+        assert_true(token[i] == -1 && target[i] == -1 && start[i] == at);
+    for (int i = source_at; i < SOURCE_LEN; i++)
+        assert_true(source[i] == -1 && source_start[i] == source_at);
+}
+
+/* Each epoch has every pair once, in another order; a row takes what has room on both sides; and
+ * what row n holds depends on n alone. */
+static void test_pair_batches(void **state)
+{
+    static const int lengths[][2] = {{12, 8}, {3, 2}, {5, 1}, {2, 5}, {9, 2}, {4, 4}, {1, 1}};
+    struct pg_pairs d;
+    struct pg_batches b, other;
+    struct pg_batch batch, same;
+    int seen[7] = {0}, n = 0;
+    (void)state;
+    make_pairs(&d, lengths, 7);
+    open_pair_batches(&b, &d);
+    open_pair_batches(&other, &d);
+    for (int step = 0; step < 60; step++) {
+        pg_batches_next(&b, &batch);
+        for (int row = 0; row < 2; row++)
+            check_pairs(&d, &batch, row, seen);
+        pg_batches_seek(&other, (uint64_t)step * 2);
+        pg_batches_next(&other, &same);
+        assert_memory_equal(batch.token, same.token, 2 * TARGET_LEN * sizeof(int32_t));
+        assert_memory_equal(batch.source, same.source, 2 * SOURCE_LEN * sizeof(int32_t));
+    }
+    for (int i = 0; i < 7; i++)
+        n += seen[i];
+    for (int i = 0; i < 7; i++)
+        assert_true(abs(7 * seen[i] - n) <= 7);
+    assert_true(n > 2 * 60 * 3 / 2); /* a pair that fills a row is one of seven */
+    assert_true(pg_batches_hash(&b) == pg_pairs_hash(&d));
+    d.token[3] = 1000;
+    pg_batches_close(&other);
+    struct pg_err err;
+    struct pg_batches_options o = b.opt;
+    assert_int_equal(pg_batches_open(&other, &o, &err), PG_EFORMAT);
+    says(err.text, "token 3 of the text is 1000");
+    pg_batches_close(&b);
+    free(d.token);
+    free(d.at);
+}
+
 /* ------------------------------------------------------------------ AdamW ------------------- */
 
 enum { N_A = 3 * PG_ADAM_CHUNK + 77, N_B = 5, N_C = 40, N_ALL = N_A + N_B + N_C, STEPS = 7 };
@@ -341,10 +446,10 @@ static void test_freeze(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batches), cmocka_unit_test(test_epochs),
-        cmocka_unit_test(test_seek),    cmocka_unit_test(test_bad_text),
-        cmocka_unit_test(test_adam),    cmocka_unit_test(test_adam_not_finite),
-        cmocka_unit_test(test_freeze),
+        cmocka_unit_test(test_pair_batches),    cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_epochs),          cmocka_unit_test(test_seek),
+        cmocka_unit_test(test_bad_text),        cmocka_unit_test(test_adam),
+        cmocka_unit_test(test_adam_not_finite), cmocka_unit_test(test_freeze),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
