@@ -567,7 +567,7 @@ enum pg_tune_loss { PG_TUNE_ROUTERS, PG_TUNE_LM };
 struct pg_tune_options {
     size_t size;
     const char *model;
-    const char *const *data;
+    const char *const *data; /* text; of a model with an encoder pairs, as for pg_eval */
     int n_data;
     const char *out;       /* the sidecar */
     bool decide;           /* trained to decide, else to hint */
@@ -578,7 +578,8 @@ struct pg_tune_options {
     float holdout;         /* part of the documents that is only measured on; 0 = 0.1 */
     uint64_t seed;
     bool resume; /* go on from OUT.checkpoint */
-    int n_threads, n_ctx;
+    int n_threads;
+    int n_ctx; /* tokens of a piece; of a source and of a target. 0 = 512, or the model's */
     void (*log)(void *user, enum pg_log_level level, const char *text);
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;

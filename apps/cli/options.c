@@ -210,7 +210,7 @@ static const struct option options[] = {
 {"hidden", 0, "N", TUNE, INTEGER, AT(n_hidden), 0, 4096, NULL, "values of the layer beside the matrix; 0 = the matrix alone (64)"},
 {"tokens", 0, "N", TUNE, INTEGER, AT(n_tokens), 1, BIG, NULL, "of the text to run at most (200000)"},
 {"holdout", 0, "PART", TUNE, REAL, AT(holdout), 0.001, 0.9, NULL, "of the documents that is only measured on (0.1)"},
-{"ctx", 'c', "N", TUNE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of a piece of text (512, or the model's context)"},
+{"ctx", 'c', "N", TUNE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of a piece of text, or of a source and of a target (512, or the model's context)"},
 {"memory", 0, "SIZE", TUNE, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process, kept states included: 8G, 512MiB, 60% (what the machine leaves)"},
 {"resume", 0, NULL, TRAIN | TUNE, FLAG, AT(resume), 0, 0, NULL, "go on from the last checkpoint, to the same bits"},
 {"csv", 0, "FILE", TRAIN, TEXT, AT(csv), 0, 0, NULL, "metrics of each step (beside the result: OUT.gguf.csv)"},

@@ -31,7 +31,7 @@ struct tune {
     struct pg_fit_options fit_options;
     struct pg_engine *engine;
     struct pg_collector collector;
-    struct pg_states train, held;
+    struct pg_states train[PG_STACKS], held[PG_STACKS];
     struct pg_fit fit;
     void *base; /* of states and fit */
     size_t bytes;
@@ -77,28 +77,36 @@ static int check_options(struct tune *t, const struct pg_tune_options *opt, stru
                : 0;
 }
 
-int pg_distil_check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
+static int check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
 {
-    if (m->h.n_stack > 1)
-        return pg_fail(err, PG_ENOTSUP, "%s: pre-gates of an encoder and a decoder cannot be tuned",
-                       path);
-    if (m->n_moe < 2) {
+    const int most = pg_most_level(m);
+    if (most < 1) {
         return pg_fail(err, PG_EARG,
                        "%s: %d blocks with experts found, 2 wanted at least: a pre-gate names the "
                        "experts of a later block",
                        path, m->n_moe);
     }
-    if (level < 1 || level >= m->n_moe) {
+    if (level < 1 || level > most) {
         return pg_fail(err, PG_EARG,
                        "level %d: the model has %d blocks with experts, so 1 to %d is possible",
-                       level, m->n_moe, m->n_moe - 1);
+                       level, most + 1, most);
     }
     return 0;
 }
 
+int pg_distil_check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
+{
+    if (m->h.n_stack > 1)
+        return pg_fail(err, PG_ENOTSUP,
+                       "%s: pre-gates of an encoder and a decoder cannot be tuned by the loss of "
+                       "the language model; by what routers say they can",
+                       path);
+    return check_model(m, path, level, err);
+}
+
 /* ------------------------------------------------------------------ text and memory --------- */
 
-static int read_text(struct tune *t, const struct pg_engine *e, struct pg_err *err)
+static int read_docs(struct tune *t, const struct pg_engine *e, struct pg_err *err)
 {
     struct pg_docs_options d = {
         .vocab = e->vocab,
@@ -110,18 +118,50 @@ static int read_text(struct tune *t, const struct pg_engine *e, struct pg_err *e
     struct pg_distil_split split = {t->opt.n_tokens, e->opt.n_ctx, t->opt.holdout, t->opt.seed};
     PG_TRY(pg_docs_open(&t->text.docs, &d, err));
     t->text.bos = pg_vocab_bos(e->vocab);
-    PG_TRY(pg_distil_cut(&t->text, &split, err));
+    return pg_distil_cut(&t->text, &split, err);
+}
+
+static int read_pairs(struct tune *t, const struct pg_engine *e, struct pg_err *err)
+{
+    struct pg_pairs_options p = {
+        .vocab = e->vocab,
+        .paths = t->opt.data,
+        .n_paths = t->opt.n_data,
+        .n_source = e->opt.n_ctx,
+        .n_target = e->opt.n_ctx,
+        .max_tokens = (size_t)PG_MIN(t->opt.n_tokens, SIZE_MAX),
+    };
+    struct pg_distil_split split = {t->opt.n_tokens, e->opt.n_ctx, t->opt.holdout, t->opt.seed};
+    PG_TRY(pg_pairs_open(&t->text.pairs, &p, err));
+    for (int i = 0; i < PG_STACKS; i++)
+        t->text.stack[i].learns = e->model.moe_of[i].n > t->opt.level;
+    return pg_distil_pair(&t->text, &split, err);
+}
+
+static int read_text(struct tune *t, const struct pg_engine *e, struct pg_err *err)
+{
+    const struct pg_distil_text *text = &t->text;
+    const bool pairs = e->model.h.n_stack > 1;
+    PG_TRY(pairs ? read_pairs(t, e, err) : read_docs(t, e, err));
     pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
-           "text: %d documents, %llu tokens to learn from, %llu held out", t->text.docs.n,
-           (unsigned long long)t->text.n_train_tokens, (unsigned long long)t->text.n_held_tokens);
+           "text: %d documents, %llu tokens to learn from, %llu held out",
+           pairs ? text->pairs.n_docs : text->docs.n,
+           (unsigned long long)pg_distil_count(text, text->n_held, text->n),
+           (unsigned long long)pg_distil_count(text, 0, text->n_held));
     return 0;
+}
+
+static uint64_t hash_text(const struct pg_distil_text *text)
+{
+    const struct pg_docs *d = &text->docs;
+    if (text->n_stacks > 1)
+        return pg_pairs_hash(&text->pairs);
+    return pg_hash_bytes(PG_HASH_START, d->token, d->first[d->n] * sizeof(*d->token));
 }
 
 /* What this run is, as far as it is known before memory is divided. */
 static void begin_head(struct tune *t, const struct pg_model *m, int n_ctx)
 {
-    const struct pg_docs *d = &t->text.docs;
-    uint64_t text = pg_hash_bytes(PG_HASH_START, d->token, d->first[d->n] * sizeof(*d->token));
     t->head = (struct pg_distil_head){
         .seed = t->opt.seed,
         .decides = t->opt.decide,
@@ -132,24 +172,29 @@ static void begin_head(struct tune *t, const struct pg_model *m, int n_ctx)
         .n_moe = (uint64_t)m->n_moe,
         .n_hidden = (uint64_t)t->opt.n_hidden,
         .n_ctx = (uint64_t)n_ctx,
-        .n_pieces = (uint64_t)t->text.pieces.n,
+        .n_pieces = (uint64_t)t->text.n,
         .n_held_pieces = (uint64_t)t->text.n_held,
     };
-    pg_hash_text(text, t->head.text);
+    pg_hash_text(hash_text(&t->text), t->head.text);
 }
 
-static void shape_states(struct pg_states *s, const struct tune *t, const struct pg_model *m)
+/* Nothing is kept of a stack that has no pre-gates. */
+static void shape_states(struct tune *t, const struct pg_model *m)
 {
-    *s = (struct pg_states){.n_moe = m->n_moe,
-                            .n_gate = m->n_moe - t->opt.level,
-                            .n_embd = m->h.n_embd,
-                            .n_expert = m->h.n_expert};
+    for (int i = 0; i < t->text.n_stacks; i++) {
+        const int n = t->text.stack[i].learns ? m->moe_of[i].n : 0;
+        t->train[i] = (struct pg_states){.n_moe = n,
+                                         .n_gate = PG_MAX(0, n - t->opt.level),
+                                         .n_embd = m->h.n_embd,
+                                         .n_expert = m->h.n_expert};
+        t->held[i] = t->train[i];
+    }
 }
 
 static int n_rounds_of(const struct pg_distil_text *text, size_t n_train)
 {
     int n = 0;
-    for (int i = text->n_held; i < text->pieces.n; n++)
+    for (int i = text->n_held; i < text->n; n++)
         i = pg_distil_round_end(text, i, n_train);
     return n;
 }
@@ -162,18 +207,28 @@ static uint64_t fit_bytes(const struct tune *t)
     return measure.used;
 }
 
+/* Over states of so many tokens in all. */
+static int n_passes_of(uint64_t n_tokens)
+{
+    int n_batches = (int)(n_tokens / PG_MINIBATCH) + 1;
+    return PG_MAX(FEW_PASSES, PG_MIN(MANY_PASSES, GOOD_STEPS / n_batches));
+}
+
 static void follow_memory(struct tune *t)
 {
     struct pg_distil_head *h = &t->head;
-    int n_batches = (int)(t->text.n_train_tokens / PG_MINIBATCH) + 1;
-    int n_passes = PG_MAX(FEW_PASSES, PG_MIN(MANY_PASSES, GOOD_STEPS / n_batches));
+    int n_passes = n_passes_of(t->text.n_train_tokens);
     h->n_train = t->memory.n_train;
     h->n_held = t->memory.n_held;
     h->n_rounds = (uint64_t)n_rounds_of(&t->text, t->memory.n_train);
     h->n_passes = (uint64_t)n_passes;
-    t->fit_options.max_tokens = t->memory.n_train;
     t->fit_options.n_rounds = (int)h->n_rounds;
     t->fit_options.n_passes = n_passes;
+    for (int i = 0; i < t->text.n_stacks; i++) {
+        struct pg_fit_stack *s = &t->fit_options.stack[i];
+        s->max_tokens = pg_distil_cap(&t->text, i, t->memory.n_train);
+        s->n_repeats = n_passes_of(t->text.stack[i].n_train) / n_passes;
+    }
 }
 
 /* The largest order of tokens is counted, as the number of tokens is not known yet. */
@@ -183,21 +238,32 @@ static void begin_fit_options(struct tune *t, const struct pg_engine *e)
         .rule = e->model.h.rule,
         .n_embd = e->model.h.n_embd,
         .n_hidden = t->opt.n_hidden,
-        .n_moe = e->model.n_moe,
+        .n_stacks = t->text.n_stacks,
+        .most = t->text.most,
         .level = t->opt.level,
         .n_threads = e->opt.n_threads,
         .decides = t->opt.decide,
-        .max_tokens = (size_t)t->text.n_train_tokens,
         .seed = t->opt.seed,
         .progress = t->opt.progress,
         .user = t->opt.user,
     };
+    for (int i = 0; i < t->text.n_stacks; i++) {
+        t->fit_options.stack[i].moe = e->model.moe_of[i];
+        t->fit_options.stack[i].max_tokens = pg_distil_cap(&t->text, i, t->text.n_train_tokens);
+    }
+}
+
+/* The engine's contexts are those of the longest piece, or pair. */
+static void fit_context(const struct pg_distil_text *text, struct pg_options *o)
+{
+    o->n_ctx = text->stack[text->n_stacks - 1].longest;
+    o->n_source = text->n_stacks > 1 ? text->stack[0].longest : 0;
 }
 
 static int divide(struct tune *t, struct pg_engine *e, struct pg_err *err)
 {
     bool found = false;
-    PG_TRY(pg_distil_check_model(&e->model, t->opt.model, t->opt.level, err));
+    PG_TRY(check_model(&e->model, t->opt.model, t->opt.level, err));
     PG_TRY(read_text(t, e, err));
     begin_head(t, &e->model, e->opt.n_ctx);
     if (t->opt.resume) {
@@ -208,16 +274,15 @@ static int divide(struct tune *t, struct pg_engine *e, struct pg_err *err)
             t->opt.resume = false;
         }
     }
-    e->opt.n_ctx = t->text.pieces.longest;
-    shape_states(&t->train, t, &e->model);
-    t->held = t->train;
+    fit_context(&t->text, &e->opt);
+    shape_states(t, &e->model);
     begin_fit_options(t, e);
     t->memory = (struct pg_distil_memory){
-        .fit_bytes = fit_bytes(t) + 2 * PG_PAGE,
+        .fit_bytes = fit_bytes(t) + pg_distil_spare_bytes(&t->text, t->train) + 2 * PG_PAGE,
         .n_train = (size_t)t->head.n_train,
         .n_held = (size_t)t->head.n_held,
     };
-    PG_TRY(pg_distil_divide(&t->memory, e, &t->text, &t->train, err));
+    PG_TRY(pg_distil_divide(&t->memory, e, &t->text, t->train, err));
     follow_memory(t);
     return 0;
 }
@@ -265,8 +330,10 @@ static void carve_states(struct pg_states *s, size_t n_tokens, struct pg_arena *
 static void carve(struct tune *t, struct pg_arena *a)
 {
     pg_fit_carve(&t->fit, &t->fit_options, a);
-    carve_states(&t->train, t->memory.n_train, a);
-    carve_states(&t->held, t->memory.n_held, a);
+    for (int i = 0; i < t->text.n_stacks; i++) {
+        carve_states(&t->train[i], pg_distil_cap(&t->text, i, t->memory.n_train), a);
+        carve_states(&t->held[i], pg_distil_cap(&t->text, i, t->memory.n_held), a);
+    }
 }
 
 static int take_memory(struct tune *t, struct pg_err *err)
@@ -303,11 +370,19 @@ static int start_weights(struct tune *t, struct pg_err *err)
     if (!table)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     for (int i = 0; i < t->fit.n_gate; i++) {
-        pg_pregate_fold(m, i, t->opt.level, table);
-        pg_fit_start(&t->fit, i, table, hidden_scale(m, i));
+        const int moe = pg_fit_place(&t->fit_options, i).moe;
+        pg_pregate_fold(m, moe, t->opt.level, table);
+        pg_fit_start(&t->fit, i, table, hidden_scale(m, moe));
     }
     free(table);
     return 0;
+}
+
+/* Those that the buffer has room for. */
+static int n_held_pieces(const struct tune *t)
+{
+    int n = pg_distil_round_end(&t->text, 0, t->memory.n_held);
+    return PG_MIN(n, t->text.n_held);
 }
 
 static int open_all(struct tune *t, struct pg_err *err)
@@ -317,7 +392,7 @@ static int open_all(struct tune *t, struct pg_err *err)
     opt.memory_bytes = t->memory.engine_bytes;
     opt.n_sessions = t->memory.n_sessions;
     opt.n_batch = t->memory.n_batch;
-    opt.n_ctx = t->text.pieces.longest;
+    fit_context(&t->text, &opt);
     pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
            "memory: %.1f MiB: engine %.1f, states of %zu + %zu tokens %.1f, optimiser %.1f",
            mib(t->memory.budget), mib(t->memory.engine_bytes), t->memory.n_train, t->memory.n_held,
@@ -328,7 +403,8 @@ static int open_all(struct tune *t, struct pg_err *err)
     PG_TRY(take_memory(t, err));
     PG_TRY(start_weights(t, err));
     pg_model_hash(&t->engine->model, t->engine->routers, t->head.model);
-    uint64_t total = t->text.n_train_tokens + PG_MIN(t->text.n_held_tokens, t->head.n_held);
+    uint64_t total = pg_distil_count(&t->text, t->text.n_held, t->text.n) +
+                     pg_distil_count(&t->text, 0, n_held_pieces(t));
     return pg_collector_open(&t->collector, t->engine, &t->text, total, err);
 }
 
@@ -342,9 +418,10 @@ static int collect(struct tune *t, struct pg_states *s, int first, int end, stru
     PG_TRY(pg_collect(&t->collector, s, first, end, err));
     pg_engine_stats(t->engine, &after);
     double seconds = (double)(pg_now_ns() - begin) * 1e-9;
+    uint64_t n = pg_distil_count(&t->text, first, end);
     pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO,
-           "ran %zu tokens of %s text in %.1f s (%.0f tok/s), %.1f MiB of experts read", s->n,
-           s == &t->held ? "held-out" : "the", seconds, (double)s->n / seconds,
+           "ran %llu tokens of %s text in %.1f s (%.0f tok/s), %.1f MiB of experts read",
+           (unsigned long long)n, s == t->held ? "held-out" : "the", seconds, (double)n / seconds,
            mib(after.expert_bytes_read - before.expert_bytes_read));
     return 0;
 }
@@ -381,17 +458,17 @@ static int piece_of_round(const struct tune *t, int round)
 {
     int i = t->text.n_held;
     for (int r = 0; r < round; r++)
-        i = pg_distil_round_end(&t->text, i, t->train.cap);
+        i = pg_distil_round_end(&t->text, i, t->memory.n_train);
     return i;
 }
 
 static int run_round(struct tune *t, struct pg_err *err)
 {
     int first = piece_of_round(t, t->fit.round), end = piece_of_round(t, t->fit.round + 1);
-    PG_TRY(collect(t, &t->train, first, end, err));
-    PG_TRY(pg_fit_round(&t->fit, &t->train, &t->held, err));
+    PG_TRY(collect(t, t->train, first, end, err));
+    PG_TRY(pg_fit_round(&t->fit, t->train, t->held, err));
     PG_TRY(save_checkpoint(t, err));
-    pg_fit_agree(&t->fit, &t->held);
+    pg_fit_agree(&t->fit, t->held);
     say_round(t);
     return 0;
 }
@@ -400,16 +477,16 @@ static int run_round(struct tune *t, struct pg_err *err)
  * again. */
 static int run_rounds(struct tune *t, struct pg_err *err)
 {
-    int rc = 0, n_held = pg_distil_round_end(&t->text, 0, t->held.cap);
-    PG_TRY(collect(t, &t->held, 0, PG_MIN(n_held, t->text.n_held), err));
+    int rc = 0;
+    PG_TRY(collect(t, t->held, 0, n_held_pieces(t), err));
     if (t->opt.resume) {
         PG_TRY(pg_distil_load(t->checkpoint, &t->head, &t->fit, err));
         pg_say(PG_LOG_OF(&t->opt), PG_LOG_INFO, "%s: gone on with in round %d, pass %d",
                t->checkpoint, t->fit.round + 1, t->fit.pass + 1);
-        for (int i = t->text.n_held; i < piece_of_round(t, t->fit.round); i++)
-            t->collector.lanes.done += (uint64_t)t->text.pieces.at[i].n;
+        t->collector.lanes.done +=
+            pg_distil_count(&t->text, t->text.n_held, piece_of_round(t, t->fit.round));
     } else {
-        pg_fit_begin(&t->fit, &t->held);
+        pg_fit_begin(&t->fit, t->held);
     }
     while (!rc && !pg_fit_done(&t->fit))
         rc = run_round(t, err);
@@ -417,7 +494,7 @@ static int run_rounds(struct tune *t, struct pg_err *err)
         struct pg_err other;
         return save_checkpoint(t, &other) ? pg_fail(err, other.code, "%s", other.text) : rc;
     }
-    pg_fit_agree(&t->fit, &t->held);
+    pg_fit_agree(&t->fit, t->held);
     return rc;
 }
 
@@ -430,15 +507,25 @@ static int write_sidecar(const struct tune *t, struct pg_err *err)
                            .level = t->opt.level,
                            .decides = t->opt.decide,
                            .weigher = t->opt.weigher};
-    struct pg_pregate *gates = pg_calloc((size_t)t->fit.n_gate, sizeof(*gates));
+    struct pg_pregate *gates = pg_calloc((size_t)t->engine->model.n_moe, sizeof(*gates));
     if (!gates)
         return pg_fail(err, PG_ENOMEM, "out of memory");
     for (int i = 0; i < t->fit.n_gate; i++)
-        gates[i] = pg_fit_pregate(&t->fit, i);
+        gates[pg_fit_place(&t->fit_options, i).moe] = pg_fit_pregate(&t->fit, i);
     s.gates = gates;
     int rc = pg_sidecar_save(&s, t->opt.out, err);
     free(gates);
     return rc;
+}
+
+/* Half of what was held out, in all stacks. */
+static uint64_t n_measured_on(const struct tune *t)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < t->fit.n_gate; i++)
+        if (pg_fit_place(&t->fit_options, i).block == 0)
+            n += t->fit.gate[i].agree.n_tokens;
+    return n;
 }
 
 static int report(const struct tune *t, struct pg_tune_report *out, struct pg_err *err)
@@ -452,8 +539,8 @@ static int report(const struct tune *t, struct pg_tune_report *out, struct pg_er
         blocks[n + i] = t->fit.gate[i].agree;
     }
     *out = (struct pg_tune_report){
-        .n_tokens = t->text.n_train_tokens,
-        .n_tokens_held = t->fit.gate[0].agree.n_tokens,
+        .n_tokens = pg_distil_count(&t->text, t->text.n_held, t->text.n),
+        .n_tokens_held = n_measured_on(t),
         .n_blocks = (int)n,
         .n_used = t->fit_options.rule.n_used,
         .before = blocks,
@@ -500,6 +587,19 @@ static int distil(const struct pg_tune_options *opt, struct pg_tune_report *out,
     return rc;
 }
 
+/* Before anything is begun for a model that it cannot be done for. */
+static int check_by_loss(const struct pg_tune_options *o, struct pg_err *err)
+{
+    struct pg_options opt = {PG_OPTIONS_INIT, .model = o->model};
+    struct pg_engine *e = pg_calloc(1, sizeof(*e));
+    if (!e)
+        return pg_fail(err, PG_ENOMEM, "out of memory");
+    int rc = pg_engine_begin(e, &opt, err);
+    rc = rc ? rc : pg_distil_check_model(&e->model, o->model, o->level ? o->level : 1, err);
+    pg_engine_close(e);
+    return rc;
+}
+
 /* Distils first, into OUT, unless there is something to begin or to go on with. */
 static int tune_by_loss(struct pg_tune_options *o, struct pg_tune_report *out, struct pg_err *err)
 {
@@ -508,6 +608,7 @@ static int tune_by_loss(struct pg_tune_options *o, struct pg_tune_report *out, s
                        "the loss of the language model: pre-gates that hint do not change it; "
                        "pre-gates that decide are wanted");
     }
+    PG_TRY(check_by_loss(o, err));
     if (!o->from_sidecar && !(o->resume && pg_lm_is_begun(o))) {
         PG_TRY(pg_lm_check(o, err)); /* it may need more memory than distilling does */
         PG_TRY(distil(o, out, err));

@@ -2,7 +2,7 @@
  * Distilling pre-gates out of runs of a model that stays as it is. Shared by the files of pg_tune:
  *
  *   distil.c          the order of things, what is said of them, the report
- *   distil_text.c     documents to pieces that fit the context; which are held out
+ *   distil_text.c     documents to pieces, or pairs, that fit the context; which are held out
  *   distil_memory.c   how the budget is divided between engine, states and optimiser
  *   distil_collect.c  pieces through the engine, states of the gates out of it
  *   distil_fit.c      passes over states, AdamW, early stop, agreement
@@ -12,24 +12,36 @@
  *
  * A round fills a buffer with the states of as many tokens as it holds and then passes over them
  * some times; there are as many rounds as the text needs. The held-out text has a buffer of its
- * own, filled once. Nothing depends on the number of threads, the batch of the engine or where a
- * run was interrupted; the size of the buffers, which follows from the memory, does decide where a
- * round ends.
+ * own, filled once. Of a model with an encoder the text is pairs; a stack's gates learn from the
+ * tokens that go through it, and each stack has buffers of its own. Nothing depends on the number
+ * of threads, the batch of the engine or where a run was interrupted; the size of the buffers,
+ * which follows from the memory, does decide where a round ends.
  */
 #ifndef PG_DISTIL_DISTIL_H
 #define PG_DISTIL_DISTIL_H
 
+#include "data/pairs.h"
 #include "data/pieces.h"
 #include "distil/distil_fit.h"
 #include "engine/lanes.h"
 
 /* ------------------------------------------------------------------ text -------------------- */
 
+/* What goes through one stack. */
+struct pg_distil_tokens {
+    bool learns; /* it has gates */
+    uint64_t n_train, n_held;
+    int longest; /* of a piece */
+};
+
 struct pg_distil_text {
     struct pg_docs docs;
     int32_t bos;
     struct pg_pieces pieces; /* those held out, then those that are learnt from */
-    int n_held;
+    struct pg_pairs pairs;   /* instead of documents and pieces, where there are two stacks */
+    int n, n_held;           /* pieces or pairs */
+    struct pg_distil_tokens stack[PG_STACKS];
+    int n_stacks, most; /* the stack that learns and has the most tokens, and its tokens: */
     uint64_t n_train_tokens, n_held_tokens;
 };
 
@@ -43,8 +55,15 @@ struct pg_distil_split {
 /* Shuffles the documents, holds some out and cuts all of them. text->docs and bos are there. */
 int pg_distil_cut(struct pg_distil_text *text, const struct pg_distil_split *how,
                   struct pg_err *err);
+/* The same for text->pairs, of two stacks; text->stack[].learns is set. */
+int pg_distil_pair(struct pg_distil_text *text, const struct pg_distil_split *how,
+                   struct pg_err *err);
 /* The piece after the last of a round that begins at `first` and holds n_tokens. */
 int pg_distil_round_end(const struct pg_distil_text *text, int first, size_t n_tokens);
+/* Tokens of a stack's buffer, where that of the stack `most` holds n_tokens. */
+size_t pg_distil_cap(const struct pg_distil_text *text, int stack, size_t n_tokens);
+/* Tokens of pieces [first, end) in all stacks. */
+uint64_t pg_distil_count(const struct pg_distil_text *text, int first, int end);
 void pg_distil_text_close(struct pg_distil_text *text);
 
 /* ------------------------------------------------------------------ memory ------------------ */
@@ -57,9 +76,11 @@ struct pg_distil_memory {
     size_t n_train, n_held; /* tokens that the buffers hold */
 };
 
+/* Of both buffers, what does not grow with them. */
+uint64_t pg_distil_spare_bytes(const struct pg_distil_text *text, const struct pg_states *shape);
 /* e has been begun (pg_engine_begin) for the model with the context of the longest piece; its
- * options are overwritten. fit_bytes is set; so are n_train and n_held where a checkpoint has fixed
- * them, else they are 0. PG_EBUDGET names the least budget. */
+ * options are overwritten. shape: [n_stacks]. fit_bytes is set; so are n_train and n_held where a
+ * checkpoint has fixed them, else they are 0. PG_EBUDGET names the least budget. */
 int pg_distil_divide(struct pg_distil_memory *m, struct pg_engine *e,
                      const struct pg_distil_text *text, const struct pg_states *shape,
                      struct pg_err *err);
@@ -103,10 +124,11 @@ struct pg_collector {
     const struct pg_distil_text *text;
     struct pg_lanes lanes;
     int next, end;       /* pieces that no lane has taken */
-    struct pg_states *s; /* that are filled */
+    struct pg_states *s; /* [n_stacks] that are filled */
+    size_t *first;       /* [n_lanes, PG_STACKS] where the states of a lane's piece begin */
 };
 
-/* `total` tokens will be run in all, for the progress. */
+/* `total` tokens will be run in all, for the progress. After an error it is closed. */
 int pg_collector_open(struct pg_collector *c, struct pg_engine *e,
                       const struct pg_distil_text *text, uint64_t total, struct pg_err *err);
 void pg_collector_close(struct pg_collector *c);

@@ -178,7 +178,7 @@ static int get_gate(struct source *s, const struct pg_fit *f, int i, struct pg_e
     struct gate_numbers n;
     PG_TRY(get(s, &n, sizeof(n), err));
     if (n.n_steps > UINT32_MAX || n.n_since > UINT32_MAX || n.stopped > 1 ||
-        n.block != (uint64_t)(i + f->opt.level))
+        n.block != (uint64_t)(pg_fit_place(&f->opt, i).moe + f->opt.level))
         return pg_fail(err, PG_EFORMAT, "pre-gate %d: numbers that no run writes", i);
     g->first_loss = n.first_loss;
     g->best_loss = n.best_loss;
@@ -270,7 +270,7 @@ static int peek(struct source *s, struct pg_distil_head *want, const struct pg_d
                 struct pg_err *err)
 {
     struct pg_distil_head h;
-    uint64_t longest = (uint64_t)text->pieces.longest;
+    uint64_t longest = (uint64_t)text->stack[text->most].longest;
     PG_TRY(get_head(s, &h, err));
     PG_TRY(compare(&h, want, ASKED, err));
     if (h.n_train > text->n_train_tokens || h.n_train < PG_MIN(longest, text->n_train_tokens) ||
@@ -280,7 +280,7 @@ static int peek(struct source *s, struct pg_distil_head *want, const struct pg_d
                        "%llu wanted and room for the longest piece of %d",
                        (unsigned long long)h.n_train, (unsigned long long)h.n_held,
                        (unsigned long long)text->n_train_tokens,
-                       (unsigned long long)text->n_held_tokens, text->pieces.longest);
+                       (unsigned long long)text->n_held_tokens, (int)longest);
     }
     want->n_train = h.n_train;
     want->n_held = h.n_held;

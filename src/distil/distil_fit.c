@@ -16,13 +16,29 @@ enum { AT_ONCE = 8 }; /* minibatches between two looks at the user */
 static const float rate = 1e-3f, last_rate = 0.02f, decay = 0.01f;
 static const float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
 
+static int n_gates_of(const struct pg_fit_options *o, int stack)
+{
+    return PG_MAX(0, o->stack[stack].moe.n - o->level);
+}
+
+struct pg_fit_place pg_fit_place(const struct pg_fit_options *o, int gate)
+{
+    int stack = 0;
+    for (; gate >= n_gates_of(o, stack); stack++)
+        gate -= n_gates_of(o, stack);
+    return (struct pg_fit_place){stack, gate, o->stack[stack].moe.first + gate};
+}
+
 void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_arena *a)
 {
-    *f = (struct pg_fit){.opt = *opt, .n_gate = opt->n_moe - opt->level};
+    *f = (struct pg_fit){.opt = *opt};
+    for (int i = 0; i < opt->n_stacks; i++)
+        f->n_gate += n_gates_of(opt, i);
     f->n_values = pg_fit_parts(opt).end;
     f->gate = pg_arena_take(a, (size_t)f->n_gate * sizeof(*f->gate));
     f->scratch = pg_arena_take(a, (size_t)opt->n_threads * sizeof(*f->scratch));
-    f->order = pg_arena_take(a, opt->max_tokens * sizeof(int32_t));
+    for (int i = 0; i < opt->n_stacks; i++)
+        f->order[i] = pg_arena_take(a, opt->stack[i].max_tokens * sizeof(int32_t));
     for (int i = 0; i < f->n_gate; i++) {
         struct pg_fit_gate g = {
             .w = pg_arena_take(a, f->n_values * sizeof(float)),
@@ -66,9 +82,9 @@ static void adamw(struct pg_fit_gate *p, float *g, size_t from, size_t to, float
 
 struct work {
     struct pg_fit *f;
-    const struct pg_states *s;
-    int from, to; /* minibatches */
-    float part;   /* of the rates */
+    const struct pg_states *s; /* [n_stacks] */
+    int from, to, n;           /* minibatches of the stack `most`, and how many a pass has */
+    float part;                /* of the rates */
 };
 
 static int n_minibatches(size_t n_tokens)
@@ -76,11 +92,11 @@ static int n_minibatches(size_t n_tokens)
     return (int)((n_tokens + PG_MINIBATCH - 1) / PG_MINIBATCH);
 }
 
-static struct pg_fit_batch batch_of(const struct work *work, const int32_t *order, int i)
+static struct pg_fit_batch batch_of(const struct pg_states *s, const int32_t *order, int i)
 {
     size_t from = (size_t)i * PG_MINIBATCH;
-    int n = (int)PG_MIN(PG_MINIBATCH, work->s->n - from);
-    return (struct pg_fit_batch){work->s, order, from, n};
+    int n = (int)PG_MIN(PG_MINIBATCH, s->n - from);
+    return (struct pg_fit_batch){s, order, from, n};
 }
 
 static void learn(void *arg, int gate, int thread)
@@ -90,9 +106,14 @@ static void learn(void *arg, int gate, int thread)
     struct pg_fit_scratch *s = &f->scratch[thread];
     struct pg_fit_gate *p = &f->gate[gate];
     struct pg_fit_parts at = pg_fit_parts(&f->opt);
-    for (int i = work->from; i < work->to && !p->stopped; i++) {
-        struct pg_fit_batch b = batch_of(work, f->order, i);
-        pg_fit_gradient(f, gate, p->w, &b, s);
+    const struct pg_fit_place place = pg_fit_place(&f->opt, gate);
+    const struct pg_states *states = &work->s[place.stack];
+    const int64_t n = n_minibatches(states->n);
+    const int64_t in_pass = n * PG_MAX(1, f->opt.stack[place.stack].n_repeats);
+    const int64_t to = work->to * in_pass / work->n; /* as large a part of the pass */
+    for (int64_t i = work->from * in_pass / work->n; i < to && !p->stopped; i++) {
+        struct pg_fit_batch b = batch_of(states, f->order[place.stack], (int)(i % n));
+        pg_fit_gradient(f, place.block, p->w, &b, s);
         p->n_steps++;
         adamw(p, s->g, at.w, at.u, p->rate * work->part, decay);
         adamw(p, s->g, at.u, at.b, rate * work->part, decay);
@@ -114,14 +135,16 @@ static struct sums measure(const struct work *work, int gate, const float *w, si
 {
     const struct pg_fit *f = work->f;
     const struct pg_gate_rule *rule = &f->opt.rule;
+    const struct pg_fit_place place = pg_fit_place(&f->opt, gate);
     size_t n_expert = (size_t)rule->n_expert;
     struct sums sums = {0};
     for (size_t at = from; at < to; at += PG_MINIBATCH) {
-        struct pg_fit_batch b = {work->s, NULL, at, (int)PG_MIN(PG_MINIBATCH, to - at)};
-        sums.loss += pg_fit_loss(f, gate, w, &b, s);
+        struct pg_fit_batch b = {&work->s[place.stack], NULL, at,
+                                 (int)PG_MIN(PG_MINIBATCH, to - at)};
+        sums.loss += pg_fit_loss(f, place.block, w, &b, s);
         for (int t = 0; t < b.n; t++) {
             float *own = s->z + (size_t)t * n_expert;
-            memcpy(s->p, pg_states_logits(b.states, gate + f->opt.level, at + (size_t)t),
+            memcpy(s->p, pg_states_logits(b.states, place.block + f->opt.level, at + (size_t)t),
                    n_expert * sizeof(float));
             pg_agreement_name(rule, f->opt.k, s->p, s->id[0], s->weight);
             pg_agreement_name(rule, f->opt.k, own, s->id[1], s->weight);
@@ -138,7 +161,7 @@ static void judge(void *arg, int gate, int thread)
     const struct work *work = arg;
     const struct pg_fit *f = work->f;
     struct pg_fit_gate *p = &f->gate[gate];
-    size_t n = (work->s->n + 1) / 2;
+    size_t n = (work->s[pg_fit_place(&f->opt, gate).stack].n + 1) / 2;
     if (!p->stopped) {
         struct sums sums = measure(work, gate, p->w, 0, n, &f->scratch[thread]);
         p->loss = sums.loss / (double)n;
@@ -153,9 +176,10 @@ static void agree(void *arg, int gate, int thread)
     const struct work *work = arg;
     const struct pg_fit *f = work->f;
     struct pg_fit_gate *p = &f->gate[gate];
-    size_t end = work->s->n;
+    const struct pg_fit_place place = pg_fit_place(&f->opt, gate);
+    size_t end = work->s[place.stack].n;
     struct sums sums = measure(work, gate, p->best, end / 2, end, &f->scratch[thread]);
-    p->agree = pg_agreement_of(&sums.agreement, gate + f->opt.level, f->opt.rule.n_used);
+    p->agree = pg_agreement_of(&sums.agreement, place.moe + f->opt.level, f->opt.rule.n_used);
 }
 
 void pg_fit_agree(struct pg_fit *f, const struct pg_states *held)
@@ -212,13 +236,14 @@ static float part_at(const struct pg_fit *f, int n_batches)
 
 static int run_pass(struct pg_fit *f, const struct pg_states *train, struct pg_err *err)
 {
-    int n_batches = n_minibatches(train->n);
+    int n_batches = n_minibatches(train[f->opt.most].n);
     uint64_t stream = (uint64_t)f->round * (uint64_t)f->opt.n_passes + (uint64_t)f->pass;
-    pg_shuffle(f->order, (int)train->n, f->opt.seed, PG_STREAM_PASS + stream);
+    for (int i = 0; i < f->opt.n_stacks; i++)
+        pg_shuffle(f->order[i], (int)train[i].n, f->opt.seed, PG_STREAM_PASS + stream);
     while (f->minibatch < n_batches) {
         int to = PG_MIN(n_batches, f->minibatch + AT_ONCE);
         uint64_t done = (uint64_t)f->pass * (uint64_t)n_batches + (uint64_t)to;
-        struct work work = {f, train, f->minibatch, to, part_at(f, n_batches)};
+        struct work work = {f, train, f->minibatch, to, n_batches, part_at(f, n_batches)};
         pg_pool_run(f->opt.pool, learn, &work, f->n_gate);
         f->minibatch = to;
         if (f->opt.progress && f->opt.progress(f->opt.user, "fitting", done,

@@ -8,10 +8,12 @@
 #include "base/pool.h"
 #include "base/random.h"
 #include "gate/gate.h"
+#include "model/model.h"
 
 /* ------------------------------------------------------------------ states ------------------ */
 
-/* What the gates of some tokens see and what the routers say of them. */
+/* What the gates of some tokens see and what the routers say of them, in one stack, whose MoE
+ * blocks are counted from 0. */
 struct pg_states {
     int n_moe, n_gate, n_embd, n_expert; /* gates: of MoE blocks [0, n_gate) */
     size_t cap, n;                       /* tokens */
@@ -38,11 +40,19 @@ enum { PG_STREAM_DOCS, PG_STREAM_HIDDEN, PG_STREAM_PASS };
 
 enum { PG_MINIBATCH = 256 };
 
+/* A stack, through which other tokens go than through another. */
+struct pg_fit_stack {
+    struct pg_span moe; /* its MoE blocks */
+    size_t max_tokens;  /* of a round */
+    int n_repeats;      /* how often a pass goes over its states; 0 = once */
+};
+
 struct pg_fit_options {
     struct pg_gate_rule rule;
-    int n_embd, n_hidden, n_moe, level, n_threads;
+    int n_embd, n_hidden, level, n_threads;
+    struct pg_fit_stack stack[PG_STACKS];
+    int n_stacks, most;     /* passes are counted in minibatches of that one's states */
     bool decides;           /* else it hints */
-    size_t max_tokens;      /* of a round */
     int n_rounds, n_passes; /* over the text, and over each round's states */
     uint64_t seed;
     const struct pg_kernels *k;
@@ -71,18 +81,24 @@ struct pg_fit {
     size_t n_values;
     struct pg_fit_gate *gate;       /* [n_gate] */
     int round, pass, minibatch;     /* where it is; the next to be done */
-    int32_t *order;                 /* [max_tokens] of this pass */
+    int32_t *order[PG_STACKS];      /* [max_tokens] of this pass */
     struct pg_fit_scratch *scratch; /* [n_threads] */
 };
 
 /* Everything that a fit takes; with a measuring arena nothing is written outside *f. */
 void pg_fit_carve(struct pg_fit *f, const struct pg_fit_options *opt, struct pg_arena *a);
-/* Weights of the pre-gate of MoE block `gate` to start from: table [n_expert, n_embd], and a hidden
+/* Gates are numbered through the stacks. */
+struct pg_fit_place {
+    int stack, block; /* MoE block of the stack whose state it reads */
+    int moe;          /* the same of all */
+};
+struct pg_fit_place pg_fit_place(const struct pg_fit_options *o, int gate);
+/* Weights of a pre-gate to start from: table [n_expert, n_embd], and a hidden
  * layer that says nothing yet, its weights drawn with a standard deviation of hidden_scale, which
  * is 1 over the norm of a state. */
 void pg_fit_start(struct pg_fit *f, int gate, const float *table, float hidden_scale);
-/* Where the fit begins. The first half of held-out states is what the best weights are chosen by,
- * the second half is what agreement is measured on. */
+/* States are [n_stacks]. Where the fit begins. The first half of held-out states is what the best
+ * weights are chosen by, the second half is what agreement is measured on. */
 void pg_fit_begin(struct pg_fit *f, const struct pg_states *held);
 /* The passes of a round that are not done yet. PG_ECANCELLED leaves the fit where it is, and it
  * can be gone on with. */
@@ -128,14 +144,14 @@ struct pg_fit_batch {
     size_t from;
     int n;
 };
-/* s->z of the batch with the weights w. */
-void pg_fit_logits(const struct pg_fit *f, int gate, const float *w, const struct pg_fit_batch *b,
+/* Of the gate that reads `block` of the states' stack: s->z of the batch with the weights w. */
+void pg_fit_logits(const struct pg_fit *f, int block, const float *w, const struct pg_fit_batch *b,
                    const struct pg_fit_scratch *s);
 /* The sum of the tokens' losses; s->dz their derivatives. */
-double pg_fit_loss(const struct pg_fit *f, int gate, const float *w, const struct pg_fit_batch *b,
+double pg_fit_loss(const struct pg_fit *f, int block, const float *w, const struct pg_fit_batch *b,
                    const struct pg_fit_scratch *s);
 /* The same, and s->g the mean of their gradients. */
-double pg_fit_gradient(const struct pg_fit *f, int gate, const float *w,
+double pg_fit_gradient(const struct pg_fit *f, int block, const float *w,
                        const struct pg_fit_batch *b, const struct pg_fit_scratch *s);
 /* Loss of one token whose gate says z and should say p, n values; dz is its derivative by z, in
  * memory of its own. */

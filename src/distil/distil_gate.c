@@ -272,37 +272,37 @@ static size_t token_at(const struct pg_fit_batch *b, int t)
     return b->order ? (size_t)b->order[b->from + (size_t)t] : b->from + (size_t)t;
 }
 
-void pg_fit_logits(const struct pg_fit *f, int gate, const float *w, const struct pg_fit_batch *b,
+void pg_fit_logits(const struct pg_fit *f, int block, const float *w, const struct pg_fit_batch *b,
                    const struct pg_fit_scratch *s)
 {
     size_t n_embd = (size_t)f->opt.n_embd;
     memset(s->x, 0, (size_t)b->n * n_embd * sizeof(float));
     for (int t = 0; t < b->n; t++) {
-        const uint16_t *h = pg_states_h(b->states, gate, token_at(b, t));
+        const uint16_t *h = pg_states_h(b->states, block, token_at(b, t));
         f->opt.k->axpy_f16(1, h, s->x + (size_t)t * n_embd, f->opt.n_embd);
     }
     forward(f, w, s, b->n);
 }
 
-double pg_fit_loss(const struct pg_fit *f, int gate, const float *w, const struct pg_fit_batch *b,
+double pg_fit_loss(const struct pg_fit *f, int block, const float *w, const struct pg_fit_batch *b,
                    const struct pg_fit_scratch *s)
 {
     int n_expert = f->opt.rule.n_expert;
     bool coins = f->opt.rule.sigmoid && f->opt.decides;
     double sum = 0;
-    pg_fit_logits(f, gate, w, b, s);
+    pg_fit_logits(f, block, w, b, s);
     for (int t = 0; t < b->n; t++) {
         size_t row = (size_t)t * (size_t)n_expert;
-        aim(f, pg_states_logits(b->states, gate + f->opt.level, token_at(b, t)), s);
+        aim(f, pg_states_logits(b->states, block + f->opt.level, token_at(b, t)), s);
         sum += pg_fit_divergence(s->p, s->z + row, n_expert, coins, s->dz + row);
     }
     return sum;
 }
 
-double pg_fit_gradient(const struct pg_fit *f, int gate, const float *w,
+double pg_fit_gradient(const struct pg_fit *f, int block, const float *w,
                        const struct pg_fit_batch *b, const struct pg_fit_scratch *s)
 {
-    double sum = pg_fit_loss(f, gate, w, b, s);
+    double sum = pg_fit_loss(f, block, w, b, s);
     backward(f, w, s, b->n);
     return sum;
 }

@@ -26,6 +26,17 @@ static double mib(uint64_t bytes)
     return (double)bytes / (1 << 20);
 }
 
+/* Tokens that a session may have in a step: a source is one. */
+static int session_tokens(const struct pg_engine *e)
+{
+    return PG_MAX(e->opt.n_ctx, e->opt.n_source);
+}
+
+static int small_batch(const struct pg_engine *e)
+{
+    return PG_MAX(PG_MIN(e->opt.n_ctx, SMALL_BATCH), e->opt.n_source);
+}
+
 /* The engine's plan for n_sessions contexts whose tokens are one batch (n_batch 0), and whether it
  * fits into `bytes`. */
 static bool plan_for(struct pg_engine *e, enum pg_mode mode, int n_sessions, int n_batch,
@@ -34,7 +45,7 @@ static bool plan_for(struct pg_engine *e, enum pg_mode mode, int n_sessions, int
     struct pg_err unused;
     e->opt.mode = mode;
     e->opt.n_sessions = n_sessions;
-    e->opt.n_batch = n_batch ? n_batch : PG_MIN(n_sessions * e->opt.n_ctx, 1 << 16);
+    e->opt.n_batch = n_batch ? n_batch : PG_MIN(n_sessions * session_tokens(e), 1 << 16);
     e->opt.memory_bytes = bytes;
     /* What fits barely may not when it is opened; the minimum has that to spare. */
     return pg_engine_plan_memory(e, &unused) == 0 && e->plan.minimum <= e->plan.budget;
@@ -48,22 +59,42 @@ static void take_plan(struct pg_distil_memory *m, const struct pg_engine *e)
     m->n_slots = e->plan.n_slots;
 }
 
-/* Divides n_tokens of states, at least a context's for each, between the two texts. */
-static void split_tokens(struct pg_distil_memory *m, const struct pg_distil_text *text,
-                         uint64_t n_tokens, uint64_t n_ctx)
+/* Bytes of states that come with a token of the stack that has the most. */
+static uint64_t token_bytes(const struct pg_distil_text *text, const struct pg_states *shape)
 {
-    uint64_t held = PG_MIN(text->n_held_tokens, PG_MAX(n_ctx, n_tokens / HELD_PART));
-    m->n_held = (size_t)PG_MAX(held, PG_MIN(text->n_held_tokens, n_ctx));
-    m->n_train = (size_t)PG_MIN(text->n_train_tokens, PG_MAX(n_tokens - m->n_held, n_ctx));
+    uint64_t most = pg_states_bytes(&shape[text->most], 1), sum = most;
+    for (int i = 0; i < text->n_stacks; i++) {
+        enum { MANY = 1 << 20 };
+        uint64_t all = pg_states_bytes(&shape[i], pg_distil_cap(text, i, MANY));
+        sum += i == text->most ? 0 : all / MANY + 1;
+    }
+    return sum;
+}
+
+uint64_t pg_distil_spare_bytes(const struct pg_distil_text *text, const struct pg_states *shape)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < text->n_stacks; i++)
+        sum += i == text->most ? 0 : pg_states_bytes(&shape[i], pg_distil_cap(text, i, 0) + 1);
+    return 2 * sum;
+}
+
+/* Divides n_tokens of states, at least the longest piece's for each, between the two texts. */
+static void split_tokens(struct pg_distil_memory *m, const struct pg_distil_text *text,
+                         uint64_t n_tokens, uint64_t longest)
+{
+    uint64_t held = PG_MIN(text->n_held_tokens, PG_MAX(longest, n_tokens / HELD_PART));
+    m->n_held = (size_t)PG_MAX(held, PG_MIN(text->n_held_tokens, longest));
+    m->n_train = (size_t)PG_MIN(text->n_train_tokens, PG_MAX(n_tokens - m->n_held, longest));
 }
 
 /* The whole model in memory, and enough states beside it. */
 static bool try_resident(struct pg_distil_memory *m, struct pg_engine *e,
                          const struct pg_distil_text *text, const struct pg_states *shape)
 {
-    uint64_t token = pg_states_bytes(shape, 1), all = text->n_train_tokens + text->n_held_tokens;
-    uint64_t fixed = m->n_train + m->n_held;
-    int many = PG_MAX(1, PG_MIN(RESIDENT_BATCH / e->opt.n_ctx, text->pieces.n));
+    uint64_t token = token_bytes(text, shape), all = text->n_train_tokens + text->n_held_tokens;
+    uint64_t fixed = m->n_train + m->n_held, longest = (uint64_t)text->stack[text->most].longest;
+    int many = PG_MAX(1, PG_MIN(RESIDENT_BATCH / session_tokens(e), text->n));
     for (int n = many; n > 0; n = n > 1 ? 1 : 0) {
         plan_for(e, PG_MODE_RESIDENT, n, 0, 1);
         uint64_t taken = e->plan.minimum + m->fit_bytes;
@@ -71,7 +102,7 @@ static bool try_resident(struct pg_distil_memory *m, struct pg_engine *e,
         uint64_t n_tokens = fixed ? fixed : PG_MIN(all, room);
         if (n_tokens <= room && n_tokens >= (fixed ? fixed : PG_MIN(all, GOOD_TOKENS))) {
             if (!fixed)
-                split_tokens(m, text, n_tokens, (uint64_t)e->opt.n_ctx);
+                split_tokens(m, text, n_tokens, longest);
             m->state_bytes = token * (m->n_train + m->n_held);
             m->engine_bytes = m->budget - m->fit_bytes - m->state_bytes;
             if (plan_for(e, PG_MODE_RESIDENT, n, 0, m->engine_bytes)) {
@@ -87,7 +118,7 @@ static bool try_resident(struct pg_distil_memory *m, struct pg_engine *e,
 static double n_reads(const struct pg_engine *e, const struct pg_distil_text *text)
 {
     double all = (double)(text->n_train_tokens + text->n_held_tokens);
-    double piece = all / text->pieces.n;
+    double piece = all / text->n;
     double batch =
         e->opt.n_sessions > 1 ? piece * e->opt.n_sessions : PG_MIN(piece, (double)e->plan.n_batch);
     return ceil(all / batch) * (e->plan.n_expert_total - e->plan.n_slots);
@@ -97,11 +128,11 @@ static double n_reads(const struct pg_engine *e, const struct pg_distil_text *te
 static void choose_batch(struct pg_distil_memory *m, struct pg_engine *e,
                          const struct pg_distil_text *text)
 {
-    int n_ctx = e->opt.n_ctx, floor = e->model.h.n_expert / 4;
-    plan_for(e, PG_MODE_ONDEMAND, 1, PG_MIN(n_ctx, SMALL_BATCH), m->engine_bytes);
+    int each = session_tokens(e), floor = e->model.h.n_expert / 4;
+    plan_for(e, PG_MODE_ONDEMAND, 1, small_batch(e), m->engine_bytes);
     take_plan(m, e);
     double least = n_reads(e, text);
-    for (int n = 1; n == 1 || (n * n_ctx <= MOST_BATCH && n < 2 * text->pieces.n); n *= 2) {
+    for (int n = 1; n == 1 || (n * each <= MOST_BATCH && n < 2 * text->n); n *= 2) {
         if (!plan_for(e, PG_MODE_ONDEMAND, n, 0, m->engine_bytes) ||
             e->plan.n_slots < PG_MIN(floor, m->n_slots))
             break;
@@ -127,10 +158,11 @@ int pg_distil_divide(struct pg_distil_memory *m, struct pg_engine *e,
                      const struct pg_distil_text *text, const struct pg_states *shape,
                      struct pg_err *err)
 {
-    uint64_t token = pg_states_bytes(shape, 1), n_ctx = (uint64_t)e->opt.n_ctx;
+    uint64_t token = token_bytes(text, shape);
+    uint64_t longest = (uint64_t)text->stack[text->most].longest;
     uint64_t all = text->n_train_tokens + text->n_held_tokens, limit = pg_os_memory_limit();
     uint64_t n_tokens = m->n_train + m->n_held;
-    plan_for(e, PG_MODE_ONDEMAND, 1, (int)PG_MIN(n_ctx, SMALL_BATCH), e->opt.memory_bytes);
+    plan_for(e, PG_MODE_ONDEMAND, 1, small_batch(e), e->opt.memory_bytes);
     m->budget = e->plan.budget;
     uint64_t engine = e->plan.minimum + SLACK;
     if (m->budget / PG_PAGE > limit / PG_PAGE) {
@@ -140,14 +172,14 @@ int pg_distil_divide(struct pg_distil_memory *m, struct pg_engine *e,
             "control group allows",
             (unsigned long long)m->budget, (unsigned long long)limit);
     }
-    uint64_t least = n_tokens ? n_tokens : PG_MIN(all, 2 * n_ctx);
+    uint64_t least = n_tokens ? n_tokens : PG_MIN(all, 2 * longest);
     if (m->budget < engine + m->fit_bytes + token * least)
         return too_little(m, engine, least, token * least, err);
     if (try_resident(m, e, text, shape))
         return 0;
     if (!n_tokens) {
         uint64_t room = m->budget - engine - m->fit_bytes;
-        split_tokens(m, text, PG_MAX(least, PG_MIN(all, room / 2 / token)), n_ctx);
+        split_tokens(m, text, PG_MAX(least, PG_MIN(all, room / 2 / token)), longest);
     }
     m->state_bytes = token * (m->n_train + m->n_held);
     m->engine_bytes = m->budget - m->fit_bytes - m->state_bytes;

@@ -4,10 +4,11 @@
 import json
 import math
 import os
+import re
 import struct
 
 import tiny_model
-from common import MIB, SOURCE, TRAINED, Case, main
+from common import MIB, PROGRAM, SANITIZED, SOURCE, TRAINED, Case, main, stories
 
 DATA = os.path.join(SOURCE, "tests", "data", "gen_moe")
 SWITCH = os.path.join(DATA, "switch.gguf")
@@ -69,7 +70,11 @@ class Encoder(Case):
                 (1, ["source", "no encoder"], ("run", TRAINED, "-p", "a", "-n", "1", "--source", "4")),
                 (1, ["batch", "one step"], ("run", self.tiny, "-p", "a", "-n", "1", "-b", "8")),
                 (1, ["source of", "at most"], ("run", self.tiny, "-p", "a b c d e f", "-n", "1", "--source", "3")),
-                (1, ["encoder"], ("tune", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out)),
+                (1, ["encoder", "loss"], ("tune", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out, "--for", "decide",
+                                          "--loss", "lm")),
+                (1, ["level 2", "1 to 1"], ("tune", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out, "--level", "2")),
+                (1, ["2 wanted at least"], ("tune", os.path.join(DATA, "t5dense.gguf"), "--data", os.path.join(SOURCE, "README.md"), "-o", out)),
+                (1, ["vocabulary"], ("tune", SWITCH, "--data", os.path.join(SOURCE, "README.md"), "-o", out)),
                 (1, ["encoder"], ("train", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out))):
             self.refused(self.call(*args), code, said)
 
@@ -302,6 +307,62 @@ class Encoder(Case):
             self.refused(self.call("eval", self.tiny, *args), 1, said)
         self.refused(self.call("eval", SWITCH, "--data", text), 1, ["vocabulary"])
         self.refused(self.call("eval", TRAINED, "--data", text, "--source", "8"), 1, ["source", "no encoder"])
+
+    # ------------------------------------------------------------ tune
+
+    def put_stories(self):
+        """Pairs of the first part of a story and its rest, shorter than they are."""
+        texts = [" ".join(t.split()) for t in stories(16000).split("<|endoftext|>") if t.strip()]
+        return self.put_pairs("stories.jsonl", [(t[:150], [t[150:200], "x"]) for t in texts[:60]])
+
+    def tune(self, *args, code=0):
+        return self.refused(self.call("tune", self.tiny, *args, text=True), code, [])
+
+    def test_tune(self):
+        """Gates of both stacks learn, each from the tokens that go through its own."""
+        data, text, sidecar = self.put_stories(), self.put("a.txt", stories(9000)), self.path("s.gguf")
+        for how in (["--data", data, "-c", "64"], ["--data", text, "-c", "24", "--for", "decide"]):
+            found = json.loads(self.tune(*how, "--hidden", "8", "-o", sidecar, "--json").stdout)
+            self.assertEqual([b["block"] for b in found["after"]], [1, 3])
+            self.assertGreater(found["tokens"], 3 * found["tokens_held_out"])
+            for before, after in zip(found["before"], found["after"]):
+                self.assertGreater(after["recall"], before["recall"] + 0.1, how)
+            unseen = self.put("unseen.txt", stories(14000)[9000:])
+            recall = [[b["recall"] for b in self.eval_json("--task", "agree", "--data", unseen, "-c", "64", "--source", "64", "--max", "8",
+                                                           "--mode", mode, *more)["blocks"]]
+                      for mode, *more in (("lookahead",), ("hint", "--pregate", sidecar))]
+            for before, after in zip(*recall):
+                self.assertGreater(after, before + 0.1, how)
+        nll = {mode: self.eval_json("--data", unseen, "-c", "64", "--source", "64", "--max", "8", "--mode", mode, "--pregate",
+                                    sidecar)["nll_per_token"] for mode in ("ondemand", "pregate")}
+        self.assertNotEqual(nll["ondemand"], nll["pregate"])
+
+    def test_tune_to_the_same_bits(self):
+        """Whatever the memory, the threads and the engine's batch; and after Ctrl-C."""
+        data = self.put_stories()
+        how = ["--data", data, "-c", "48", "--hidden", "4", "--tokens", "3000", "-o"]
+        self.tune(*how, self.path("a"))
+        self.tune(*how, self.path("b"), "-t", "1", "--memory", f"{400 * MIB if SANITIZED else 48 * MIB}")
+        self.assertEqual(self.bytes_of("a"), self.bytes_of("b"))
+        for n in range(20):  # until one was not faster than the signal
+            code, said = self.signalled([PROGRAM, "tune", self.tiny, *how, self.path(f"c{n}")], "of the text")
+            self.assertIn(code, (0, 130), said)
+            if code == 130:
+                self.assertIn("gone on with", self.tune(*how, self.path(f"c{n}"), "--resume").stderr)
+            self.assertEqual(self.bytes_of("a"), self.bytes_of(f"c{n}"))
+            if code == 130:
+                return
+        self.fail("no run was interrupted")
+
+    def test_tune_in_rounds(self):
+        """With little memory the text is taken in rounds, and the budget is kept."""
+        if not self.measures():
+            return
+        how = ["--data", self.put("a.txt", stories(20000)), "-c", "32", "--hidden", "0", "--tokens", "9000", "-t", "1", "-o", self.path("s")]
+        least = float(re.search(r"the minimum is ([\d.]+) MiB", self.tune(*how, "--memory", "1M", code=1).stderr).group(1))
+        said = self.tune(*how, "--memory", f"{int((least + 1) * 1024)}K").stderr
+        self.assertGreater(int(re.search(r"round \d+ of (\d+):", said).group(1)), 1, said)
+        self.assertLess(float(re.search(r"peak ([\d.]+) MiB", said).group(1)), least + 1)
 
     # ------------------------------------------------------------ beams
 

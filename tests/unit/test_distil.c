@@ -15,7 +15,7 @@
 
 #define MODEL PG_MODELS "/tinystories-moe.gguf"
 
-enum { N_EMBD = 24, N_EXPERT = 7, N_USED = 2, N_MOE = 3, N_VALUES_MOST = 4096 };
+enum { N_EMBD = 24, N_EXPERT = 7, N_USED = 2, N_MOE = 3, N_VALUES_MOST = 4096, N_REPEATS = 3 };
 
 /* [-1, 1) */
 static float draw(uint64_t stream, uint64_t n)
@@ -27,7 +27,7 @@ static float draw(uint64_t stream, uint64_t n)
 
 /* A world in which the router of a block is a map of the state two numbers of blocks before. */
 struct world {
-    struct pg_states train, held;
+    struct pg_states train[2], held[2]; /* of one stack, or of two */
     struct pg_fit fit;
     struct pg_kernels k;
     struct pg_pool *pool;
@@ -59,7 +59,7 @@ static void fill(struct pg_states *s, size_t n, uint64_t stream, bool bent)
     *s = (struct pg_states){N_MOE, N_MOE - 1, N_EMBD, N_EXPERT, n, n, NULL, NULL};
     s->h = calloc((size_t)s->n_gate * n * N_EMBD, sizeof(*s->h));
     s->logits = calloc((size_t)s->n_moe * n * N_EXPERT, sizeof(*s->logits));
-    assert_true(s->h && s->logits);
+    assert_true(n == 0 || (s->h && s->logits));
     for (int gate = 0; gate < s->n_gate; gate++) {
         for (size_t t = 0; t < n; t++) {
             float h[N_EMBD];
@@ -79,23 +79,26 @@ struct form {
     bool decides, sigmoid, bent;
 };
 
-static void open_world(struct world *w, const struct form *form)
+/* n_second: tokens of a second stack; 0: there is none. */
+static void open_stacks(struct world *w, const struct form *form, size_t n_second)
 {
     static float table[N_EXPERT * N_EMBD];
     *w = (struct world){0};
-    fill(&w->train, 1500, 1, form->bent);
-    fill(&w->held, 300, 10, form->bent);
+    fill(&w->train[0], 1500, 1, form->bent);
+    fill(&w->held[0], 300, 10, form->bent);
+    fill(&w->train[1], n_second, 1, form->bent);
+    fill(&w->held[1], n_second / 5, 10, form->bent);
     assert_int_equal(pg_kernels_init(&w->k, PG_CPU_AUTO, NULL), 0);
     assert_int_equal(pg_pool_open(&w->pool, form->n_threads, NULL), 0);
     struct pg_fit_options o = {
         .rule = {.n_expert = N_EXPERT, .n_used = N_USED, .sigmoid = form->sigmoid, .scale = 1},
         .n_embd = N_EMBD,
         .n_hidden = form->n_hidden,
-        .n_moe = N_MOE,
+        .stack = {{{0, N_MOE}, 1500, 0}, {{N_MOE, N_MOE}, n_second, N_REPEATS}},
+        .n_stacks = n_second ? 2 : 1,
         .level = 1,
         .n_threads = form->n_threads,
         .decides = form->decides,
-        .max_tokens = 1500,
         .n_rounds = form->n_rounds,
         .n_passes = form->n_passes,
         .seed = 5,
@@ -112,29 +115,81 @@ static void open_world(struct world *w, const struct form *form)
     assert_non_null(w->memory);
     memset(w->memory, 0, a.size);
     pg_fit_carve(&w->fit, &o, &a);
-    for (int gate = 0; gate < N_MOE - 1; gate++) {
+    for (int gate = 0; gate < w->fit.n_gate; gate++) {
         for (int i = 0; i < N_EXPERT * N_EMBD; i++)
             table[i] = 0.1f * draw(300, (uint64_t)i);
         pg_fit_start(&w->fit, gate, table, 0.3f);
     }
 }
 
+static void open_world(struct world *w, const struct form *form)
+{
+    open_stacks(w, form, 0);
+}
+
 static void close_world(struct world *w)
 {
     pg_pool_close(w->pool);
     free(w->memory);
-    free(w->train.h);
-    free(w->train.logits);
-    free(w->held.h);
-    free(w->held.logits);
+    for (int i = 0; i < 2; i++) {
+        free(w->train[i].h);
+        free(w->train[i].logits);
+        free(w->held[i].h);
+        free(w->held[i].logits);
+    }
 }
 
 static void run_all(struct world *w)
 {
     struct pg_err err;
     while (!pg_fit_done(&w->fit))
-        must(pg_fit_round(&w->fit, &w->train, &w->held, &err), &err);
-    pg_fit_agree(&w->fit, &w->held);
+        must(pg_fit_round(&w->fit, w->train, w->held, &err), &err);
+    pg_fit_agree(&w->fit, w->held);
+}
+
+/* ------------------------------------------------------------------ stacks ------------------ */
+
+/* Gates of two stacks learn as each would alone: of as many tokens to the same bits; of fewer with
+ * as many repeats as are asked for. */
+static void test_two_stacks(void **state)
+{
+    static const struct form alone = {0, 1, 1, 20, false, false, false},
+                             two = {0, 2, 1, 20, false, false, false};
+    struct world a, b;
+    (void)state;
+    open_world(&a, &alone);
+    pg_fit_begin(&a.fit, a.held);
+    run_all(&a);
+    open_stacks(&b, &two, 1500);
+    assert_int_equal(b.fit.n_gate, 2 * (N_MOE - 1));
+    b.fit.opt.stack[1].n_repeats = 0;
+    pg_fit_begin(&b.fit, b.held);
+    run_all(&b);
+    for (int i = 0; i < b.fit.n_gate; i++) {
+        const struct pg_fit_gate *x = &a.fit.gate[i % (N_MOE - 1)], *y = &b.fit.gate[i];
+        const struct pg_fit_place at = pg_fit_place(&b.fit.opt, i);
+        assert_int_equal(at.stack, i / (N_MOE - 1));
+        assert_int_equal(at.moe, at.stack * N_MOE + i % (N_MOE - 1));
+        assert_memory_equal(x->best, y->best, a.fit.n_values * sizeof(float));
+        assert_int_equal(y->agree.block, at.moe + 1);
+        assert_true(x->agree.recall == y->agree.recall && x->n_steps == y->n_steps);
+    }
+    close_world(&b);
+    open_stacks(&b, &two, 600);
+    pg_fit_begin(&b.fit, b.held);
+    run_all(&b);
+    for (int i = 0; i < b.fit.n_gate; i++) {
+        const struct pg_fit_gate *y = &b.fit.gate[i];
+        const bool second = i >= N_MOE - 1;
+        const uint32_t pass = second ? N_REPEATS * 3 : 6; /* minibatches of 256 */
+        assert_true(y->n_steps % pass == 0 && (y->stopped || y->n_steps == 20 * pass));
+        assert_int_equal(y->agree.n_tokens, second ? 60 : 150);
+        assert_true(y->agree.recall > y->before.recall + 0.02);
+        if (!second)
+            assert_memory_equal(a.fit.gate[i].best, y->best, a.fit.n_values * sizeof(float));
+    }
+    close_world(&a);
+    close_world(&b);
 }
 
 /* ------------------------------------------------------------------ derivatives ------------- */
@@ -186,7 +241,7 @@ static void test_gradient(void **state)
         float values[N_VALUES_MOST], found[N_VALUES_MOST];
         open_world(&w, &forms[i]);
         const struct pg_fit_scratch *s = &w.fit.scratch[0];
-        struct pg_fit_batch b = {&w.train, NULL, 17, 200};
+        struct pg_fit_batch b = {w.train, NULL, 17, 200};
         size_t n = w.fit.n_values;
         double norm = 0, error = 0;
         assert_true(n <= N_VALUES_MOST);
@@ -223,8 +278,8 @@ static void test_aim_of_hints(void **state)
         open_world(&w, &(struct form){0, 1, 1, 1, false, sigmoid, true});
         const struct pg_fit_scratch *s = &w.fit.scratch[0];
         for (size_t t = 0; t < 50; t++) {
-            struct pg_fit_batch b = {&w.train, NULL, t, 1};
-            float *z = pg_states_logits(&w.train, 1, t);
+            struct pg_fit_batch b = {w.train, NULL, t, 1};
+            float *z = pg_states_logits(w.train, 1, t);
             double p[N_EXPERT], sum = 0, all = 0, kl = 0;
             int first = 0, second = -1;
             for (int e = 0; e < N_EXPERT; e++)
@@ -261,7 +316,7 @@ static void test_finds_planted(void **state)
     struct world w;
     (void)state;
     open_world(&w, &(struct form){0, 2, 3, 100, true, false, false});
-    pg_fit_begin(&w.fit, &w.held);
+    pg_fit_begin(&w.fit, w.held);
     run_all(&w);
     for (int i = 0; i < N_MOE - 1; i++) {
         const struct pg_fit_gate *g = &w.fit.gate[i];
@@ -284,7 +339,7 @@ static void test_hidden_helps(void **state)
     for (int hidden = 0; hidden < 2; hidden++) {
         struct world w;
         open_world(&w, &(struct form){hidden ? 32 : 0, 2, 2, 120, false, false, true});
-        pg_fit_begin(&w.fit, &w.held);
+        pg_fit_begin(&w.fit, w.held);
         run_all(&w);
         recall[hidden] = (w.fit.gate[0].agree.recall + w.fit.gate[1].agree.recall) / 2;
         close_world(&w);
@@ -315,7 +370,7 @@ static struct pg_distil_head head_of(const struct pg_fit *f)
     struct pg_distil_head h = {.model = "0123456789abcdef", .text = "fedcba9876543210"};
     h.seed = f->opt.seed;
     h.n_embd = N_EMBD;
-    h.n_train = f->opt.max_tokens;
+    h.n_train = f->opt.stack[0].max_tokens;
     h.n_held = 300;
     h.n_rounds = (uint64_t)f->opt.n_rounds;
     h.n_passes = (uint64_t)f->opt.n_passes;
@@ -335,16 +390,16 @@ static void test_interrupted(void **state)
     struct pg_err err;
     (void)state;
     open_world(&whole, &form);
-    pg_fit_begin(&whole.fit, &whole.held);
+    pg_fit_begin(&whole.fit, whole.held);
     run_all(&whole);
     for (int stop = 1; stop < 40; stop += stop < 3 ? 1 : 12) {
         struct world first, second;
         open_world(&first, &two);
-        pg_fit_begin(&first.fit, &first.held);
+        pg_fit_begin(&first.fit, first.held);
         first.stop_after = stop;
         int rc = 0;
         while (!rc && !pg_fit_done(&first.fit))
-            rc = pg_fit_round(&first.fit, &first.train, &first.held, &err);
+            rc = pg_fit_round(&first.fit, first.train, first.held, &err);
         assert_int_equal(rc, PG_ECANCELLED);
         struct pg_distil_head h = head_of(&first.fit);
         assert_int_equal(pg_distil_save(in_dir(path, "checkpoint"), &h, &first.fit, &err), 0);
@@ -379,7 +434,7 @@ static void test_damaged(void **state)
     size_t n;
     (void)state;
     open_world(&w, &(struct form){2, 1, 2, 30, false, false, false});
-    pg_fit_begin(&w.fit, &w.held);
+    pg_fit_begin(&w.fit, w.held);
     struct pg_distil_head h = head_of(&w.fit), other = h;
     refused(in_dir(path, "nowhere"), &h, &w.fit, "No such file");
     assert_int_equal(pg_distil_save(in_dir(path, "damaged"), &h, &w.fit, &err), 0);
@@ -428,6 +483,93 @@ static void test_damaged(void **state)
 }
 
 /* ------------------------------------------------------------------ text -------------------- */
+
+enum { N_PAIRS = 40 };
+
+/* Documents of three pairs, of sources of 3 to 22 tokens and targets of 2 to 8. */
+static void make_pairs(struct pg_distil_text *text)
+{
+    *text = (struct pg_distil_text){.bos = -1};
+    text->stack[0].learns = text->stack[1].learns = true;
+    text->pairs.at = calloc(N_PAIRS, sizeof(struct pg_pair));
+    assert_non_null(text->pairs.at);
+    for (int i = 0; i < N_PAIRS; i++) {
+        struct pg_pair *p = &text->pairs.at[i];
+        *p = (struct pg_pair){.source = text->pairs.n_tokens,
+                              .n_source = 3 + i * 7 % 20,
+                              .n_target = 2 + i * 5 % 7,
+                              .doc = i / 3 + i / 20 * 2}; /* the eighth has none */
+        text->pairs.n_tokens += (size_t)(p->n_source + p->n_target);
+    }
+    text->pairs.n = N_PAIRS;
+    text->pairs.n_docs = 16;
+}
+
+/* Whole documents are held out; rounds hold what the buffers of both stacks do; all of it is in one
+ * where there is room. */
+static void test_pair(void **state)
+{
+    struct pg_distil_text text;
+    struct pg_err err;
+    (void)state;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        int held[N_PAIRS] = {0}, seen = 0;
+        uint64_t sum[2] = {0};
+        make_pairs(&text);
+        struct pg_distil_split how = {100000, 32, 0.3f, seed};
+        must(pg_distil_pair(&text, &how, &err), &err);
+        assert_int_equal(text.n, N_PAIRS);
+        assert_int_equal(text.most, 0);
+        for (int i = 0; i < text.n; i++) {
+            const struct pg_pair *p = &text.pairs.at[i];
+            held[p->doc] |= i < text.n_held ? 1 : 2;
+            sum[0] += i < text.n_held ? 0 : (uint64_t)p->n_source;
+            sum[1] += i < text.n_held ? 0 : (uint64_t)p->n_target;
+        }
+        for (int i = 0; i < N_PAIRS; i++) {
+            assert_true(held[i] < 3);
+            seen += held[i] == 1;
+        }
+        assert_int_equal(seen, 5); /* of 15 documents */
+        assert_int_equal(text.n_train_tokens, sum[0]);
+        assert_int_equal(text.stack[1].n_train, sum[1]);
+        assert_int_equal(pg_distil_round_end(&text, text.n_held, text.n_train_tokens), text.n);
+        for (int end = text.n_held; end < text.n;) {
+            int first = end;
+            uint64_t n[2] = {0};
+            end = pg_distil_round_end(&text, first, 60);
+            for (int i = first; i < end; i++) {
+                n[0] += (uint64_t)text.pairs.at[i].n_source;
+                n[1] += (uint64_t)text.pairs.at[i].n_target;
+            }
+            assert_true(end > first && n[0] <= 60 && n[1] <= pg_distil_cap(&text, 1, 60));
+        }
+        pg_distil_text_close(&text);
+    }
+}
+
+/* Of one document the first pairs are held out, and no more is taken than is asked for. */
+static void test_pair_little(void **state)
+{
+    struct pg_distil_text text;
+    struct pg_err err;
+    (void)state;
+    make_pairs(&text);
+    for (int i = 0; i < N_PAIRS; i++)
+        text.pairs.at[i].doc = 5;
+    struct pg_distil_split how = {200, 32, 0.2f, 3};
+    must(pg_distil_pair(&text, &how, &err), &err);
+    assert_true(text.n < N_PAIRS && text.pairs.n_tokens <= 200);
+    assert_int_equal(pg_distil_count(&text, 0, text.n), text.pairs.n_tokens);
+    assert_int_equal(text.n_held, (text.n + 2) / 5);
+    assert_int_equal(text.pairs.at[0].source, 0);
+    pg_distil_text_close(&text);
+    make_pairs(&text);
+    text.pairs.n = 1;
+    assert_int_equal(pg_distil_pair(&text, &how, &err), PG_EARG);
+    says(err.text, "two documents");
+    pg_distil_text_close(&text);
+}
 
 /* Documents of these numbers of tokens; document i's tokens are 1000 i + 1, … after a 0. */
 static void make_docs(struct pg_distil_text *text, const int *lengths, int n)
@@ -640,7 +782,8 @@ int main(void)
         cmocka_unit_test(test_hidden_helps), cmocka_unit_test(test_interrupted),
         cmocka_unit_test(test_damaged),      cmocka_unit_test(test_cut),
         cmocka_unit_test(test_cut_little),   cmocka_unit_test(test_docs),
-        cmocka_unit_test(test_divide),
+        cmocka_unit_test(test_divide),       cmocka_unit_test(test_two_stacks),
+        cmocka_unit_test(test_pair),         cmocka_unit_test(test_pair_little),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
