@@ -604,7 +604,7 @@ struct pg_tune_options {
     int n_runners_up;
     enum pg_gate_kind weigher; /* whatever the loss: as in struct pg_train_options */
     float imitate;             /* of PG_TUNE_LM: as there */
-    int source_len;            /* as in struct pg_train_options; of both losses */
+    int source_len;            /* of PG_TUNE_LM: as in struct pg_train_options */
 };
 #define PG_TUNE_OPTIONS_INIT .size = sizeof(struct pg_tune_options)
 
