@@ -232,7 +232,10 @@ struct pg_plan {
     int n_slots;                 /* whole experts */
     int n_expert_total;          /* experts in the model, all blocks */
     int n_batch;
-    enum pg_mode mode; /* AUTO resolved */
+    enum pg_mode mode;  /* AUTO resolved */
+    int n_expert_token; /* experts in the blocks that a token of a timeline goes through: all, or
+                         * those of the decoder */
+    int n_source;       /* tokens of a source that there is room for; 0: no encoder */
 };
 
 struct pg_model_info {

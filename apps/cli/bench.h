@@ -42,6 +42,7 @@ struct bench {
     struct pg_machine machine;
     struct pg_model_info model;
     bool model_known;
+    bool encodes;   /* the prompt is a source */
     char said[256]; /* the last warning of the library */
     int n_roofs;
     double roof_dram[BENCH_ROOFS_MAX], roof_disk[BENCH_ROOFS_MAX]; /* bytes/s, in order of time */

@@ -22,8 +22,9 @@ static void print_head(const struct bench *b)
     printf("Roofs: memory %.1f GB/s (%.1f to %.1f), disk %.2f GB/s (%.2f to %.2f)\n",
            dram.max * 1e-9, dram.min * 1e-9, dram.max * 1e-9, disk.max * 1e-9, disk.min * 1e-9,
            disk.max * 1e-9);
-    printf("Prompt %d tokens, decode %d tokens, repetitions %d%s%s\n\n", b->args->n_prompt,
-           b->args->n_predict, b->args->reps, b->args->routes ? ", routing of " : "",
+    printf("%s %d tokens, decode %d tokens, repetitions %d%s%s\n\n",
+           b->encodes ? "Prompt, encoded:" : "Prompt", b->args->n_prompt, b->args->n_predict,
+           b->args->reps, b->args->routes ? ", routing of " : "",
            b->args->routes ? b->args->routes : "");
 }
 

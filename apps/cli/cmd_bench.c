@@ -6,6 +6,9 @@
  * disk are measured before the first and after each repetition; the best seen counts as the roof,
  * which makes the floor the lowest and the reported efficiency the most severe.
  *
+ * Of a model with an encoder the prompt is the source: its time is that of encoding it, and of the
+ * token that the timeline begins with.
+ *
  * Decoding goes on with tokens that the model itself samples from a fixed seed: the exact modes
  * then all decode the same tokens. Sampling is outside the measured time.
  */
@@ -203,6 +206,17 @@ static int measure_session(struct bench *b, pg_engine *e, struct bench_rep *rep,
     return rc;
 }
 
+/* As much room as is used, unless told otherwise. A timeline begins with a token of its own where
+ * the prompt is a source. */
+static void contexts_set(const struct bench *b, struct pg_options *opt)
+{
+    const struct cli_args *a = b->args;
+    if (b->encodes && !opt->n_source)
+        opt->n_source = a->n_prompt;
+    if (!opt->n_ctx)
+        opt->n_ctx = (b->encodes ? 1 : a->n_prompt) + a->n_predict;
+}
+
 static void options_of_row(struct bench *b, const struct bench_row *row, struct pg_options *opt)
 {
     cli_engine_options(opt, b->args, &b->progress);
@@ -214,8 +228,7 @@ static void options_of_row(struct bench *b, const struct bench_row *row, struct 
     opt->evict = row->evict;
     opt->routes = b->routes;
     opt->caller_bytes = 8 * (uint64_t)(b->args->n_prompt + b->args->n_predict);
-    if (!opt->n_ctx)
-        opt->n_ctx = b->args->n_prompt + b->args->n_predict;
+    contexts_set(b, opt);
 }
 
 static void row_measure(struct bench *b, struct bench_row *row)
@@ -302,15 +315,15 @@ static int names_parse(const char *option, const char *text, int (*parse)(const 
 }
 
 /* A budget that is not given is what `run` would take: what cgroup and machine leave. */
-static int memories_default(const struct cli_args *args, struct lists *l)
+static int memories_default(const struct bench *b, struct lists *l)
 {
     struct pg_err err = {0};
     struct cli_progress progress = {0};
     struct pg_options opt;
     struct pg_plan plan = {0};
-    cli_engine_options(&opt, args, &progress);
+    cli_engine_options(&opt, b->args, &progress);
     opt.mode = PG_MODE_ONDEMAND;
-    opt.n_ctx = args->n_ctx ? args->n_ctx : args->n_prompt + args->n_predict;
+    contexts_set(b, &opt);
     const int rc = pg_plan_make(&plan, &opt, &err);
     if (rc && rc != PG_EBUDGET)
         return cli_failed(&err);
@@ -319,8 +332,9 @@ static int memories_default(const struct cli_args *args, struct lists *l)
     return CLI_OK;
 }
 
-static int memories_parse(const struct cli_args *args, struct lists *l)
+static int memories_parse(const struct bench *b, struct lists *l)
 {
+    const struct cli_args *args = b->args;
     char items[BENCH_LIST_MAX][CLI_ITEM];
     struct pg_machine machine;
     if (!args->memories && args->n_slots) { /* each row has what its slots take */
@@ -329,7 +343,7 @@ static int memories_parse(const struct cli_args *args, struct lists *l)
         return CLI_OK;
     }
     if (!args->memories)
-        return memories_default(args, l);
+        return memories_default(b, l);
     pg_machine_info(&machine);
     l->n_memories = cli_list_split(args->memories, items, BENCH_LIST_MAX);
     if (l->n_memories < 0)
@@ -341,8 +355,9 @@ static int memories_parse(const struct cli_args *args, struct lists *l)
     return CLI_OK;
 }
 
-static int lists_parse(const struct cli_args *args, struct lists *l)
+static int lists_parse(const struct bench *b, struct lists *l)
 {
+    const struct cli_args *args = b->args;
     int modes[BENCH_LIST_MAX], policies[BENCH_LIST_MAX];
     l->n_modes = PG_MODE_COUNT - PG_MODE_RESIDENT;
     for (int i = 0; i < l->n_modes; i++)
@@ -359,7 +374,7 @@ static int lists_parse(const struct cli_args *args, struct lists *l)
         l->modes[i] = (enum pg_mode)modes[i];
     for (int i = 0; i < l->n_policies; i++)
         l->policies[i] = (enum pg_evict)policies[i];
-    return memories_parse(args, l);
+    return memories_parse(b, l);
 }
 
 static int rows_make(struct bench *b, const struct lists *l)
@@ -400,12 +415,24 @@ static int print_result(const struct bench *b, const char *format)
     return CLI_OK;
 }
 
+/* What cannot be planned will say why when it is measured. */
+static bool has_encoder(const struct cli_args *args)
+{
+    const struct pg_options opt = {PG_OPTIONS_INIT, .model = args->subject,
+                                   .mode = PG_MODE_ONDEMAND};
+    struct pg_err err = {0};
+    struct pg_plan plan = {0};
+    (void)pg_plan_make(&plan, &opt, &err);
+    return plan.n_source > 0;
+}
+
 static int bench_open(struct bench *b)
 {
     struct pg_err err = {0};
     struct lists l = {0};
     const struct cli_args *args = b->args;
-    const int code = lists_parse(args, &l);
+    b->encodes = has_encoder(args);
+    const int code = lists_parse(b, &l);
     if (code)
         return code;
     if (args->routes && pg_routes_open(&b->routes, args->routes, &err))

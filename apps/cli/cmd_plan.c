@@ -2,9 +2,10 @@
  * pregate plan: how a memory budget would be spent, and what speed to expect from it.
  *
  * The expectation is a bound that needs no trace: routing is taken to be uniform, so that a wanted
- * expert is in a slot with probability n_slots / n_expert_total. Real routing has locality and a
- * real policy uses it; hits are then more. Weights stream from memory once a token; reads overlap
- * with that in the modes that hint.
+ * expert is in a slot with probability n_slots / n_expert_token, a token's blocks being those of
+ * the decoder where there is an encoder: while a text is written they have the slots. Real routing
+ * has locality and a real policy uses it; hits are then more. Weights stream from memory once a
+ * token; reads overlap with that in the modes that hint.
  */
 #include "cli.h"
 
@@ -28,17 +29,18 @@ struct plan_report {
 
 static double hit_rate(const struct pg_plan *p)
 {
-    if (p->n_expert_total <= 0)
+    if (p->n_expert_token <= 0)
         return 1;
-    const double h = (double)p->n_slots / p->n_expert_total;
+    const double h = (double)p->n_slots / p->n_expert_token;
     return h < 1 ? h : 1;
 }
 
 static void mode_expect(struct plan_mode *m, int mode, const struct plan_report *r)
 {
     const struct pg_plan *p = &m->plan;
-    const double wanted =
-        (double)(mode == PG_MODE_PREFETCH_ALL ? p->expert_bytes : p->token_expert_bytes);
+    const double all = cli_ratio((double)p->expert_bytes * p->n_expert_token,
+                                 p->n_expert_total); /* of its blocks */
+    const double wanted = mode == PG_MODE_PREFETCH_ALL ? all : (double)p->token_expert_bytes;
     const double memory =
         cli_ratio((double)(p->token_dense_bytes + p->token_expert_bytes), r->roof_dram);
     m->read_bytes = (1 - hit_rate(p)) * wanted;
@@ -91,7 +93,9 @@ static void print_parts(const struct plan_report *r)
     line("budget", p->budget, "");
     line("dense weights", p->dense, "always in memory");
     line("KV cache", p->kv, "");
-    snprintf(note, sizeof(note), "steps of up to %d tokens", p->n_batch);
+    int n = snprintf(note, sizeof(note), "steps of up to %d tokens", p->n_batch);
+    if (p->n_source)
+        snprintf(note + n, sizeof(note) - (size_t)n, ", a source of up to %d", p->n_source);
     line("scratch", p->scratch, note);
     line("vocabulary and program", p->overhead, "");
     snprintf(note, sizeof(note), "%d of %d experts, %s each", p->n_slots, p->n_expert_total,
@@ -100,7 +104,7 @@ static void print_parts(const struct plan_report *r)
     snprintf(note, sizeof(note),
              "%" PRIu64 " bytes: the smallest budget that opens with these options", p->minimum);
     line("minimum", p->minimum, note);
-    puts("\nOne token");
+    puts(p->n_source ? "\nOne token of the text, in the decoder" : "\nOne token");
     line("experts it uses", p->token_expert_bytes, "");
     line("dense weights it uses", p->token_dense_bytes, "");
 }
@@ -128,8 +132,9 @@ static void print_modes(const struct plan_report *r)
             printf(" %13.1f |", cli_ratio(1, m->seconds));
         putchar('\n');
     }
-    puts("\nReads assume uniform routing: a wanted expert is in a slot with probability\n"
-         "slots / experts. Real routing repeats itself and reads less; `pregate bench` measures.");
+    puts("\nReads assume uniform routing: a wanted expert is in a slot with probability slots /\n"
+         "experts, of the blocks that a token goes through. Real routing repeats itself and reads\n"
+         "less; `pregate bench` measures.");
 }
 
 static json_t *json_modes(const struct plan_report *r)

@@ -187,6 +187,8 @@ static bool fill_plan(struct pg_engine *e)
     p->token_expert_bytes = m->token_expert_bytes;
     p->token_dense_bytes = m->token_dense_bytes;
     p->n_expert_total = total;
+    p->n_expert_token = m->moe_of[pg_last_stack(&m->h)].n * m->h.n_expert;
+    p->n_source = e->opt.n_source;
     uint64_t base = overhead_bytes(e, total);
     int least_batch = least_batch_of(e);
     if (is_sized_by_slots(e))

@@ -106,6 +106,32 @@ class Encoder(Case):
         again = self.logits(SWITCH, source, "--decoder-tokens", "0,5", "--capacity", "2", "--mode", "ondemand", "--slots", "2")
         self.assertEqual(rows["2"], again)
 
+    def test_plan(self):
+        """A token of the text shares the slots with the decoder's experts alone."""
+        plan = json.loads(self.good("plan", self.tiny, "--slots", "4", "--source", "48", "-c", "16", "--no-measure", "--json").stdout)
+        self.assertEqual((plan["n_expert_total"], plan["n_expert_token"], plan["n_source"]), (32, 16, 48))
+        self.assertEqual(plan["n_batch"], 48)
+        modes = {m["mode"]: m for m in plan["modes"]}
+        self.assertAlmostEqual(modes["ondemand"]["expected_bytes_per_token"], plan["token_expert_bytes"] * (1 - 4 / 16))
+        self.assertAlmostEqual(modes["prefetch-all"]["expected_bytes_per_token"], plan["expert_bytes"] / 2 * (1 - 4 / 16))
+        less = json.loads(self.good("plan", self.tiny, "--slots", "4", "--source", "16", "-c", "16", "--no-measure", "--json").stdout)
+        self.assertLess((less["kv"], less["scratch"]), (plan["kv"], plan["scratch"]))
+        self.assertIn("a source of up to 48", self.good("plan", self.tiny, "--source", "48", "--no-measure", text=True).stdout)
+        decoder = json.loads(self.good("plan", TRAINED, "--no-measure", "--json").stdout)
+        self.assertEqual((decoder["n_expert_token"], decoder["n_source"]), (decoder["n_expert_total"], 0))
+
+    def test_bench_makes_room_for_its_source(self):
+        """As much as it uses, so that a longer source than the default runs, and a short one in a small batch."""
+        for p, more, said in ((600, [], None), (20, ["-b", "20"], None), (20, ["-b", "19"], "one step"), (20, ["-c", "4", "--source", "20"], "context")):
+            found = json.loads(self.call("bench", self.tiny, "-p", p, "-n", "4", "-r", "1", "--modes", "ondemand", "--slots", "6", "-o", "json",
+                                         *more).stdout)
+            row = found["rows"][0]
+            if said:
+                self.assertIn(said, row["error"])
+            else:
+                self.assertNotIn("error", row)
+                self.assertGreater(row["prefill_tps"], 0)
+
     def test_bench_in_all_modes(self):
         sidecar = self.path("s.gguf")
         self.good("sidecar", self.tiny, "-o", sidecar)
