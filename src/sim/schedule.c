@@ -147,18 +147,19 @@ static int sort_wave(struct pg_sim *s, struct pg_sim_gates *g, const struct pg_r
     return n;
 }
 
-/* Computes leases [0, n), and gives them back. */
-static void compute_group(struct pg_sim *s, struct pg_sim_gates *g, struct pg_sim_piece expert,
-                          int n)
+/* Computes leases [0, n), and gives them back. Returns whether there was anything to compute. */
+static bool compute_group(struct pg_sim *s, struct pg_sim_gates *g, struct pg_sim_piece expert,
+                          int n, enum pg_sim_part which)
 {
     double seconds = 0;
     for (int i = 0; i < n; i++)
         if (g->count[g->lease[i].expert])
             seconds += piece_s(s, expert, g->count[g->lease[i].expert]);
     if (seconds > 0)
-        spend(s, s->machine.overhead_s[PG_SIM_EXPERTS] + seconds);
+        spend(s, s->machine.overhead_s[which] + seconds);
     for (int i = 0; i < n; i++)
         pg_store_release(s->store, &g->lease[i]);
+    return seconds > 0;
 }
 
 /* The next lease; one that nobody has a row for is given back at once. */
@@ -172,56 +173,85 @@ static int next_lease(struct pg_sim *s, struct pg_sim_gates *g, int *n)
     return rc;
 }
 
-/* Experts are computed as they come, those together that are there. Where all of the block is
- * waited for they are kept until it is there. */
-static int run_wave(struct pg_sim *s, struct pg_sim_gates *g, struct pg_sim_piece expert,
-                    int n_wave)
+/* Experts are computed as they come, those together that are there. */
+static int run_wave(struct pg_sim *s, struct pg_sim_gates *g, struct pg_sim_piece expert)
 {
-    const bool holds =
-        s->machine.prefetch_waits && s->opt->mode == PG_MODE_PREFETCH_ALL && n_wave < s->n_slots;
-    int rc = 1, n = 0;
+    enum pg_sim_part which = PG_SIM_EXPERTS;
+    int rc = 1;
     while (rc == 1) {
-        const int there = holds ? n_wave : PG_MAX(1, pg_store_n_ready(s->store));
+        const int there = PG_MAX(1, pg_store_n_ready(s->store));
+        int n = 0;
         for (int i = 0; i < there && rc == 1; i++)
             rc = next_lease(s, g, &n);
-        if (rc >= 0 && (rc == 0 || !holds)) {
-            compute_group(s, g, expert, n);
-            n = 0;
-        }
+        if (rc >= 0 && compute_group(s, g, expert, n, which))
+            which = PG_SIM_MORE;
     }
     return rc;
 }
 
-/* What the engine does of a block: see model/block.c. */
+/* All of a wave, kept until it is there. */
+static int wait_wave(struct pg_sim *s, struct pg_sim_gates *g, int *n)
+{
+    int rc = 1;
+    while (rc == 1)
+        rc = next_lease(s, g, n);
+    return rc;
+}
+
+/* Computing since the block's experts were named. */
+static void note_window(struct pg_sim *s, enum pg_mode mode)
+{
+    const bool named = mode != PG_MODE_RESIDENT && mode != PG_MODE_ONDEMAND;
+    if (!s->named || !named)
+        return;
+    s->sums->window_ns += s->compute_ns - s->named_ns;
+    s->sums->n_windows++;
+}
+
+/* What the gate of a block names of a later one. In lockstep one gate does both. */
+static int run_hint(struct pg_sim *s, const struct pg_sim_layer *l, const struct pg_sim_step *step)
+{
+    struct pg_sim_gates *g = &s->of[step->stack];
+    const enum pg_mode mode = g->gate.opt.mode;
+    const struct pg_span moe = s->shape.moe[step->stack];
+    const bool names = mode == PG_MODE_PREGATE || mode == PG_MODE_LOOKAHEAD || mode == PG_MODE_HINT;
+    const bool has_next = l->moe + s->level < moe.first + moe.n;
+    if (names && has_next && !s->machine.lockstep)
+        part(s, PG_SIM_ROUTER, l->router, step->n_row);
+    if (names && has_next && mode != PG_MODE_PREGATE)
+        say_hints(s, g, l->moe + s->level);
+    PG_TRY(pg_gate_hint(&g->gate, l->moe, &g->in, g->pos, s->err));
+    s->named_ns = s->compute_ns;
+    s->named = has_next;
+    return 0;
+}
+
+/* What the engine does of a block (see model/block.c); in lockstep, what the paper's artifact does.
+ */
 static int run_experts(struct pg_sim *s, const struct pg_sim_layer *l,
                        const struct pg_sim_step *step)
 {
     struct pg_sim_gates *g = &s->of[step->stack];
     const enum pg_mode mode = g->gate.opt.mode;
-    const struct pg_span moe = s->shape.moe[step->stack];
-    const bool decides_early = mode == PG_MODE_PREGATE && l->moe >= moe.first + s->level;
-    const bool names = mode == PG_MODE_PREGATE || mode == PG_MODE_LOOKAHEAD || mode == PG_MODE_HINT;
-    const bool has_next = l->moe + s->level < moe.first + moe.n;
+    const bool decides_early =
+        mode == PG_MODE_PREGATE && l->moe >= s->shape.moe[step->stack].first + s->level;
     const struct pg_route *route;
-    if (!decides_early)
+    int n_there = 0;
+    if (!decides_early || s->machine.lockstep)
         part(s, PG_SIM_ROUTER, l->router, step->n_row);
     PG_TRY(pg_gate_decide(&g->gate, l->moe, &g->in, g->pos, &route, s->err));
     const int n = sort_wave(s, g, route);
-    if (s->named && (names || mode == PG_MODE_PREFETCH_ALL)) {
-        s->sums->window_ns += s->compute_ns - s->named_ns;
-        s->sums->n_windows++;
-    }
+    const bool waits = s->machine.lockstep && n <= s->n_slots;
+    note_window(s, mode);
     pg_store_acquire(s->store, l->moe, g->wanted, n);
-    if (names && has_next) {
-        part(s, PG_SIM_ROUTER, l->router, step->n_row);
-        if (mode != PG_MODE_PREGATE)
-            say_hints(s, g, l->moe + s->level);
-    }
-    PG_TRY(pg_gate_hint(&g->gate, l->moe, &g->in, g->pos, s->err));
-    s->named_ns = s->compute_ns;
-    s->named = has_next;
+    if (waits)
+        PG_TRY(wait_wave(s, g, &n_there));
+    PG_TRY(run_hint(s, l, step));
     part(s, PG_SIM_FFN, l->ffn, step->n_row);
-    return run_wave(s, g, l->expert, n);
+    if (!waits)
+        return run_wave(s, g, l->expert);
+    compute_group(s, g, l->expert, n_there, PG_SIM_EXPERTS);
+    return 0;
 }
 
 /* ---- a step */

@@ -14,7 +14,8 @@ enum pg_sim_part {
     PG_SIM_CROSS,     /* the same over the source */
     PG_SIM_FFN,       /* dense, or the shared expert */
     PG_SIM_ROUTER,    /* or a pre-gate */
-    PG_SIM_EXPERTS,   /* those of a block that are there together */
+    PG_SIM_EXPERTS,   /* those of a block that are there first */
+    PG_SIM_MORE,      /* each time that more of them have come */
     PG_SIM_HEAD,      /* the step's logits */
     PG_SIM_SOURCE,    /* keys and values of the source, for one layer of the decoder */
     PG_SIM_PARTS
@@ -34,6 +35,8 @@ struct pg_sim_machine {
         bool is_staged; /* copied once more within fast memory */
     } copy;
     /* What other software does, and this engine does not. */
+    bool lockstep; /* one gate a block; then all of its experts are waited for, and only then the
+                    * next block's named and its own computed */
     bool prefetch_waits;   /* prefetch-all waits for all experts of a block, wanted or not */
     bool encoder_ondemand; /* whatever the mode, the encoder is given no hints */
 };

@@ -47,11 +47,13 @@ static const struct key overhead_keys[] = {
     {"ffn", NUMBER, AT(overhead_s[PG_SIM_FFN]), US, 0, MOST_US, false},
     {"router", NUMBER, AT(overhead_s[PG_SIM_ROUTER]), US, 0, MOST_US, false},
     {"experts", NUMBER, AT(overhead_s[PG_SIM_EXPERTS]), US, 0, MOST_US, false},
+    {"more_experts", NUMBER, AT(overhead_s[PG_SIM_MORE]), US, 0, MOST_US, false},
     {"head", NUMBER, AT(overhead_s[PG_SIM_HEAD]), US, 0, MOST_US, false},
-    {"source", NUMBER, AT(overhead_s[PG_SIM_SOURCE]), US, 0, MOST_US, false},
+    {"source_rows", NUMBER, AT(overhead_s[PG_SIM_SOURCE]), US, 0, MOST_US, false},
     {0},
 };
 static const struct key software_keys[] = {
+    {"lockstep", FLAG, AT(lockstep), 1, 0, 1, false},
     {"prefetch_waits", FLAG, AT(prefetch_waits), 1, 0, 1, false},
     {"encoder_ondemand", FLAG, AT(encoder_ondemand), 1, 0, 1, false},
     {0},
