@@ -175,8 +175,9 @@ static int print_json(const struct plan_report *r, int code, const char *error)
 /* Options of one kind of plan that do nothing in the other. */
 static int check_kind(const struct cli_args *args)
 {
-    static const char *const simulates[] = {"modes", "batches",       "steps", "cache", "active",
-                                            "type",  "active-source", "right", "seed",  "routes"};
+    static const char *const simulates[] = {"modes",  "batches", "steps",         "cache",
+                                            "active", "type",    "active-source", "right",
+                                            "hints",  "seed",    "routes"};
     static const char *const plans[] = {"memory",     "mode",       "pregate",     "extra", "ctx",
                                         "capacity",   "batch",      "threads",     "kv",    "cpu",
                                         "no-measure", "cache-bias", "cache-margin"};
