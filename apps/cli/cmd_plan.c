@@ -191,6 +191,18 @@ static int check_kind(const struct cli_args *args)
     return rc;
 }
 
+/* Says what goes with the name of a shape, where a file was wanted. */
+static int plan_failed(const struct cli_args *args, const struct pg_err *err)
+{
+    const int code = cli_failed(err);
+    const char *name;
+    for (int i = 0; err->code == PG_EIO && (name = pg_sim_shape_name(i)); i++)
+        if (!strcmp(args->subject, name))
+            cli_error("%s is the name of a shape: --simulate MACHINE.json takes it without a file",
+                      name);
+    return code;
+}
+
 int cli_plan(const struct cli_args *args)
 {
     if (check_kind(args))
@@ -204,7 +216,7 @@ int cli_plan(const struct cli_args *args)
     cli_engine_options(&opt, args, &progress);
     const int rc = pg_plan_make(&r.plan, &opt, &err);
     if (rc && rc != PG_EBUDGET)
-        return cli_failed(&err);
+        return plan_failed(args, &err);
     if (!rc && !args->no_measure && roofs_measure(&r, args, &roof_err)) {
         cli_error("no speeds: %s", roof_err.text);
         r.roof_dram = r.roof_disk = 0;
