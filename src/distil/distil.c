@@ -77,7 +77,7 @@ static int check_options(struct tune *t, const struct pg_tune_options *opt, stru
                : 0;
 }
 
-static int check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
+int pg_distil_check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
 {
     const int most = pg_most_level(m);
     if (most < 1) {
@@ -92,16 +92,6 @@ static int check_model(const struct pg_model *m, const char *path, int level, st
                        level, most + 1, most);
     }
     return 0;
-}
-
-int pg_distil_check_model(const struct pg_model *m, const char *path, int level, struct pg_err *err)
-{
-    if (m->h.n_stack > 1)
-        return pg_fail(err, PG_ENOTSUP,
-                       "%s: pre-gates of an encoder and a decoder cannot be tuned by the loss of "
-                       "the language model; by what routers say they can",
-                       path);
-    return check_model(m, path, level, err);
 }
 
 /* ------------------------------------------------------------------ text and memory --------- */
@@ -263,7 +253,7 @@ static void fit_context(const struct pg_distil_text *text, struct pg_options *o)
 static int divide(struct tune *t, struct pg_engine *e, struct pg_err *err)
 {
     bool found = false;
-    PG_TRY(check_model(&e->model, t->opt.model, t->opt.level, err));
+    PG_TRY(pg_distil_check_model(&e->model, t->opt.model, t->opt.level, err));
     PG_TRY(read_text(t, e, err));
     begin_head(t, &e->model, e->opt.n_ctx);
     if (t->opt.resume) {
