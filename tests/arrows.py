@@ -27,7 +27,7 @@ MAY_USE = {
     "gate": ("base", "cpu", "store"),
     "model": ("base", "quant", "format", "cpu", "io", "store", "gate"),
     "engine": ("base", "quant", "format", "text", "cpu", "io", "store", "gate", "model"),
-    "make": ("base", "quant", "format"),
+    "make": ("base", "quant", "format", "io"),
     "data": ("base", "text"),
     "net/rows": ("base", "cpu"),
     "net": ("base", "quant", "store", "gate", "model", "net/rows"),
