@@ -31,8 +31,8 @@ enum on {
     PACK = 16384,
     ALL = 32767,
     ENGINE = RUN | BENCH | PLAN | LOGITS | EVAL,
-    MODEL =
-        RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL | QUANTIZE | PACK
+    MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL |
+            QUANTIZE | PACK
 };
 
 enum kind { FLAG, TEXT, FILES, INTEGER, SEED, REAL, REALS, SIZE, CHOICE };
@@ -289,8 +289,8 @@ const char *cli_nearest(const char *word, const char *const *names)
 
 static unsigned command_bit(const char *name)
 {
-    static const char *const names[] = {"run",    "bench", "inspect", "plan",    "tokenize",
-                                        "logits", "synth", "sidecar", "replay",  "train",
+    static const char *const names[] = {"run",    "bench", "inspect", "plan",     "tokenize",
+                                        "logits", "synth", "sidecar", "replay",   "train",
                                         "tune",   "eval",  "convert", "quantize", "pack"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (!strcmp(name, names[i]))
