@@ -6,7 +6,10 @@
  * "computing" is what the engine does: all processors compute, and the thread that reads looks for
  * completions three times a millisecond without waiting.
  *
- *     reading FILE [ROUNDS] [SECONDS a variant and round]
+ * "packed" is another question: what it costs that an expert's matrices lie in two or three places
+ * of the file, and not in one. Pieces are then read from random places each.
+ *
+ *     reading FILE [ROUNDS] [SECONDS a variant and round] [packed]
  */
 #include "base/os.h"
 #include "base/pool.h"
@@ -20,14 +23,14 @@
 
 #define DEPTH_MAX  32
 #define PIECES_MAX 4
-#define EXPERT_MAX (1u << 21)
+#define EXPERT_MAX (10u << 20)
 #define ROUNDS_MAX 32
 
 struct variant {
     enum pg_io_path path;
     size_t bytes;
     int depth, pieces;
-    bool buffered, computing;
+    bool buffered, computing, apart;
     double gb_per_s[ROUNDS_MAX], latency_ms[ROUNDS_MAX], cpu_s_per_gb[ROUNDS_MAX];
 };
 
@@ -55,18 +58,24 @@ static double cpu_seconds(void)
            1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
+/* A place that `bytes` fit at. */
+static uint64_t place(struct run *r, size_t bytes)
+{
+    r->random = r->random * 6364136223846793005u + 1442695040888963407u;
+    return (r->random >> 20) % ((r->file_bytes - bytes) / PG_PAGE) * PG_PAGE;
+}
+
 static void expert_start(struct run *r, int i)
 {
     struct expert *e = &r->experts[i];
     size_t bytes = r->v->bytes;
     size_t piece = (bytes / (size_t)r->v->pieces + PG_PAGE - 1) / PG_PAGE * PG_PAGE;
-    r->random = r->random * 6364136223846793005u + 1442695040888963407u;
-    uint64_t offset = (r->random >> 20) % ((r->file_bytes - bytes) / PG_PAGE) * PG_PAGE;
+    const uint64_t offset = place(r, bytes);
     e->n_left = r->v->pieces;
     e->begin_ns = pg_now_ns();
     for (int p = 0; p < e->n_left; p++) {
         size_t at = (size_t)p * piece, size = PG_MIN(piece, bytes - at);
-        e->reads[p] = (struct pg_read){.offset = offset + at,
+        e->reads[p] = (struct pg_read){.offset = r->v->apart ? place(r, size) : offset + at,
                                        .size = size,
                                        .need = size,
                                        .buf = r->arena + (size_t)i * EXPERT_MAX + at,
@@ -172,18 +181,58 @@ static int variants_make(struct variant *v)
     return n;
 }
 
+/* Three variants a line: an expert in one place, in two, in three. */
+static int variants_packed(struct variant *v)
+{
+    static const size_t bytes[] = {96u << 10, 384u << 10, 880u << 10, 2640u << 10, 9216u << 10};
+    static const int depths[] = {1, 2, 4, 8};
+    int n = 0;
+    for (size_t b = 0; b < PG_COUNT(bytes); b++)
+        for (size_t d = 0; d < PG_COUNT(depths); d++)
+            for (int pieces = 1; pieces <= 3; pieces++)
+                v[n++] = (struct variant){.path = PG_IO_AUTO,
+                                          .bytes = bytes[b],
+                                          .depth = depths[d],
+                                          .pieces = pieces,
+                                          .apart = true};
+    return n;
+}
+
+static void table_packed(struct variant *v, int n, int rounds)
+{
+    puts("| an expert, KiB | experts under way | GB/s in one read | in two | in three | one to two "
+         "| "
+         "one to three | ms in one | in two | in three |");
+    puts("|---|---|---|---|---|---|---|---|---|---|");
+    for (; n > 0; n -= 3, v += 3) {
+        double ratio[2][ROUNDS_MAX], gb[3], ms[3];
+        for (int i = 0; i < rounds; i++) /* before the medians sort them */
+            for (int k = 0; k < 2; k++)
+                ratio[k][i] = v[0].gb_per_s[i] / v[k + 1].gb_per_s[i];
+        for (int k = 0; k < 3; k++) {
+            gb[k] = median(v[k].gb_per_s, rounds);
+            ms[k] = median(v[k].latency_ms, rounds);
+        }
+        printf("| %zu | %d | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n",
+               v->bytes >> 10, v->depth, gb[0], gb[1], gb[2], median(ratio[0], rounds),
+               median(ratio[1], rounds), ms[0], ms[1], ms[2]);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    static struct variant variants[64];
+    static struct variant variants[96];
     struct run r = {.random = pg_now_ns(), .arena = pg_pages_map(DEPTH_MAX * EXPERT_MAX)};
     struct stat st;
     int rounds = argc > 2 ? PG_MIN(atoi(argv[2]), ROUNDS_MAX) : 5;
     double seconds = argc > 3 ? atof(argv[3]) : 0.3;
-    if (argc < 2 || rounds < 1 || stat(argv[1], &st) || st.st_size < (off_t)EXPERT_MAX * 2)
-        return fprintf(stderr, "usage: reading FILE [ROUNDS] [SECONDS]\n"), 2;
+    const bool packed = argc > 4 && !strcmp(argv[4], "packed");
+    if (argc < 2 || (argc > 4 && !packed) || rounds < 1 || stat(argv[1], &st) ||
+        st.st_size < (off_t)EXPERT_MAX * 2)
+        return fprintf(stderr, "usage: reading FILE [ROUNDS] [SECONDS] [packed]\n"), 2;
     r.file_bytes = (uint64_t)st.st_size;
     memset(r.arena, 1, (size_t)DEPTH_MAX * EXPERT_MAX);
-    int n = variants_make(variants);
+    int n = packed ? variants_packed(variants) : variants_make(variants);
     if (pg_pool_open(&r.pool, pg_os_n_cpu(), NULL))
         return 1;
     for (int round = 0; round < rounds; round++)
@@ -200,7 +249,10 @@ int main(int argc, char **argv)
             measure(&r, seconds, round);
             pg_io_close(r.io);
         }
-    table_print(variants, n, rounds);
+    if (packed)
+        table_packed(variants, n, rounds);
+    else
+        table_print(variants, n, rounds);
     pg_pool_close(r.pool);
     return 0;
 }

@@ -430,7 +430,7 @@ PG_API const char *pg_synth_shape_name(int i); /* NULL after the last */
 
 /* A GGUF of a Hugging Face folder (config.json, model.safetensors in one file or in shards, and the
  * files of its tokenizer), for all families that the engine runs. Memory is that of the vocabulary
- * and of some rows. The file appears when it is whole. */
+ * and some 200 MiB. The file appears when it is whole. */
 struct pg_convert_options {
     size_t size;
     const char *folder;
@@ -439,6 +439,8 @@ struct pg_convert_options {
                        * that are no multiple of the type's block get one with a smaller block */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
+    int n_threads; /* that convert; 0: the machine's. The same bytes for any number */
+    bool pack;     /* as pg_pack lays it out */
 };
 #define PG_CONVERT_OPTIONS_INIT .size = sizeof(struct pg_convert_options)
 PG_API int pg_convert(const struct pg_convert_options *opt, struct pg_err *err);
@@ -453,9 +455,27 @@ struct pg_quantize_options {
     bool experts_only; /* the matrices of experts alone */
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
+    int n_threads; /* as of pg_convert */
+    bool pack;     /* as pg_pack lays it out; a file that is packed stays so */
 };
 #define PG_QUANTIZE_OPTIONS_INIT .size = sizeof(struct pg_quantize_options)
 PG_API int pg_quantize(const struct pg_quantize_options *opt, struct pg_err *err);
+
+/* A GGUF, also in parts, as one in which the matrices of an expert lie side by side and begin at a
+ * page, so that an expert is one read. Each is a tensor of its own then ("blk.3.ffn_up.5.weight"),
+ * which programs may not know that want an expert's matrices merged with those of others; `undo`
+ * merges them again. The weights are the same. */
+struct pg_pack_options {
+    size_t size;
+    const char *model;
+    const char *out;
+    bool undo;
+    int n_threads;
+    int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
+    void *user;
+};
+#define PG_PACK_OPTIONS_INIT .size = sizeof(struct pg_pack_options)
+PG_API int pg_pack(const struct pg_pack_options *opt, struct pg_err *err);
 
 /* A sidecar whose pre-gates are the routers `level` blocks on, gains folded in; where they decide,
  * the routers weigh. */

@@ -27,7 +27,7 @@ MAY_USE = {
     "gate": ("base", "cpu", "store"),
     "model": ("base", "quant", "format", "cpu", "io", "store", "gate"),
     "engine": ("base", "quant", "format", "text", "cpu", "io", "store", "gate", "model"),
-    "make": ("base", "quant", "format"),
+    "make": ("base", "quant", "format", "io"),
     "sim": ("base", "quant", "format", "cpu", "io", "store", "gate", "model", "make"),
     "data": ("base", "format", "text"),
     "net/rows": ("base", "cpu"),

@@ -66,7 +66,7 @@ struct cli_args {
     double lr, lr_end, weight_decay, clip, balance, sticky, kl;
     double imitate; /* below 0: not given */
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose,
-        experts_only;
+        experts_only, pack, undo;
     bool help, resume;
     const char *given[CLI_GIVEN]; /* names of options */
     int n_given;
@@ -107,6 +107,7 @@ int cli_logits(const struct cli_args *args);
 int cli_synth(const struct cli_args *args);
 int cli_convert(const struct cli_args *args);
 int cli_quantize(const struct cli_args *args);
+int cli_pack(const struct cli_args *args);
 int cli_sidecar(const struct cli_args *args);
 int cli_replay(const struct cli_args *args);
 int cli_tune(const struct cli_args *args);

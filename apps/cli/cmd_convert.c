@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * pregate convert: a Hugging Face folder to a GGUF. pregate quantize: a GGUF in another type.
+ * pregate pack: one in another layout.
  */
 #include "cli.h"
 
@@ -25,7 +26,8 @@ int cli_convert(const struct cli_args *args)
         return cli_usage("convert: where to? give -o OUT.gguf");
     const struct pg_convert_options opt = {PG_CONVERT_OPTIONS_INIT,       .folder = args->subject,
                                            .out = args->output,           .type = args->type,
-                                           .progress = cli_progress_step, .user = &progress};
+                                           .progress = cli_progress_step, .user = &progress,
+                                           .n_threads = args->n_threads,  .pack = args->pack};
     const uint64_t start = cli_now_ns();
     return report(args, start, pg_convert(&opt, &err), &err);
 }
@@ -44,7 +46,23 @@ int cli_quantize(const struct cli_args *args)
                                             .type = args->type,
                                             .experts_only = args->experts_only,
                                             .progress = cli_progress_step,
-                                            .user = &progress};
+                                            .user = &progress,
+                                            .n_threads = args->n_threads,
+                                            .pack = args->pack};
     const uint64_t start = cli_now_ns();
     return report(args, start, pg_quantize(&opt, &err), &err);
+}
+
+int cli_pack(const struct cli_args *args)
+{
+    struct pg_err err = {0};
+    struct cli_progress progress = {.verbose = args->verbose};
+    if (!args->output)
+        return cli_usage("pack: where to? give -o OUT.gguf");
+    const struct pg_pack_options opt = {
+        PG_PACK_OPTIONS_INIT, .model = args->subject,       .out = args->output,
+        .undo = args->undo,   .n_threads = args->n_threads, .progress = cli_progress_step,
+        .user = &progress};
+    const uint64_t start = cli_now_ns();
+    return report(args, start, pg_pack(&opt, &err), &err);
 }

@@ -63,6 +63,12 @@ static const struct cli_command commands[] = {
  "Gains, biases and routers stay as they are. A type that is quantised already loses more.",
  "  pregate quantize model-f16.gguf --type Q4_K -o model-q4.gguf\n"
  "  pregate quantize model-f16.gguf --type Q4_0 --experts-only -o model.gguf\n", cli_quantize},
+{"pack", "MODEL", "lay a model out so that an expert is one read",
+ "The matrices of an expert lie side by side in the result, each from a page on. Every expert's matrix is\n"
+ "a tensor of its own then, as in the first files of Mixtral: llama.cpp opens such files, and its versions\n"
+ "since November 2024 do not run them. --undo merges the tensors again. The weights are the same.",
+ "  pregate pack model.gguf -o model.packed.gguf\n"
+ "  pregate pack model.packed.gguf --undo -o model.gguf\n", cli_pack},
 {"sidecar", "MODEL", "make pre-gates out of the model's own routers",
  "Writes a sidecar whose pre-gate of block N is the router of block N + L. `hint` mode with it hints\n"
  "at what `lookahead` hints; trained pre-gates start from it.",

@@ -28,10 +28,11 @@ enum on {
     EVAL = 2048,
     CONVERT = 4096,
     QUANTIZE = 8192,
-    ALL = 16383,
+    PACK = 16384,
+    ALL = 32767,
     ENGINE = RUN | BENCH | PLAN | LOGITS | EVAL,
-    MODEL =
-        RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL | QUANTIZE
+    MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL |
+            QUANTIZE | PACK
 };
 
 enum kind { FLAG, TEXT, FILES, INTEGER, SEED, REAL, REALS, SIZE, CHOICE };
@@ -153,7 +154,7 @@ static const struct option options[] = {
 {"capacity", 0, "N", ENGINE, INTEGER, AT(capacity), 1, 65536, NULL, "of a model with an encoder: tokens of a source that an expert takes at most (all)"},
 {"source", 0, "N", RUN | BENCH | PLAN | EVAL, INTEGER, AT(n_source), 1, 65536, NULL, "of a model with an encoder: tokens of a source to make room for (the model's, 512 at most)"},
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
-{"threads", 't', "N", ENGINE | TRAIN | TUNE, INTEGER, AT(n_threads), 1, 256, NULL, "threads that compute (the machine's)"},
+{"threads", 't', "N", ENGINE | TRAIN | TUNE | CONVERT | QUANTIZE | PACK, INTEGER, AT(n_threads), 1, 256, NULL, "threads that compute (the machine's)"},
 {"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits and eval)"},
 {"io", 0, "PATH", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
 {"cpu", 0, "LEVEL", ENGINE, CHOICE, AT(cpu), 0, 0, choice_cpu, "highest instruction set to use (auto)"},
@@ -226,6 +227,8 @@ static const struct option options[] = {
 {"type", 0, "TYPE", CONVERT, TEXT, AT(type), 0, 0, NULL, "of the matrices: keep, F32, F16, BF16, Q8_0, Q4_0, Q4_K, ... (keep)"},
 {"type", 0, "TYPE", QUANTIZE, TEXT, AT(type), 0, 0, NULL, "of the matrices: F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q3_K, Q2_K, Q5_1, Q5_0, Q4_1, Q4_0"},
 {"experts-only", 0, NULL, QUANTIZE, FLAG, AT(experts_only), 0, 0, NULL, "leave all but the experts as it is"},
+{"pack", 0, NULL, CONVERT | QUANTIZE, FLAG, AT(pack), 0, 0, NULL, "lay it out as `pregate pack` does"},
+{"undo", 0, NULL, PACK, FLAG, AT(undo), 0, 0, NULL, "the other way: merge the experts' tensors again, as llama.cpp wants them"},
 {"list", 0, NULL, SYNTH, FLAG, AT(list), 0, 0, NULL, "print the known shapes"},
 {"level", 0, "L", SIDECAR, INTEGER, AT(level), 1, 64, NULL, "blocks from the state that is read to the block chosen for (1)"},
 {"slots", 0, "LIST", REPLAY, TEXT, AT(slots), 0, 0, NULL, "numbers of expert slots with commas between"},
@@ -243,7 +246,7 @@ static const struct option options[] = {
 {"right", 0, "PART", PLAN, REAL, AT(hint_right), 0.01, 1, NULL, "simulate: of what lookahead and hint name, how much is right (0.75)"},
 {"type", 0, "TYPE", PLAN, TEXT, AT(type), 0, 0, NULL, "simulate: of a named shape's matrices (the machine's)"},
 /* results */
-{"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR | TRAIN | TUNE | CONVERT | QUANTIZE, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
+{"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR | TRAIN | TUNE | CONVERT | QUANTIZE | PACK, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
 {"format", 'o', "FORMAT", REPLAY, TEXT, AT(format), 0, 0, NULL, "md or json (md)"},
 {"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN | TUNE | EVAL, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
 {"routes-out", 0, "FILE", RUN | EVAL, TEXT, AT(routes_out), 0, 0, NULL, "write which experts each token used, for replay and --routes (JSON lines)"},
@@ -301,9 +304,9 @@ const char *cli_nearest(const char *word, const char *const *names)
 
 static unsigned command_bit(const char *name)
 {
-    static const char *const names[] = {"run",    "bench", "inspect", "plan",    "tokenize",
-                                        "logits", "synth", "sidecar", "replay",  "train",
-                                        "tune",   "eval",  "convert", "quantize"};
+    static const char *const names[] = {"run",    "bench", "inspect", "plan",     "tokenize",
+                                        "logits", "synth", "sidecar", "replay",   "train",
+                                        "tune",   "eval",  "convert", "quantize", "pack"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (!strcmp(name, names[i]))
             return 1u << i;

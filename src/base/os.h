@@ -103,8 +103,17 @@ void pg_lock_drop(struct pg_lock *l); /* fine for a zeroed one */
 struct pg_outfile {
     int fd;
     char *path, *temp;
+    bool direct;
+    char *block;     /* NULL: what is written goes through the page cache */
+    size_t n_block;  /* bytes in it: the next to go to the disk */
+    uint64_t n_done; /* bytes on the disk */
 };
 int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err);
+/* For large files, before anything is written: room for `bytes` is taken at once, so that a full
+ * disk shows before the work, and whole pages go past the page cache, or leave it again where the
+ * file system wants one. Data whose address and place in the file have the same place in a page is
+ * not copied. */
+int pg_outfile_stream(struct pg_outfile *f, uint64_t bytes, struct pg_err *err);
 int pg_outfile_write(struct pg_outfile *f, const void *data, size_t n, struct pg_err *err);
 int pg_outfile_commit(struct pg_outfile *f,
                       struct pg_err *err);     /* fsync, rename, fsync directory */

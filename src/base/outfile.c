@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define TRIES 100
+#define BLOCK ((size_t)1 << 20) /* of a file that is streamed */
 
 static int busy(const char *path, struct pg_err *err)
 {
@@ -115,22 +116,107 @@ int pg_outfile_open(struct pg_outfile *f, const char *path, struct pg_err *err)
     return rc;
 }
 
-int pg_outfile_write(struct pg_outfile *f, const void *data, size_t n, struct pg_err *err)
+/* Behind a file that cannot be written past the page cache: what is there goes to the disk, and
+ * what was there before it has arrived and leaves. */
+static void drop_cached(struct pg_outfile *f, size_t n)
+{
+    const off_t at = (off_t)f->n_done;
+    sync_file_range(f->fd, at, (off_t)n, SYNC_FILE_RANGE_WRITE);
+    sync_file_range(f->fd, 0, at,
+                    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                        SYNC_FILE_RANGE_WAIT_AFTER);
+    posix_fadvise(f->fd, 0, at, POSIX_FADV_DONTNEED);
+}
+
+/* A file system may take O_DIRECT and refuse the transfer. */
+static bool turn_buffered(struct pg_outfile *f)
+{
+    if (!f->direct || fcntl(f->fd, F_SETFL, 0))
+        return false;
+    f->direct = false;
+    return true;
+}
+
+static int write_through(struct pg_outfile *f, const void *data, size_t n, struct pg_err *err)
 {
     const char *at = data;
 
     while (n) {
         ssize_t done = write(f->fd, at, n);
-        if (done < 0 && errno == EINTR)
+        if (done < 0 && (errno == EINTR || (errno == EINVAL && turn_buffered(f))))
             continue;
         if (done < 0)
             return pg_fail_os(err, PG_EIO, errno, "%s: writing %zu bytes", f->path, n);
         if (done == 0)
             return pg_fail(err, PG_EIO, "%s: writing %zu bytes wrote none", f->path, n);
+        if (f->block && !f->direct)
+            drop_cached(f, (size_t)done);
+        f->n_done += (uint64_t)done;
         at += done;
         n -= (size_t)done;
     }
     return 0;
+}
+
+int pg_outfile_stream(struct pg_outfile *f, uint64_t bytes, struct pg_err *err)
+{
+    PG_ASSERT(!f->block && !f->n_done);
+    f->block = pg_pages_map(BLOCK);
+    if (!f->block)
+        return pg_fail(err, PG_ENOMEM, "%s: out of memory while writing", f->path);
+    if (fallocate(f->fd, 0, 0, (off_t)bytes) && (errno == ENOSPC || errno == EFBIG))
+        return pg_fail_os(err, PG_EIO, errno, "%s: taking room for %llu bytes", f->path,
+                          (unsigned long long)bytes);
+    f->direct = !fcntl(f->fd, F_SETFL, O_DIRECT);
+    return 0;
+}
+
+/* Into the block, to its end or until what follows lies in memory as in the file. */
+static size_t fill_block(struct pg_outfile *f, const char *data, size_t n)
+{
+    const size_t to_page = PG_PAGE - f->n_block % PG_PAGE;
+    const bool meets = ((uintptr_t)data + to_page) % PG_PAGE == 0;
+    const size_t k = PG_MIN(n, meets ? to_page : BLOCK - f->n_block);
+    memcpy(f->block + f->n_block, data, k);
+    f->n_block += k;
+    return k;
+}
+
+static int write_streamed(struct pg_outfile *f, const char *data, size_t n, struct pg_err *err)
+{
+    while (n) {
+        const bool aligned = !f->n_block && (uintptr_t)data % PG_PAGE == 0;
+        size_t k = aligned ? n / PG_PAGE * PG_PAGE : 0;
+        if (k) {
+            PG_TRY(write_through(f, data, k, err));
+        } else {
+            k = fill_block(f, data, n);
+            if (f->n_block == BLOCK || (k < n && f->n_block % PG_PAGE == 0)) {
+                PG_TRY(write_through(f, f->block, f->n_block, err));
+                f->n_block = 0;
+            }
+        }
+        data += k;
+        n -= k;
+    }
+    return 0;
+}
+
+int pg_outfile_write(struct pg_outfile *f, const void *data, size_t n, struct pg_err *err)
+{
+    return f->block ? write_streamed(f, data, n, err) : write_through(f, data, n, err);
+}
+
+/* What is no whole page goes through the page cache; room that was taken and not used goes back. */
+static int finish_stream(struct pg_outfile *f, struct pg_err *err)
+{
+    turn_buffered(f);
+    PG_TRY(write_through(f, f->block, f->n_block, err));
+    f->n_block = 0;
+    return ftruncate(f->fd, (off_t)f->n_done)
+               ? pg_fail_os(err, PG_EIO, errno, "%s: cutting it to %llu bytes", f->path,
+                            (unsigned long long)f->n_done)
+               : 0;
 }
 
 /* Makes the new name itself durable. A file system that cannot do that has nothing to lose. */
@@ -149,6 +235,8 @@ static void sync_directory(const char *path)
 
 int pg_outfile_commit(struct pg_outfile *f, struct pg_err *err)
 {
+    if (f->block)
+        PG_TRY(finish_stream(f, err));
     if (fsync(f->fd))
         return pg_fail_os(err, PG_EIO, errno, "%s: writing to the disk", f->path);
     if (rename(f->temp, f->path))
@@ -166,6 +254,8 @@ void pg_outfile_abandon(struct pg_outfile *f)
         unlink(f->temp); /* before others can have the lock */
     if (f->fd >= 0)
         close(f->fd);
+    if (f->block)
+        pg_pages_unmap(f->block, BLOCK);
     free(f->temp);
     free(f->path);
     *f = (struct pg_outfile){.fd = -1};

@@ -75,13 +75,21 @@ static const struct options all[] = {
 #define STRUCT pg_convert_options
 [PG_OPTIONS_CONVERT] = {"PG_CONVERT_OPTIONS_INIT", sizeof(struct STRUCT), {
     {AT(folder), GIVEN, 0, 0},
-    {AT(out), GIVEN, 0, 0}}},
+    {AT(out), GIVEN, 0, 0},
+    {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT
 #define STRUCT pg_quantize_options
 [PG_OPTIONS_QUANTIZE] = {"PG_QUANTIZE_OPTIONS_INIT", sizeof(struct STRUCT), {
     {AT(model), GIVEN, 0, 0},
     {AT(out), GIVEN, 0, 0},
-    {AT(type), GIVEN, 0, 0}}},
+    {AT(type), GIVEN, 0, 0},
+    {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
+#undef STRUCT
+#define STRUCT pg_pack_options
+[PG_OPTIONS_PACK] = {"PG_PACK_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(model), GIVEN, 0, 0},
+    {AT(out), GIVEN, 0, 0},
+    {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT
 #define STRUCT pg_train_options
 [PG_OPTIONS_TRAIN] = {"PG_TRAIN_OPTIONS_INIT", sizeof(struct STRUCT), {

@@ -99,9 +99,6 @@ int pg_gguf_get_tensor(const struct pg_gguf *g, const char *name, enum pg_gguf_w
 /* t->bytes as they lie in the file. */
 int pg_gguf_read(const struct pg_gguf *g, const struct pg_gguf_tensor *t, void *out,
                  struct pg_err *err);
-/* Bytes [from, from + n) of them. */
-int pg_gguf_read_part(const struct pg_gguf *g, const struct pg_gguf_tensor *t, uint64_t from,
-                      size_t n, void *out, struct pg_err *err);
 /* The values, of any type that can be read; refused when one is not finite. */
 int pg_gguf_read_f32(const struct pg_gguf *g, const struct pg_gguf_tensor *t, float *out,
                      struct pg_err *err);
@@ -109,6 +106,9 @@ int pg_gguf_read_f32(const struct pg_gguf *g, const struct pg_gguf_tensor *t, fl
 /* ---- writing. Keys and tensors first, then the data in the order the tensors were added. */
 struct pg_gguf_writer;
 int pg_gguf_writer_open(struct pg_gguf_writer **out, const char *path, struct pg_err *err);
+/* Where data and each tensor of it begin: at multiples of this power of two, 32 (which is so
+ * without a call) to PG_PAGE. Before any tensor. */
+int pg_gguf_writer_align(struct pg_gguf_writer *w, uint32_t alignment, struct pg_err *err);
 int pg_gguf_writer_u32(struct pg_gguf_writer *w, const char *key, uint32_t v, struct pg_err *err);
 int pg_gguf_writer_f32(struct pg_gguf_writer *w, const char *key, float v, struct pg_err *err);
 int pg_gguf_writer_bool(struct pg_gguf_writer *w, const char *key, bool v, struct pg_err *err);
@@ -127,6 +127,12 @@ int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_ty
                           const int64_t *ne, struct pg_err *err);
 /* The next n bytes of tensor data, in any pieces; padding between tensors is the writer's. */
 int pg_gguf_writer_data(struct pg_gguf_writer *w, const void *data, size_t n, struct pg_err *err);
+/* For large files, instead of pg_gguf_writer_data: the header is written, past the page cache as
+ * what follows is (base/os.h, pg_outfile_stream), and *at is where data begins in the file; */
+int pg_gguf_writer_start(struct pg_gguf_writer *w, uint64_t *at, struct pg_err *err);
+/* then come its bytes as they lie in the file, each tensor's and the zeros that align the next one
+ * (behind the last, too), in any pieces. */
+int pg_gguf_writer_image(struct pg_gguf_writer *w, const void *data, size_t n, struct pg_err *err);
 int pg_gguf_writer_commit(struct pg_gguf_writer *w, struct pg_err *err); /* file appears; frees w */
 void pg_gguf_writer_abandon(struct pg_gguf_writer *w);                   /* no file; frees w */
 /* Commits what was written if rc is 0, abandons it otherwise; returns rc or the error of it. */

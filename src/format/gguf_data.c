@@ -78,16 +78,6 @@ int pg_gguf_read(const struct pg_gguf *g, const struct pg_gguf_tensor *t, void *
     return close_span(&s, g, read_next(&s, out, t->bytes, err), err);
 }
 
-int pg_gguf_read_part(const struct pg_gguf *g, const struct pg_gguf_tensor *t, uint64_t from,
-                      size_t n, void *out, struct pg_err *err)
-{
-    struct span s;
-    PG_ASSERT(from <= t->bytes && n <= t->bytes - from);
-    PG_TRY(open_span(&s, g, t, err));
-    s.at = from;
-    return close_span(&s, g, read_next(&s, out, n, err), err);
-}
-
 int pg_gguf_read_f32(const struct pg_gguf *g, const struct pg_gguf_tensor *t, float *out,
                      struct pg_err *err)
 {

@@ -23,12 +23,14 @@ struct pg_gguf_writer {
     size_t cap_tensors, at_tensor; /* at_tensor: whose data comes next */
     uint64_t done;                 /* bytes of that tensor that are written */
     uint64_t data_bytes;           /* of all tensors, padded */
+    uint64_t image_done;           /* of these, given as they lie in the file */
+    uint32_t alignment;
     bool header_done;
 };
 
-static uint64_t padding(uint64_t n)
+static uint64_t padding(const struct pg_gguf_writer *w, uint64_t n)
 {
-    return (PG_GGUF_ALIGNMENT - n % PG_GGUF_ALIGNMENT) % PG_GGUF_ALIGNMENT;
+    return (w->alignment - n % w->alignment) % w->alignment;
 }
 
 static int no_memory(const struct pg_gguf_writer *w, struct pg_err *err)
@@ -74,6 +76,7 @@ int pg_gguf_writer_open(struct pg_gguf_writer **out, const char *path, struct pg
     *out = NULL;
     if (!w)
         return pg_fail(err, PG_ENOMEM, "%s: out of memory", path);
+    w->alignment = PG_GGUF_ALIGNMENT;
     pg_gguf_dict_init(&w->key_dict);
     pg_gguf_dict_init(&w->tensor_dict);
     rc = pg_outfile_open(&w->file, path, err);
@@ -145,11 +148,20 @@ static int put_array(struct pg_gguf_writer *w, const char *key, enum pg_gguf_kin
     return put_u64(w, &w->keys, n, err);
 }
 
+int pg_gguf_writer_align(struct pg_gguf_writer *w, uint32_t alignment, struct pg_err *err)
+{
+    PG_ASSERT(!w->tensor_dict.n && alignment >= PG_GGUF_ALIGNMENT && alignment <= PG_PAGE);
+    w->alignment = alignment;
+    return alignment == PG_GGUF_ALIGNMENT
+               ? 0
+               : pg_gguf_writer_u32(w, PG_GGUF_KEY_ALIGNMENT, alignment, err);
+}
+
 int pg_gguf_writer_u32(struct pg_gguf_writer *w, const char *key, uint32_t v, struct pg_err *err)
 {
-    if (!strcmp(key, "general.alignment") && v != PG_GGUF_ALIGNMENT)
+    if (!strcmp(key, PG_GGUF_KEY_ALIGNMENT) && v != w->alignment)
         return pg_fail(err, PG_EARG, "%s: %s of %u: only %u is written", w->file.path, key, v,
-                       PG_GGUF_ALIGNMENT);
+                       w->alignment);
     PG_TRY(put_key(w, key, PG_GGUF_U32, err));
     return put_u32(w, &w->keys, v, err);
 }
@@ -237,7 +249,7 @@ int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_ty
     int rc = pg_gguf_tensor_bytes(type, n_dims, ne, &bytes, &why);
     if (rc)
         return pg_fail(err, rc, "%s: tensor %s: %s", w->file.path, name, why.text);
-    if (__builtin_add_overflow(w->data_bytes, bytes + padding(bytes), &end))
+    if (__builtin_add_overflow(w->data_bytes, bytes + padding(w, bytes), &end))
         return pg_fail(err, PG_EARG, "%s: tensor %s: the file's size overflows 64 bits",
                        w->file.path, name);
     if (pg_reserve(&w->tensor_bytes, &w->cap_tensors, i + 1, sizeof(*w->tensor_bytes)))
@@ -256,9 +268,9 @@ int pg_gguf_writer_tensor(struct pg_gguf_writer *w, const char *name, enum pg_ty
 
 static int write_padding(struct pg_gguf_writer *w, uint64_t n, struct pg_err *err)
 {
-    static const char zeros[PG_GGUF_ALIGNMENT];
+    static const char zeros[PG_PAGE];
 
-    return pg_outfile_write(&w->file, zeros, (size_t)padding(n), err);
+    return pg_outfile_write(&w->file, zeros, (size_t)padding(w, n), err);
 }
 
 static int write_header(struct pg_gguf_writer *w, struct pg_err *err)
@@ -276,6 +288,27 @@ static int write_header(struct pg_gguf_writer *w, struct pg_err *err)
     PG_TRY(pg_outfile_write(&w->file, w->infos.p, w->infos.n, err));
     w->header_done = true;
     return write_padding(w, head.n + w->keys.n + w->infos.n, err);
+}
+
+int pg_gguf_writer_start(struct pg_gguf_writer *w, uint64_t *at, struct pg_err *err)
+{
+    const uint64_t header = 24 + w->keys.n + w->infos.n;
+    PG_ASSERT(!w->header_done);
+    *at = header + padding(w, header);
+    if (__builtin_add_overflow(*at, w->data_bytes, &(uint64_t){0}))
+        return pg_fail(err, PG_EARG, "%s: the file's size overflows 64 bits", w->file.path);
+    PG_TRY(pg_outfile_stream(&w->file, *at + w->data_bytes, err));
+    return write_header(w, err);
+}
+
+int pg_gguf_writer_image(struct pg_gguf_writer *w, const void *data, size_t n, struct pg_err *err)
+{
+    PG_ASSERT(w->header_done && !w->at_tensor && !w->done && n <= w->data_bytes - w->image_done);
+    PG_TRY(pg_outfile_write(&w->file, data, n, err));
+    w->image_done += n;
+    if (w->image_done == w->data_bytes)
+        w->at_tensor = w->tensor_dict.n;
+    return 0;
 }
 
 int pg_gguf_writer_data(struct pg_gguf_writer *w, const void *data, size_t n, struct pg_err *err)

@@ -19,7 +19,8 @@ enum { PARTS_MAX = 4096 };
 
 struct part {
     char *path;
-    int fd;
+    int fd; /* while its header is read */
+    struct pg_stamp stamp;
     json_t *header; /* names of tensors belong to it */
 };
 
@@ -71,13 +72,6 @@ static int read_at(const struct part *p, uint64_t at, size_t n, void *out, struc
         done += (size_t)got;
     }
     return 0;
-}
-
-int pg_st_read(const struct pg_st *s, const struct pg_st_tensor *t, uint64_t from, size_t n,
-               void *out, struct pg_err *err)
-{
-    PG_ASSERT(from <= t->bytes && n <= t->bytes - from);
-    return read_at(&s->part[t->part], t->offset + from, n, out, err);
 }
 
 /* ------------------------------------------------------------------ one header -------------- */
@@ -213,6 +207,9 @@ static int open_part(struct pg_st *s, int part, struct pg_err *err)
     p->fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (p->fd < 0 || fstat(p->fd, &st))
         return pg_fail(err, PG_EIO, "%s: %s", p->path, strerror(errno));
+    const int os_error = pg_stamp_take(&p->stamp, p->fd);
+    if (os_error)
+        return pg_fail_os(err, PG_EIO, os_error, "%s", p->path);
     if (!S_ISREG(st.st_mode) || st.st_size < 10)
         return pg_fail(err, PG_EFORMAT, "%s: %lld bytes found, a file of 10 at least wanted",
                        p->path, (long long)st.st_size);
@@ -231,6 +228,8 @@ static int open_part(struct pg_st *s, int part, struct pg_err *err)
     int rc = read_at(p, 8, n, text, err);
     rc = rc ? rc : parse_header(p, text, n, err);
     free(text);
+    close(p->fd);
+    p->fd = -1;
     return rc ? rc : take_tensors(s, part, 8 + n, (uint64_t)st.st_size, err);
 }
 
@@ -436,6 +435,11 @@ const struct pg_st_tensor *pg_st_find(const struct pg_st *s, const char *name)
 int pg_st_n_parts(const struct pg_st *s)
 {
     return s->n_parts;
+}
+
+const struct pg_stamp *pg_st_stamp(const struct pg_st *s, int part)
+{
+    return &s->part[part].stamp;
 }
 
 const char *pg_st_path(const struct pg_st *s, int part)

@@ -23,6 +23,7 @@ struct pg_st_tensor {
 };
 
 struct pg_st;
+struct pg_stamp; /* base/os.h */
 
 /* A folder with model.safetensors, or with model.safetensors.index.json and the files it names. */
 int pg_st_open(struct pg_st **out, const char *folder, struct pg_err *err);
@@ -39,9 +40,8 @@ int pg_st_n_parts(const struct pg_st *s);
 const char *pg_st_path(const struct pg_st *s, int part);
 uint64_t pg_st_bytes(const struct pg_st *s); /* of all tensors */
 
-/* Bytes [from, from + n) of the tensor. */
-int pg_st_read(const struct pg_st *s, const struct pg_st_tensor *t, uint64_t from, size_t n,
-               void *out, struct pg_err *err);
+/* The file as it was when its header was read: who opens it again for the data compares. */
+const struct pg_stamp *pg_st_stamp(const struct pg_st *s, int part);
 /* F32, F16 or BF16; -1: a type that no weight of ours has. */
 int pg_st_type(const struct pg_st_tensor *t);
 

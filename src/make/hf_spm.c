@@ -87,23 +87,22 @@ static int read_piece(const struct message *m, struct pg_str bytes, struct pg_hf
 {
     struct message in = inside(m, bytes);
     struct field f;
-    struct pg_str text = {"", 0};
-    float score = 0;
-    int type = PG_HF_NORMAL, rc;
+    struct pg_hf_token t = {.id = id, .text = {"", 0}, .type = PG_HF_NORMAL};
+    int rc;
     while ((rc = next(&in, &f)) > 0) {
         uint32_t bits = (uint32_t)f.value;
         if (f.number == 1)
-            text = f.bytes;
+            t.text = f.bytes;
         else if (f.number == 2)
-            memcpy(&score, &bits, sizeof(score));
+            memcpy(&t.score, &bits, sizeof(t.score));
         else if (f.number == 3)
-            type = (int)PG_MIN(f.value, (uint64_t)99);
+            t.type = (int)PG_MIN(f.value, (uint64_t)99);
     }
     if (rc)
         return rc;
-    if (type < PG_HF_NORMAL || type > PG_HF_BYTE)
+    if (t.type < PG_HF_NORMAL || t.type > PG_HF_BYTE)
         return bad(m, "a piece of a type that is not known");
-    return pg_hf_vocab_put(v, m->path, id, text, score, type, m->err);
+    return pg_hf_vocab_put(v, m->path, &t, m->err);
 }
 
 static int read_trainer(const struct message *m, struct pg_str bytes, struct pg_hf_vocab *v)

@@ -13,24 +13,24 @@
 
 enum { FILE_MAX = 1 << 28 };
 
-int pg_hf_vocab_put(struct pg_hf_vocab *v, const char *path, int64_t id, struct pg_str text,
-                    float score, int type, struct pg_err *err)
+int pg_hf_vocab_put(struct pg_hf_vocab *v, const char *path, const struct pg_hf_token *t,
+                    struct pg_err *err)
 {
-    if (id < 0 || id >= v->n)
-        return pg_fail(err, PG_EFORMAT, "%s: token %lld, the model has %d", path, (long long)id,
+    if (t->id < 0 || t->id >= v->n)
+        return pg_fail(err, PG_EFORMAT, "%s: token %lld, the model has %d", path, (long long)t->id,
                        v->n);
-    if (memchr(text.s, 0, text.n) || !isfinite(score))
+    if (memchr(t->text.s, 0, t->text.n) || !isfinite(t->score))
         return pg_fail(err, PG_EFORMAT, "%s: token %lld: a zero byte in it, or no score", path,
-                       (long long)id);
-    char *copy = malloc(text.n + 1);
+                       (long long)t->id);
+    char *copy = malloc(t->text.n + 1);
     if (!copy)
         return pg_fail(err, PG_ENOMEM, "out of memory");
-    memcpy(copy, text.s, text.n);
-    copy[text.n] = 0;
-    free(v->text[id]);
-    v->text[id] = copy;
-    v->score[id] = score;
-    v->type[id] = type;
+    memcpy(copy, t->text.s, t->text.n);
+    copy[t->text.n] = 0;
+    free(v->text[t->id]);
+    v->text[t->id] = copy;
+    v->score[t->id] = t->score;
+    v->type[t->id] = t->type;
     return 0;
 }
 
@@ -73,9 +73,12 @@ static int add_token(struct pg_hf_vocab *v, const char *path, int64_t id, const 
         return pg_fail(err, PG_EFORMAT, "%s: added token %lld has no content", path, (long long)id);
     if (id >= 0 && id < v->n && v->text[id] && v->type[id] == PG_HF_UNKNOWN)
         return 0;
-    const struct pg_str text = {json_string_value(content), json_string_length(content)};
-    const float score = id >= 0 && id < v->n ? v->score[id] : 0;
-    return pg_hf_vocab_put(v, path, id, text, score, special ? PG_HF_CONTROL : PG_HF_USER, err);
+    const struct pg_hf_token put = {
+        .id = id,
+        .text = {json_string_value(content), json_string_length(content)},
+        .score = id >= 0 && id < v->n ? v->score[id] : 0,
+        .type = special ? PG_HF_CONTROL : PG_HF_USER};
+    return pg_hf_vocab_put(v, path, &put, err);
 }
 
 static int add_list(struct pg_hf_vocab *v, const char *path, const json_t *list, struct pg_err *err)
@@ -191,8 +194,12 @@ static int read_bpe(struct pg_hf_vocab *v, const char *path, const json_t *model
                        "%s: model of type '%s': its spiece.model or tokenizer.model is wanted",
                        path, pg_quote(json_string_value(type), json_string_length(type)).s);
     json_object_foreach(vocab, text, id)
-        PG_TRY(pg_hf_vocab_put(v, path, json_is_integer(id) ? json_integer_value(id) : -1,
-                               (struct pg_str){text, strlen(text)}, 0, PG_HF_NORMAL, err));
+    {
+        const struct pg_hf_token t = {.id = json_is_integer(id) ? json_integer_value(id) : -1,
+                                      .text = {text, strlen(text)},
+                                      .type = PG_HF_NORMAL};
+        PG_TRY(pg_hf_vocab_put(v, path, &t, err));
+    }
     v->merges = pg_calloc(json_array_size(merges) + 1, sizeof(*v->merges));
     if (!v->merges)
         return pg_fail(err, PG_ENOMEM, "out of memory");
@@ -236,7 +243,7 @@ static int read_model(struct pg_hf_vocab *v, const struct pg_hf *f, struct pg_er
         json_decref(root);
         return rc;
     }
-    return 0;
+    return pg_hf_bpe_read(v, f, err);
 }
 
 /* Ids that the configuration names are said there for the model as a whole. */
@@ -287,9 +294,10 @@ int pg_hf_vocab_read(struct pg_hf_vocab *v, const struct pg_hf *f, struct pg_err
     for (int i = 0; i < v->n; i++) { /* tables are often longer than vocabularies */
         char text[32];
         snprintf(text, sizeof(text), "[PAD%d]", i);
+        const struct pg_hf_token t = {
+            .id = i, .text = {text, strlen(text)}, .score = -1000, .type = PG_HF_UNUSED};
         if (!v->text[i])
-            PG_TRY(pg_hf_vocab_put(v, f->folder, i, (struct pg_str){text, strlen(text)}, -1000,
-                                   PG_HF_UNUSED, err));
+            PG_TRY(pg_hf_vocab_put(v, f->folder, &t, err));
     }
     return 0;
 }

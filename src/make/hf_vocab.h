@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * The vocabulary of a Hugging Face folder: tokenizer.model or spiece.model (SentencePiece), or
- * tokenizer.json (byte-level BPE; or T5's unigram), with the tokens that are added to it.
+ * The vocabulary of a Hugging Face folder: tokenizer.model or spiece.model (SentencePiece),
+ * tokenizer.json (byte-level BPE), or vocab.json and merges.txt (the same), with the tokens that
+ * are added to it.
  */
 #ifndef PG_MAKE_HF_VOCAB_H
 #define PG_MAKE_HF_VOCAB_H
@@ -40,8 +41,17 @@ void pg_hf_vocab_free(struct pg_hf_vocab *v);
 /* hf_spm.c: the bytes of a SentencePiece model. */
 int pg_hf_spm_parse(struct pg_hf_vocab *v, const char *path, const uint8_t *data, size_t n,
                     struct pg_err *err);
-/* hf_vocab.c for hf_spm.c: token `id`; a second text for one id is an error. */
-int pg_hf_vocab_put(struct pg_hf_vocab *v, const char *path, int64_t id, struct pg_str text,
-                    float score, int type, struct pg_err *err);
+/* hf_bpe.c: vocab.json and merges.txt, where they are; nothing where neither is. */
+int pg_hf_bpe_read(struct pg_hf_vocab *v, const struct pg_hf *f, struct pg_err *err);
+
+/* hf_vocab.c for the others. An id that has a text gets this one instead. */
+struct pg_hf_token {
+    int64_t id;
+    struct pg_str text;
+    float score;
+    int type; /* enum pg_hf_piece_type */
+};
+int pg_hf_vocab_put(struct pg_hf_vocab *v, const char *path, const struct pg_hf_token *t,
+                    struct pg_err *err);
 
 #endif

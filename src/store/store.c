@@ -20,29 +20,70 @@
 #include <string.h>
 
 #define WINDOW_BYTES ((size_t)3 << 20)
+#define RUN_MOST     ((uint64_t)1 << 30)
 
 /* ---- places -------------------------------------------------------------------------------- */
 
-static size_t slab_lead(const struct pg_place *place, int slab)
+/* What one read brings: the whole pages around slabs of a file that lie together. */
+struct run {
+    int file;
+    uint64_t begin, end; /* pages */
+    uint64_t need;       /* bytes that must arrive, from begin */
+    unsigned slabs;      /* a bit each */
+};
+
+/* Slabs apart by a page at most are read as one: the page costs less than a second request does. A
+ * read has a size that every backend takes. */
+static bool join_runs(struct run *a, const struct run *b)
 {
-    return (size_t)(place->offset[slab] % PG_PAGE);
+    const uint64_t begin = PG_MIN(a->begin, b->begin), end = PG_MAX(a->end, b->end);
+    if (a->file != b->file || b->begin > a->end + PG_PAGE || a->begin > b->end + PG_PAGE ||
+        end - begin > RUN_MOST)
+        return false;
+    a->need = PG_MAX(a->begin + a->need, b->begin + b->need) - begin;
+    a->begin = begin;
+    a->end = end;
+    a->slabs |= b->slabs;
+    return true;
 }
 
-/* Bytes that the read of a slab takes in the slot: whole pages around it. */
-static size_t slab_extent(const struct pg_place *place, int slab)
+/* Three at most, so every pair is looked at again when two have become one. */
+static int join_all(struct run *run, int n)
 {
-    if (!place->bytes[slab])
-        return 0;
-    size_t n = slab_lead(place, slab) + (size_t)place->bytes[slab];
-    return (n + PG_PAGE - 1) & ~(size_t)(PG_PAGE - 1);
+    for (int i = 0; i < n; i++)
+        for (int k = i + 1; k < n; k++)
+            if (join_runs(&run[i], &run[k])) {
+                run[k] = run[--n];
+                i = -1;
+                break;
+            }
+    return n;
+}
+
+/* The reads of an expert, in the order of their first slabs. */
+static int runs_of(const struct pg_place *place, struct run out[PG_SLABS])
+{
+    int n = 0;
+    for (int k = 0; k < PG_SLABS; k++) {
+        const uint64_t lead = place->offset[k] % PG_PAGE, need = lead + place->bytes[k];
+        const uint64_t begin = place->offset[k] - lead;
+        if (place->bytes[k])
+            out[n++] = (struct run){.file = place->file[k],
+                                    .begin = begin,
+                                    .end = begin + (need + PG_PAGE - 1) / PG_PAGE * PG_PAGE,
+                                    .need = need,
+                                    .slabs = 1u << k};
+    }
+    return join_all(out, n);
 }
 
 static size_t place_extent(const struct pg_place *place)
 {
-    size_t n = 0;
-    for (int k = 0; k < PG_SLABS; k++)
-        n += slab_extent(place, k);
-    return n;
+    struct run run[PG_SLABS];
+    size_t bytes = 0;
+    for (int i = runs_of(place, run) - 1; i >= 0; i--)
+        bytes += (size_t)(run[i].end - run[i].begin);
+    return bytes;
 }
 
 size_t pg_store_slot_bytes(const struct pg_place *place, int n_place)
@@ -285,19 +326,20 @@ void pg_store_load(struct pg_store *s, int slot, int key, bool by_hint)
     it->begin_ns = UINT64_MAX;
     s->slot_of[key] = slot;
     pg_policy_admit(s->policy, slot, key); /* in the order of the calls, not of arrival */
-    for (int k = 0; k < PG_SLABS; k++) {
-        if (!place->bytes[k])
-            continue;
-        s->reads[slot * PG_SLABS + k] = (struct pg_read){
-            .file = place->file[k],
-            .offset = place->offset[k] - slab_lead(place, k),
-            .size = slab_extent(place, k),
-            .need = slab_lead(place, k) + (size_t)place->bytes[k],
+    struct run run[PG_SLABS];
+    const int n = runs_of(place, run);
+    for (int i = 0; i < n; i++) {
+        const size_t size = (size_t)(run[i].end - run[i].begin);
+        s->reads[slot * PG_SLABS + i] = (struct pg_read){
+            .file = run[i].file,
+            .offset = run[i].begin,
+            .size = size,
+            .need = (size_t)run[i].need,
             .buf = at,
             .user = it,
         };
-        at += slab_extent(place, k);
-        it->todo |= (uint8_t)(1u << k);
+        at += size;
+        it->todo |= (uint8_t)(1u << i);
     }
 }
 
@@ -684,12 +726,17 @@ static void wait_ready(struct pg_store *s)
                                                            traced_block(s, w->block), -1});
 }
 
-/* Where its read has put it; NULL: the expert has none. */
-static const void *slab_of(const struct pg_store *s, int slot, int k)
+/* Where its read has put each slab; NULL: the expert has none. */
+static void point_slabs(const struct pg_store *s, int slot, const void *slab[PG_SLABS])
 {
     const struct pg_place *place = pg_store_place(s, s->slots[slot].key);
-    const char *page = s->reads[slot * PG_SLABS + k].buf;
-    return place->bytes[k] ? page + slab_lead(place, k) : NULL;
+    struct run run[PG_SLABS];
+    const int n = runs_of(place, run);
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < PG_SLABS; k++)
+            if (run[i].slabs >> k & 1)
+                slab[k] = (const char *)s->reads[slot * PG_SLABS + i].buf +
+                          (place->offset[k] - run[i].begin);
 }
 
 int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
@@ -722,8 +769,7 @@ int pg_store_next(struct pg_store *s, struct pg_lease *out, struct pg_err *err)
     w->n_delivered++;
     slot_to(s, slot, SLOT_PINNED);
     *out = (struct pg_lease){.index = i, .expert = s->ids[i], .slot = slot};
-    for (int k = 0; k < PG_SLABS; k++)
-        out->slab[k] = slab_of(s, slot, k);
+    point_slabs(s, slot, out->slab);
     return 1;
 }
 

@@ -2,7 +2,9 @@
  * Where experts are: slots, leases, and what is read when.
  *
  * An expert is up to three slabs of a file (gate, up, down). A slot is memory for one expert; each
- * slab is read straight into it, page-aligned around the slab, and multiplied from there.
+ * slab is read straight into it, page-aligned around the slab, and multiplied from there. Slabs
+ * that lie side by side in a file, or a page apart, come with one read
+ * (docs/decisions/018-packed.md).
  *
  *     slot:   free -> loading -> ready <-> pinned          (loading -> free when a read fails)
  *

@@ -14,9 +14,9 @@ struct pg_slot {
     int32_t key;     /* -1: free */
     int32_t wave;    /* position in the wave's ids, -1: not of the wave */
     uint8_t state;   /* enum pg_slot_state */
-    uint8_t todo;    /* slabs whose read is still to be submitted, a bit each */
-    uint8_t failed;  /* slabs whose read failed */
-    uint8_t pending; /* slabs whose read is under way */
+    uint8_t todo;    /* reads still to be submitted, a bit each */
+    uint8_t failed;  /* reads that failed */
+    uint8_t pending; /* reads under way */
     bool retried;
     bool by_hint;   /* loaded for a hint: its bytes count as a hint's */
     bool waits;     /* nobody wants it yet: its reads go after demand */
@@ -77,9 +77,10 @@ struct pg_store {
     int block; /* of the last wave */
 
     struct pg_slot *slots; /* [n_slots] */
-    struct pg_read *reads; /* [n_slots][PG_SLABS] */
-    int32_t *slot_of;      /* [n_block * n_expert], -1: nowhere */
-    int32_t *free_slots;   /* stack */
+    struct pg_read
+        *reads;       /* [n_slots][PG_SLABS] one a slab at most, fewer where slabs lie together */
+    int32_t *slot_of; /* [n_block * n_expert], -1: nowhere */
+    int32_t *free_slots; /* stack */
     int n_free, n_pinned;
     uint8_t *may[N_MAY]; /* [n_slots] who may be evicted; enum pg_may */
 

@@ -319,6 +319,54 @@ class Convert(Case):
             self.put("olmoe/tokenizer.json", json.dumps({**good, **change}))
             self.bad(said, folder)
 
+    def plain_bpe(self, name, merges, added, n_vocab, **config):
+        """A folder with vocab.json, merges.txt and added_tokens.json, and no tokenizer.json."""
+        folder = self.vocab_hub(name, n_vocab, {merges: "merges.txt", added: "added_tokens.json"}, **config)
+        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        texts = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+        for line in self.bytes_of(f"{name}/merges.txt").decode().splitlines():
+            if line and not line.startswith("#version"):
+                texts.append(line.replace(" ", ""))
+        self.put(f"{name}/vocab.json", json.dumps({t: i for i, t in enumerate(texts)}))
+        return folder
+
+    def test_vocab_and_merges(self):
+        # A model of a family whose rule is known, and of another whose tokenizer says it.
+        folder = self.plain_bpe("plain", "qwen3.merges.txt", "qwen3.added.json", 151936)
+        self.bad(["merges.txt", "olmoe"], folder)
+        self.put("plain/tokenizer_config.json", json.dumps({"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": {
+            "151657": {"content": "<tool_call>", "special": True}}}))
+        keys = self.cuts_text_as(folder, "qwen2", "common.inp")
+        self.assertEqual((keys["tokenizer.ggml.model"], keys["tokenizer.ggml.pre"]), ("gpt2", "qwen2"))
+        types = dict(zip(keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]))
+        self.assertEqual([types[t] for t in ("<|im_end|>", "<tool_call>", "</tool_call>", "the", "[PAD151900]")], [3, 3, 4, 1, 5])
+        self.put("plain/tokenizer_config.json", json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+        self.bad(["tokenizer_class", "LlamaTokenizer"], folder)
+        os.remove(os.path.join(folder, "tokenizer_config.json"))
+        keys, tensors = read_gguf(os.path.join(DATA, "gguf_moe", "qwen_moe_tiny.gguf"))
+        config = {**decoder_config(keys), "vocab_size": tensors["token_embd.weight"][0][1]}
+        qwen = self.hub("qwen", decoder_folder(keys, tensors, "single"), config)
+        self.put("qwen/vocab.json", json.dumps({"a": 0, "b": 1, "ab": 2}))
+        for said, text in ((["merges.txt", "missing"], None), (["no merges"], "#version: 0.2\n"), (["merge 0", "'ab'"], "ab\n"),
+                           (["merge 1", "a b c"], "a b\na b c\n"), (["merge 0"], "a \n"), (["merge 0"], " b\n"), (["merge 0"], "a \0b\n")):
+            if text is not None:
+                self.put("qwen/merges.txt", text)
+            self.bad(said, qwen)
+        self.put("qwen/merges.txt", "#version: 0.2\r\na b\r\n")
+        self.good("convert", qwen, "-o", self.path("q.gguf"))
+        keys = read_gguf(self.path("q.gguf"))[0]
+        self.assertEqual((keys["tokenizer.ggml.pre"], keys["tokenizer.ggml.merges"], keys["tokenizer.ggml.tokens"][:3]),
+                         ("qwen2", ["a b"], ["a", "b", "ab"]))
+        for said, vocab in ((["token -1"], {"a": "0"}), (["token 99999"], {"a": 99999}), (["no tokens"], {}), (["vocab.json"], ["a"])):
+            self.put("qwen/vocab.json", json.dumps(vocab))
+            self.bad(said, qwen)
+        os.remove(os.path.join(qwen, "vocab.json"))
+        self.bad(["vocab.json", "missing"], qwen)
+        self.refused(self.call("convert", qwen, "-o", os.path.join(qwen, "merges.txt")), 1, ["vocab.json"])
+        folder = self.plain_bpe("gpt2", "gpt-2.merges.txt", "gpt-2.added.json", 50257)
+        self.put("gpt2/tokenizer_config.json", json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+        self.assertEqual(self.cuts_text_as(folder, "gpt-2", "common.inp")["tokenizer.ggml.pre"], "gpt-2")
+
     # ------------------------------------------------------------ refusals
 
     def bad(self, said, folder, *more):

@@ -23,6 +23,8 @@ struct world_options {
     struct pg_io_sim sim;
     int n_block, n_expert, n_slots;
     uint64_t slab_bytes; /* of each slab; 0: random sizes, some slabs absent, odd offsets */
+    const struct pg_place *place; /* of the first expert, others 64 KiB further each; NULL: below */
+    bool packed; /* an expert's slabs lie together, in any order, mostly without a gap */
     enum pg_evict evict;
     enum pg_hints hints;
     bool steady;
@@ -85,6 +87,39 @@ static inline void place_all(struct world *w, const struct world_options *opt)
     }
 }
 
+/* An expert's slabs one after the other in one file, in any order. Without sizes of its own a world
+ * has gaps, too: none, some bytes, or so many that a read of its own is cheaper. */
+static inline void pack_all(struct world *w, const struct world_options *opt)
+{
+    struct random r = {opt->sim.seed * 2 + 1};
+    uint64_t at = opt->slab_bytes ? 0 : 100;
+    for (int key = 0; key < w->n_block * w->n_expert; key++) {
+        int32_t order[PG_SLABS];
+        random_ids(&r, PG_SLABS, order, PG_SLABS);
+        for (int i = 0; i < PG_SLABS; i++) {
+            const int k = opt->slab_bytes ? i : order[i];
+            uint64_t bytes = opt->slab_bytes;
+            if (!bytes && !random_chance(&r, 0.1))
+                bytes = 1 + (uint64_t)random_below(&r, 9000);
+            if (!opt->slab_bytes && random_chance(&r, 0.4))
+                at += (uint64_t)random_below(&r, 20000);
+            w->place[key].file[k] = 0;
+            w->place[key].offset[k] = at;
+            w->place[key].bytes[k] = bytes;
+            at += bytes;
+        }
+    }
+}
+
+static inline void place_alike(struct world *w, const struct pg_place *first)
+{
+    for (int key = 0; key < w->n_block * w->n_expert; key++) {
+        w->place[key] = *first;
+        for (int k = 0; k < PG_SLABS; k++)
+            w->place[key].offset[k] += (uint64_t)key << 16;
+    }
+}
+
 static inline void world_open(struct world *w, const struct world_options *opt)
 {
     struct pg_err err;
@@ -92,7 +127,12 @@ static inline void world_open(struct world *w, const struct world_options *opt)
         (struct world){.n_block = opt->n_block, .n_expert = opt->n_expert, .n_slots = opt->n_slots};
     w->place = pg_calloc((size_t)(w->n_block * w->n_expert), sizeof(*w->place));
     PG_ASSERT(w->place);
-    place_all(w, opt);
+    if (opt->place)
+        place_alike(w, opt->place);
+    else if (opt->packed)
+        pack_all(w, opt);
+    else
+        place_all(w, opt);
     size_t slot_bytes = pg_store_slot_bytes(w->place, w->n_block * w->n_expert);
     w->arena_bytes = slot_bytes * (size_t)w->n_slots;
     w->arena = pg_pages_map(w->arena_bytes);

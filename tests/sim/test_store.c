@@ -114,6 +114,7 @@ static uint64_t run_world(uint64_t seed, int n_steps, uint64_t *n_failed_waves)
         .n_expert = n_expert,
         .n_slots = 2 + (random_chance(r, 0.3) ? 0 : random_below(r, n_block * n_expert + 3)),
         .slab_bytes = random_chance(r, 0.3) ? 4096 : 0,
+        .packed = random_chance(r, 0.4),
         .evict = (enum pg_evict)random_below(r, PG_EVICT_COUNT),
         .hints = (enum pg_hints)random_below(r, 3),
         .window_bytes = random_chance(r, 0.5) ? 1 + (size_t)random_below(r, 100000) : 0,
@@ -238,6 +239,43 @@ static void test_hits_first(void **state)
     run_ids(&w, 0, all, 4);
     assert_int_equal(pg_io_sim_n_reads(w.io), n_reads);
     world_close(&w);
+}
+
+/* Slabs that touch come with one read, in whatever order they lie, and so do those a page apart;
+ * what is further away, or in another file, is a read of its own. */
+static void test_packed_is_one_read(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t at[PG_SLABS], bytes[PG_SLABS]; /* of expert 0; the others follow */
+        int file[PG_SLABS], n_reads;
+        uint64_t read; /* bytes */
+    } cases[] = {
+        {{0, 4096, 8192}, {4096, 4096, 4096}, {0}, 1, 12288},
+        {{100, 5000, 9000}, {4900, 4000, 50}, {0}, 1, 12288},
+        {{20000, 100, 9000}, {4000, 8900, 11000}, {0}, 1, 24576},
+        {{0, 8192, 16384}, {4096, 4096, 4096}, {0}, 1, 20480}, /* a page between them */
+        {{0, 12288, 24576}, {4096, 4096, 4096}, {0}, 3, 12288},
+        {{0, 12288, 4096}, {4096, 4096, 8192}, {0}, 1, 16384}, /* the last joins the first two */
+        {{0, 4096, 16384}, {4096, 4096, 4096}, {0}, 2, 12288},
+        {{0, 4096, 8192}, {0, 4096, 4096}, {0}, 1, 8192}, /* two slabs, as Switch has */
+        {{0, 4096, 8192}, {4096, 4096, 4096}, {0, 1, 0}, 2, 16384},
+    };
+    for (size_t c = 0; c < PG_COUNT(cases); c++) {
+        struct world w;
+        struct world_options opt = plain(8);
+        struct pg_place place;
+        memcpy(place.file, cases[c].file, sizeof(place.file));
+        memcpy(place.offset, cases[c].at, sizeof(place.offset));
+        memcpy(place.bytes, cases[c].bytes, sizeof(place.bytes));
+        opt.place = &place;
+        opt.sim.sparse = false;
+        world_open(&w, &opt);
+        run_ids(&w, 0, id, 4);
+        assert_int_equal(pg_io_sim_n_reads(w.io), 4 * cases[c].n_reads);
+        assert_int_equal(world_stats(&w).bytes_read, 4 * cases[c].read);
+        world_close(&w);
+    }
 }
 
 static void test_late_hint_is_joined(void **state)
@@ -761,16 +799,27 @@ static void test_open_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hits_first),        cmocka_unit_test(test_late_hint_is_joined),
-        cmocka_unit_test(test_hint_in_time),      cmocka_unit_test(test_demand_before_hints),
-        cmocka_unit_test(test_first_comes_first), cmocka_unit_test(test_hint_takes_nothing_needed),
-        cmocka_unit_test(test_new_hint_replaces), cmocka_unit_test(test_wave_larger_than_slots),
-        cmocka_unit_test(test_failed_once),       cmocka_unit_test(test_failed_twice),
-        cmocka_unit_test(test_failed_hint),       cmocka_unit_test(test_abandon),
-        cmocka_unit_test(test_hints_off),         cmocka_unit_test(test_self_check),
-        cmocka_unit_test(test_trace_events),      cmocka_unit_test(test_open_arguments),
-        cmocka_unit_test(test_random_worlds),     cmocka_unit_test(test_changed_file),
-        cmocka_unit_test(test_misuse_is_caught),  cmocka_unit_test(test_steady),
+        cmocka_unit_test(test_hits_first),
+        cmocka_unit_test(test_late_hint_is_joined),
+        cmocka_unit_test(test_packed_is_one_read),
+        cmocka_unit_test(test_hint_in_time),
+        cmocka_unit_test(test_demand_before_hints),
+        cmocka_unit_test(test_first_comes_first),
+        cmocka_unit_test(test_hint_takes_nothing_needed),
+        cmocka_unit_test(test_new_hint_replaces),
+        cmocka_unit_test(test_wave_larger_than_slots),
+        cmocka_unit_test(test_failed_once),
+        cmocka_unit_test(test_failed_twice),
+        cmocka_unit_test(test_failed_hint),
+        cmocka_unit_test(test_abandon),
+        cmocka_unit_test(test_hints_off),
+        cmocka_unit_test(test_self_check),
+        cmocka_unit_test(test_trace_events),
+        cmocka_unit_test(test_open_arguments),
+        cmocka_unit_test(test_random_worlds),
+        cmocka_unit_test(test_changed_file),
+        cmocka_unit_test(test_misuse_is_caught),
+        cmocka_unit_test(test_steady),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -601,6 +601,56 @@ static void test_outfile_link(void **state)
     assert_int_equal(unlink(link) | unlink(path), 0);
 }
 
+/* A streamed file has the bytes that it was given, in whatever pieces they came and wherever these
+ * lay in memory; past the page cache and through it. */
+static void test_outfile_stream(void **state)
+{
+    (void)state;
+    enum { MOST = 5 << 20 };
+    char path[128];
+    char *bytes = pg_pages_map(2 * MOST);
+    char *found = malloc(MOST);
+    uint64_t random = 7;
+
+    assert_true(bytes && found);
+    for (size_t i = 0; i < 2 * MOST; i++)
+        bytes[i] = (char)(i * 2654435761u >> 24);
+    in_dir(path, "streamed");
+    for (int round = 0; round < 24; round++) {
+        struct pg_outfile f;
+        struct pg_err err;
+        const size_t n = round == 0 ? 0 : (size_t)round * 200003 % MOST, skew = (size_t)round % 3;
+        assert_int_equal(pg_outfile_open(&f, path, &err), 0);
+        assert_int_equal(pg_outfile_stream(&f, n + (round % 4 == 1 ? 70000 : 0), &err), 0);
+        if (round % 2) {
+            f.direct = false;
+            assert_int_equal(fcntl(f.fd, F_SETFL, 0), 0);
+        }
+        for (size_t at = 0; at < n;) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            const size_t piece = PG_MIN(n - at, (size_t)(random >> 40) >> (random >> 20) % 20);
+            assert_int_equal(pg_outfile_write(&f, bytes + skew + at, piece, &err), 0);
+            at += piece;
+        }
+        assert_int_equal(pg_outfile_commit(&f, &err), 0);
+        FILE *in = fopen(path, "rb");
+        assert_int_equal(fread(found, 1, MOST, in), n);
+        assert_true(feof(in) || fgetc(in) == EOF);
+        fclose(in);
+        assert_memory_equal(found, bytes + skew, n);
+    }
+    /* No room: known before anything is written. */
+    struct pg_outfile f;
+    struct pg_err err;
+    assert_int_equal(pg_outfile_open(&f, path, &err), 0);
+    assert_int_equal(pg_outfile_stream(&f, (uint64_t)1 << 43, &err), PG_EIO);
+    assert_non_null(strstr(err.text, "8796093022208"));
+    pg_outfile_abandon(&f);
+    assert_int_equal(unlink(path), 0);
+    free(found);
+    pg_pages_unmap(bytes, 2 * MOST);
+}
+
 static void test_outfile_fails(void **state)
 {
     (void)state;
@@ -820,17 +870,18 @@ static void test_trace_ring(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_errors),       cmocka_unit_test(test_quote),
-        cmocka_unit_test(test_pool),         cmocka_unit_test(test_pool_waits),
-        cmocka_unit_test(test_pool_open),    cmocka_unit_test(test_pages),
-        cmocka_unit_test(test_no_cgroup),    cmocka_unit_test(test_cgroup_v1),
-        cmocka_unit_test(test_cgroup_v2),    cmocka_unit_test(test_cgroup_containers),
-        cmocka_unit_test(test_cgroup_names), cmocka_unit_test(test_cpu_quota),
-        cmocka_unit_test(test_this_machine), cmocka_unit_test(test_address_space_limit),
-        cmocka_unit_test(test_peak_rss),     cmocka_unit_test(test_outfile),
-        cmocka_unit_test(test_outfile_link), cmocka_unit_test(test_outfile_fails),
-        cmocka_unit_test(test_trace),        cmocka_unit_test(test_lock),
-        cmocka_unit_test(test_trace_ring),   cmocka_unit_test(test_trace_pool),
+        cmocka_unit_test(test_errors),         cmocka_unit_test(test_quote),
+        cmocka_unit_test(test_pool),           cmocka_unit_test(test_pool_waits),
+        cmocka_unit_test(test_pool_open),      cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_no_cgroup),      cmocka_unit_test(test_cgroup_v1),
+        cmocka_unit_test(test_cgroup_v2),      cmocka_unit_test(test_cgroup_containers),
+        cmocka_unit_test(test_cgroup_names),   cmocka_unit_test(test_cpu_quota),
+        cmocka_unit_test(test_this_machine),   cmocka_unit_test(test_address_space_limit),
+        cmocka_unit_test(test_peak_rss),       cmocka_unit_test(test_outfile),
+        cmocka_unit_test(test_outfile_link),   cmocka_unit_test(test_outfile_fails),
+        cmocka_unit_test(test_outfile_stream), cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_lock),           cmocka_unit_test(test_trace_ring),
+        cmocka_unit_test(test_trace_pool),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

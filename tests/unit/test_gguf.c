@@ -928,6 +928,48 @@ static void test_round_trip(void **state)
     unlink(path);
 }
 
+/* The same by the image of the data: each tensor and the zeros behind it, begun at any multiple. */
+static void test_round_trip_streamed(void **state)
+{
+    (void)state;
+    const char *path = IN_DIR("streamed.gguf");
+    char bytes[84 + 204];
+
+    fill(bytes, sizeof(bytes), 2);
+    for (uint32_t align = 32; align <= PG_PAGE; align *= 2) {
+        const size_t second = (84 + align - 1) / align * align;
+        const size_t n = second + (204 + align - 1) / align * align;
+        struct pg_gguf_writer *w;
+        struct pg_err err;
+        uint64_t at;
+        char *image = calloc(1, n);
+        memcpy(image, bytes, 84);
+        memcpy(image + second, bytes + 84, 204);
+        assert_int_equal(pg_gguf_writer_open(&w, path, &err), 0);
+        write_keys(w);
+        assert_int_equal(pg_gguf_writer_align(w, align, &err), 0);
+        assert_int_equal(
+            pg_gguf_writer_tensor(w, "a.weight", PG_TYPE_F32, 1, (int64_t[]){21}, &err), 0);
+        assert_int_equal(
+            pg_gguf_writer_tensor(w, "b.weight", PG_TYPE_Q8_0, 3, (int64_t[]){32, 2, 3}, &err), 0);
+        assert_int_equal(pg_gguf_writer_start(w, &at, &err), 0);
+        assert_int_equal(at % align, 0);
+        assert_int_equal(pg_gguf_writer_image(w, image, 100, &err), 0);
+        assert_int_equal(pg_gguf_writer_image(w, image + 100, n - 100, &err), 0);
+        assert_int_equal(pg_gguf_writer_commit(w, &err), 0);
+        check_written(path, bytes, bytes + 84);
+        free(image);
+        /* Cut short: no file. */
+        assert_int_equal(pg_gguf_writer_open(&w, path, &err), 0);
+        assert_int_equal(
+            pg_gguf_writer_tensor(w, "a.weight", PG_TYPE_F32, 1, (int64_t[]){21}, &err), 0);
+        assert_int_equal(pg_gguf_writer_start(w, &at, &err), 0);
+        assert_int_equal(pg_gguf_writer_image(w, bytes, 84, &err), 0);
+        assert_int_equal(pg_gguf_writer_commit(w, &err), PG_EARG);
+    }
+    unlink(path);
+}
+
 static void test_copied_keys(void **state)
 {
     (void)state;
@@ -1188,13 +1230,14 @@ static void test_split_bad(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_malformed),    cmocka_unit_test(test_good),
-        cmocka_unit_test(test_typed_values), cmocka_unit_test(test_tensor_shapes),
-        cmocka_unit_test(test_every_prefix), cmocka_unit_test(test_prefixes_of_models),
-        cmocka_unit_test(test_many_names),   cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_copied_keys),  cmocka_unit_test(test_writer_refuses),
-        cmocka_unit_test(test_open),         cmocka_unit_test(test_sparse_claim),
-        cmocka_unit_test(test_split_good),   cmocka_unit_test(test_split_bad),
+        cmocka_unit_test(test_malformed),           cmocka_unit_test(test_good),
+        cmocka_unit_test(test_typed_values),        cmocka_unit_test(test_tensor_shapes),
+        cmocka_unit_test(test_every_prefix),        cmocka_unit_test(test_prefixes_of_models),
+        cmocka_unit_test(test_many_names),          cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_round_trip_streamed), cmocka_unit_test(test_copied_keys),
+        cmocka_unit_test(test_writer_refuses),      cmocka_unit_test(test_open),
+        cmocka_unit_test(test_sparse_claim),        cmocka_unit_test(test_split_good),
+        cmocka_unit_test(test_split_bad),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
