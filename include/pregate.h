@@ -420,6 +420,8 @@ struct pg_synth_options {
     uint64_t seed;
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
+    int n_layer;  /* of each stack, instead of the shape's; 0 = as it is */
+    int reserved; /* 0 */
 };
 #define PG_SYNTH_OPTIONS_INIT .size = sizeof(struct pg_synth_options)
 PG_API int pg_synth(const struct pg_synth_options *opt, struct pg_err *err);

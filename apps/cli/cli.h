@@ -51,7 +51,7 @@ struct cli_args {
     uint64_t memory, seed;
     bool seed_given;
     int mode, evict, hints, kv, io_path, cpu, gate, schedule;
-    int n_source, capacity, n_beams;
+    int n_source, capacity, n_beams, n_layers;
     int trained_for, n_hidden, n_tokens, loss, eval_every; /* of tune */
     double holdout;
     int n_slots; /* 0: not given */

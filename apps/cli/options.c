@@ -219,6 +219,7 @@ static const struct option options[] = {
 {"type", 0, "TYPE", CONVERT, TEXT, AT(type), 0, 0, NULL, "of the matrices: keep, F32, F16, BF16, Q8_0, Q4_0, Q4_K, ... (keep)"},
 {"type", 0, "TYPE", QUANTIZE, TEXT, AT(type), 0, 0, NULL, "of the matrices: F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q3_K, Q2_K, Q5_1, Q5_0, Q4_1, Q4_0"},
 {"experts-only", 0, NULL, QUANTIZE, FLAG, AT(experts_only), 0, 0, NULL, "leave all but the experts as it is"},
+{"layers", 0, "N", SYNTH, INTEGER, AT(n_layers), 1, 1024, NULL, "layers of each stack, instead of the shape's"},
 {"list", 0, NULL, SYNTH, FLAG, AT(list), 0, 0, NULL, "print the known shapes"},
 {"level", 0, "L", SIDECAR, INTEGER, AT(level), 1, 64, NULL, "blocks from the state that is read to the block chosen for (1)"},
 {"slots", 0, "LIST", REPLAY, TEXT, AT(slots), 0, 0, NULL, "numbers of expert slots with commas between"},

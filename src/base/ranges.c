@@ -70,7 +70,8 @@ static const struct options all[] = {
 #undef STRUCT
 #define STRUCT pg_synth_options
 [PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(out), GIVEN, 0, 0}}},
+    {AT(out), GIVEN, 0, 0},
+    {AT(n_layer), INT, 0, 1024}}},
 #undef STRUCT
 #define STRUCT pg_convert_options
 [PG_OPTIONS_CONVERT] = {"PG_CONVERT_OPTIONS_INIT", sizeof(struct STRUCT), {
