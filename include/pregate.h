@@ -279,6 +279,10 @@ PG_API void pg_engine_close(pg_engine *e); /* its sessions must be closed first 
 PG_API void pg_engine_plan(const pg_engine *e, struct pg_plan *out);
 PG_API void pg_engine_info(const pg_engine *e, struct pg_model_info *out);
 PG_API void pg_engine_stats(const pg_engine *e, struct pg_stats *out);
+/* Wall time since open that steps were in this block, waiting for its experts included: attention
+ * (and cross attention) and feed-forward or experts. Blocks are counted as in pg_model_info, of all
+ * stacks; 0 for others. */
+PG_API double pg_engine_block_seconds(const pg_engine *e, int block);
 PG_API const pg_vocab *pg_engine_vocab(const pg_engine *e); /* lives with the engine */
 /* Writes the event ring as a Chrome/Perfetto trace (JSON), by atomic rename. */
 PG_API int pg_trace_write(const pg_engine *e, const char *path, struct pg_err *err);
