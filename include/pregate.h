@@ -186,6 +186,10 @@ struct pg_options {
      * order; what is beyond passes that block's experts by (Switch Transformers' expert capacity,
      * which they have from training). 0 = all. */
     int capacity;
+    /* Experts a token and block, instead of the model's: the gates choose so many, and a forced
+     * routing has to have so many. Another answer. 0 = the model's. */
+    int n_expert_used;
+    int reserved; /* 0 */
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 

@@ -413,6 +413,8 @@ int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg
                        e->opt.model, pg_vocab_n(e->vocab), e->model.h.n_vocab);
     }
     e->file_bytes = pg_gguf_file_bytes(e->gguf);
+    if (e->opt.n_expert_used)
+        PG_TRY(pg_model_use(&e->model, e->opt.n_expert_used, err));
     PG_TRY(resolve_options(e, err));
     return pg_sidecar_find(e, err);
 }
