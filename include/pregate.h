@@ -726,6 +726,68 @@ struct pg_replay {
 };
 PG_API int pg_replay_run(const pg_routes *r, struct pg_replay *x, struct pg_err *err);
 
+/* ------------------------------------------------------------------ simulation -------------- */
+
+/* A model on a machine that need not be there: the store, its policies and the gates are the real
+ * ones; copies and computing take virtual time, by what a machine file says (docs/cli.md). Nothing
+ * is multiplied and no weight is read. The same numbers for the same seed. A request is run twice,
+ * and the second is counted: for each row a source through the encoder where there is one, then
+ * n_steps tokens. */
+struct pg_sim_options {
+    size_t size;
+    const char *shape;   /* pg_sim_shape_name, or a GGUF file */
+    const char *machine; /* JSON file */
+    const char *type;    /* of the matrices of a named shape; NULL: the machine's */
+    enum pg_mode mode;   /* not AUTO */
+    enum pg_evict evict; /* where slots are given */
+    enum pg_hints hints;
+    int level;    /* MoE blocks from a pre-gate to what it names; 0 = 1 */
+    int n_batch;  /* rows of a step; 0 = 1 */
+    int n_steps;  /* tokens of each row; 0 = 64 */
+    int n_source; /* tokens of each row's source, or before its first token; 0 = 256 */
+    /* Expert slots; 0: no cache, as many as the mode needs at once (all; of one block; 2 x all of a
+     * block; of level + 1 blocks), least recently used first. */
+    int n_slots;
+    float cache; /* the same as a part of all experts; 0: by n_slots */
+    /* Distinct experts that a block's step uses on average, forced; 0: each token's are drawn
+     * evenly, or are those of `routes`. Of the encoder's blocks n_active_source. */
+    float n_active, n_active_source;
+    float hint_right;        /* part of what lookahead and hint name that is right; 0 = 0.75 */
+    const pg_routes *routes; /* of all MoE blocks; borrowed for the call */
+    uint64_t seed;
+};
+#define PG_SIM_OPTIONS_INIT .size = sizeof(struct pg_sim_options)
+
+/* Seconds and bytes, means over what was counted. A block is a layer with experts of the decoder,
+ * or of the only stack, with its attention. A floor is max(compute, bytes / copy bandwidth); a
+ * block's leaves out bytes that computing outside of such blocks can hide. */
+struct pg_sim_report {
+    char shape[64], machine[64], type[16];
+    double block, block_first, block_compute, block_floor; /* first: of a step */
+    double step, step_compute, step_floor;                 /* a token of each row */
+    double encode, encode_compute, encode_floor;           /* the sources of all rows; 0: none */
+    double request;                                        /* encode + n_steps steps */
+    double tps, tps_floor;                                 /* tokens written / request */
+    double copy;   /* of one expert: latency and bytes / bandwidth */
+    double window; /* computing from when a block's next is named until that is needed */
+    double active; /* distinct experts of a block's step */
+    double active_source;
+    uint64_t step_bytes, encode_bytes; /* copied */
+    /* Of the steps, not of the encoder: as in struct pg_stats. */
+    uint64_t requests, hits, hinted_in_time, hinted_late, missed, hinted_unused;
+    int n_batch, n_steps, n_source, n_slots, n_blocks, n_expert, n_used, n_expert_total;
+    uint64_t expert_bytes;           /* of one */
+    uint64_t dense_bytes, all_bytes; /* of the weights: those always in fast memory; all */
+    uint64_t peak_bytes;             /* dense, and the slots: weights alone, no KV cache */
+    uint64_t memory_bytes;           /* of the machine; 0: not said */
+    bool fits;                       /* peak_bytes in memory_bytes */
+};
+PG_API int pg_simulate(const struct pg_sim_options *opt, struct pg_sim_report *out,
+                       struct pg_err *err);
+/* The shapes of pg_synth_shape_name, and some that are too large to be written; NULL after the
+ * last. */
+PG_API const char *pg_sim_shape_name(int i);
+
 /* ------------------------------------------------------------------ machine ----------------- */
 
 /* Measured read bandwidths in bytes/s. Disk: direct expert-sized reads at random places of `path`

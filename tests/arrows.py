@@ -28,6 +28,7 @@ MAY_USE = {
     "model": ("base", "quant", "format", "cpu", "io", "store", "gate"),
     "engine": ("base", "quant", "format", "text", "cpu", "io", "store", "gate", "model"),
     "make": ("base", "quant", "format"),
+    "sim": ("base", "quant", "format", "cpu", "io", "store", "gate", "model", "make"),
     "data": ("base", "text"),
     "net/rows": ("base", "cpu"),
     "net": ("base", "quant", "store", "gate", "model", "net/rows"),

@@ -43,6 +43,8 @@ struct cli_args {
         *decoder_tokens;
     const char *routes_out, *predictions;
     const char *from, *batch, *freeze, *csv, *svg;
+    const char *machine, *batches; /* of plan */
+    double cache, active, active_source, hint_right;
     const char *modes, *memories, *policies, *type, *slots, *ratios;
     struct cli_files data; /* its array is freed by main */
     const char *data_file; /* of eval, which takes one */
@@ -98,6 +100,7 @@ int cli_run(const struct cli_args *args);
 int cli_bench(const struct cli_args *args);
 int cli_inspect(const struct cli_args *args);
 int cli_plan(const struct cli_args *args);
+int cli_simulate(const struct cli_args *args); /* plan --simulate */
 int cli_tokenize(const struct cli_args *args);
 int cli_logits(const struct cli_args *args);
 int cli_synth(const struct cli_args *args);

@@ -172,8 +172,30 @@ static int print_json(const struct plan_report *r, int code, const char *error)
     return cli_json_print(o);
 }
 
+/* Options of one kind of plan that do nothing in the other. */
+static int check_kind(const struct cli_args *args)
+{
+    static const char *const simulates[] = {"modes", "batches",       "steps", "cache", "active",
+                                            "type",  "active-source", "right", "seed",  "routes"};
+    static const char *const plans[] = {"memory",     "mode",       "pregate",     "extra", "ctx",
+                                        "capacity",   "batch",      "threads",     "kv",    "cpu",
+                                        "no-measure", "cache-bias", "cache-margin"};
+    int rc = CLI_OK;
+    for (size_t i = 0; !rc && i < sizeof(simulates) / sizeof(simulates[0]); i++)
+        rc = cli_needs_check(
+            args, &(struct cli_needs){simulates[i], args->machine, "--simulate MACHINE"}, 1);
+    for (size_t i = 0; !rc && i < sizeof(plans) / sizeof(plans[0]); i++)
+        rc = cli_needs_check(
+            args, &(struct cli_needs){plans[i], !args->machine, "a plan without --simulate"}, 1);
+    return rc;
+}
+
 int cli_plan(const struct cli_args *args)
 {
+    if (check_kind(args))
+        return CLI_USAGE;
+    if (args->machine)
+        return cli_simulate(args);
     struct pg_err err = {0}, roof_err = {0};
     struct cli_progress progress = {0};
     struct plan_report r = {0};

@@ -31,9 +31,14 @@ static const struct cli_command commands[] = {
  "  pregate inspect model.gguf --json\n", cli_inspect},
 {"plan", "MODEL", "show how a memory budget would be spent, and what speed to expect",
  "Makes the plan that `run` would make, without loading anything. The speeds follow from the\n"
- "measured bandwidths of memory and disk (about one second).",
+ "measured bandwidths of memory and disk (about one second).\n"
+ "With --simulate the model, or a named shape without any file, runs in virtual time on a machine that\n"
+ "need not be there: the engine's own store and gates, and times by what the machine file says.",
  "  pregate plan model.gguf --memory 8G\n"
- "  pregate plan model.gguf --memory 8G -c 32768 --json\n", cli_plan},
+ "  pregate plan model.gguf --memory 8G -c 32768 --json\n"
+ "  pregate plan switch-base-128 --simulate bench/machines/rtx4090d.json\n"
+ "  pregate plan switch-base-128 --simulate bench/machines/a100.json --modes pregate --batches 1,4,16\n"
+ "  pregate plan deepseek-v3-671b --simulate bench/machines/h200.json --cache 0.2 --evict lru\n", cli_plan},
 {"tokenize", "MODEL", "print the token ids of a text",
  "Ids of the bytes as they are, on one line. No special token is added. Reads standard input when\n"
  "neither -p nor -f is given. Vocabulary-only files will do.",

@@ -62,6 +62,15 @@ void *pg_pages_map(size_t size_bytes)
     return p;
 }
 
+void *pg_pages_reserve(size_t size_bytes)
+{
+    if (size_bytes > SIZE_MAX / 2)
+        return NULL;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *p = mmap(NULL, pages_length(size_bytes), PROT_NONE, flags, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
 void pg_pages_unmap(void *p, size_t size_bytes)
 {
     if (p)

@@ -16,6 +16,9 @@ uint64_t pg_now_ns(void); /* monotonic */
  * Only touched pages count against memory. */
 void *pg_pages_map(size_t size_bytes);
 void pg_pages_unmap(void *p, size_t size_bytes);
+/* Addresses without memory behind them, aligned to PG_PAGE: nothing may be read or written there.
+ * NULL when refused. Given back by pg_pages_unmap. */
+void *pg_pages_reserve(size_t size_bytes);
 /* Touches them all. Threads that touch one huge page at once are each charged a whole one until all
  * but one have lost, which a control group that is nearly full answers with a kill. */
 void pg_pages_touch(void *p, size_t size_bytes);

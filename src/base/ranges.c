@@ -153,6 +153,23 @@ static const struct options all[] = {
     {AT(task), INT, 0, PG_EVAL_COUNT - 1},
     {AT(n_max), INT, 0, INT32_MAX},
     {AT(n_predict), INT, 0, INT32_MAX}}},
+#undef STRUCT
+#define STRUCT pg_sim_options
+[PG_OPTIONS_SIM] = {"PG_SIM_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(shape), GIVEN, 0, 0},
+    {AT(machine), GIVEN, 0, 0},
+    {AT(mode), INT, PG_MODE_RESIDENT, PG_MODE_COUNT - 1},
+    {AT(evict), INT, 0, PG_EVICT_COUNT - 1},
+    {AT(hints), INT, 0, PG_HINTS_OFF},
+    {AT(level), INT, 0, 1023},
+    {AT(n_batch), INT, 0, 1024},
+    {AT(n_steps), INT, 0, 1 << 16},
+    {AT(n_source), INT, 0, 1 << 14},
+    {AT(n_slots), INT, 0, 1 << 24},
+    {AT(cache), FLOAT, 0, 1},
+    {AT(n_active), FLOAT, 0, 65536},
+    {AT(n_active_source), FLOAT, 0, 65536},
+    {AT(hint_right), FLOAT, 0, 1}}},
 };
 // clang-format on
 

@@ -62,7 +62,8 @@ int pg_io_error(const struct pg_io *io, const struct pg_read *r, struct pg_err *
 int pg_io_check(struct pg_io *io, struct pg_err *err);
 
 /* A simulated disk with a virtual clock: time passes only in pg_io_reap and pg_io_sim_advance. A
- * read waits its latency, then shares the bandwidth with all others that are past theirs. Data is
+ * read waits its latency, then shares the bandwidth with all others that are past theirs, or has
+ * all of it when its turn comes. Data is
  * made from (file, offset), so that a test can check what arrived. Deterministic for a seed. */
 struct pg_io_sim {
     uint64_t seed;
@@ -71,7 +72,9 @@ struct pg_io_sim {
     uint64_t bytes_per_s;      /* shared by all reads under way; 0 = no limit */
     int depth;                 /* 0 = 16 */
     bool shuffle;              /* completions in random order */
+    bool in_order;             /* one moves at a time, as they were submitted: a copy engine */
     bool sparse;               /* write only the first and last 64 bytes of each page */
+    bool blank;                /* write nothing: buffers are addresses, for time alone */
     uint64_t fail_at;          /* the n-th read (from 1) fails with EIO; 0 = none */
     uint64_t short_at;         /* the n-th read comes in pieces */
     uint64_t late_at, late_ns; /* the n-th read takes late_ns longer */

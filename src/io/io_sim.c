@@ -2,8 +2,9 @@
  * A simulated disk: discrete events on a virtual clock, so that millions of reads with any latency,
  * order and failure cost seconds of ours and come out the same for the same seed.
  *
- * A read waits (its latency), then moves: all that move share the bandwidth equally. A read in
- * pieces waits again before each piece. What becomes of a read is drawn when it is submitted.
+ * A read waits (its latency), then moves: all that move share the bandwidth equally; or one moves
+ * after the other, while those behind it wait. A read in pieces waits again before each piece. What
+ * becomes of a read is drawn when it is submitted.
  */
 #include "base/random.h"
 #include "io/io_impl.h"
@@ -20,6 +21,7 @@ struct transfer {
     bool moving;
     double piece; /* bytes of this piece that are still to be moved */
     size_t later; /* bytes of the pieces after it */
+    uint64_t nth; /* submitted */
 };
 
 struct sim_io {
@@ -64,6 +66,8 @@ void pg_io_sim_fill(int file, uint64_t offset, void *buf, size_t n)
 
 static void read_fill(const struct sim_io *s, struct pg_read *r, size_t n)
 {
+    if (s->sim.blank)
+        return;
     if (!s->sim.sparse) {
         pg_io_sim_fill(r->file, r->offset, r->buf, n);
         return;
@@ -115,7 +119,7 @@ static void sim_submit(struct pg_io *io, struct pg_read *r)
         f->got = (size_t)draw_below(s, f->got + 1);
         f->os_error = EIO;
     }
-    *t = (struct transfer){.piece = (double)f->got};
+    *t = (struct transfer){.piece = (double)f->got, .nth = nth};
     if (in_pieces)
         piece_cut(s, t, f->got);
     piece_wait(s, t);
@@ -155,13 +159,21 @@ static int moving_first(const struct sim_io *s)
     return first;
 }
 
+static bool starts_before(const struct sim_io *s, int i, int j)
+{
+    const struct transfer *a = &s->transfers[i], *b = &s->transfers[j];
+    return s->sim.in_order ? a->nth < b->nth : a->start_ns < b->start_ns;
+}
+
 /* The waiting flight that starts first, or -1. */
 static int waiting_first(const struct sim_io *s)
 {
     int first = -1;
+    if (s->sim.in_order && s->n_moving)
+        return -1;
     for (int i = 0; i < s->base.depth; i++)
         if (s->base.flights[i].in_use && !s->transfers[i].moving &&
-            (first < 0 || s->transfers[i].start_ns < s->transfers[first].start_ns))
+            (first < 0 || starts_before(s, i, first)))
             first = i;
     return first;
 }
@@ -205,7 +217,9 @@ static bool event_next(struct sim_io *s, uint64_t until_ns)
         double rate = (double)s->sim.bytes_per_s * 1e-9 / s->n_moving;
         end_ns = s->now_ns + (s->sim.bytes_per_s ? (uint64_t)(left / rate + 0.5) : 0);
     }
-    uint64_t start_ns = starts >= 0 ? s->transfers[starts].start_ns : UINT64_MAX;
+    uint64_t start_ns = UINT64_MAX;
+    if (starts >= 0) /* whose turn has come late has waited enough */
+        start_ns = PG_MAX(s->transfers[starts].start_ns, s->now_ns);
     uint64_t event_ns = PG_MIN(end_ns, start_ns);
     if (event_ns > until_ns || (ends < 0 && starts < 0)) {
         time_pass(s, until_ns);

@@ -12,6 +12,7 @@
  * All numbers come from integer arithmetic on one stream, so a seed gives the same bytes
  * everywhere.
  */
+#include "make/synth.h"
 #include "base/os.h"
 #include "base/random.h"
 #include "base/ranges.h"
@@ -61,6 +62,27 @@ static const struct shape shapes[] = {
 const char *pg_synth_shape_name(int i)
 {
     return i >= 0 && (size_t)i < PG_COUNT(shapes) ? shapes[i].name : NULL;
+}
+
+bool pg_synth_dims(const char *name, struct pg_synth_dims *out)
+{
+    for (size_t i = 0; i < PG_COUNT(shapes); i++) {
+        const struct shape *s = &shapes[i];
+        if (strcmp(name, s->name))
+            continue;
+        *out = (struct pg_synth_dims){.has_encoder = !strcmp(s->arch, "switch"),
+                                      .n_layer = s->n_layer,
+                                      .n_embd = s->n_embd,
+                                      .n_q = s->n_head * s->head_dim,
+                                      .n_kv = s->n_head_kv * s->head_dim,
+                                      .n_ff = s->n_ff,
+                                      .n_ff_shexp = s->n_ff_shexp,
+                                      .n_expert = s->n_expert,
+                                      .n_used = s->n_used,
+                                      .n_vocab = s->n_vocab};
+        return true;
+    }
+    return false;
 }
 
 /* ---- random numbers */

@@ -630,6 +630,33 @@ static void test_sim_time(void **state)
 }
 
 /* The order of completions and their times, as one number. */
+/* A copy engine: one after the other as they were submitted, each with all of the bandwidth, and
+ * the latencies of those that wait pass meanwhile. Nothing is written: the buffer is an address. */
+static void test_sim_in_order(void **state)
+{
+    (void)state;
+    struct pg_io *io = sim_open(&(struct pg_io_sim){
+        .latency_ns = 100000, .bytes_per_s = 1u << 30, .in_order = true, .blank = true});
+    char *nowhere = pg_pages_reserve((size_t)1 << 40);
+    struct pg_read reads[3] = {{.size = 3 << 20}, {.size = 1 << 20}, {.size = 2 << 20}};
+    uint64_t move_ns = 0;
+    assert_non_null(nowhere);
+    for (int i = 0; i < 3; i++) {
+        reads[i].buf = nowhere + ((size_t)i << 38);
+        reads[i].need = reads[i].size;
+        assert_true(pg_io_submit(io, &reads[i]));
+    }
+    for (int i = 0; i < 3; i++) {
+        struct pg_read *done;
+        move_ns += reads[i].size * 1000000000u >> 30;
+        assert_int_equal(pg_io_reap(io, &done, 1, true), 1);
+        assert_ptr_equal(done, &reads[i]);
+        assert_in_range(pg_io_now(io), 100000 + move_ns - 10, 100000 + move_ns + 10);
+    }
+    pg_io_close(io);
+    pg_pages_unmap(nowhere, (size_t)1 << 40);
+}
+
 static uint64_t sim_trace(struct fixture *x, uint64_t seed, int *n_out_of_order)
 {
     struct pg_io_sim sim = sim_shuffled;
@@ -755,6 +782,7 @@ int main(void)
         cmocka_unit_test(test_cache_stays_empty),
         cmocka_unit_test(test_ring_refuses),
         cmocka_unit_test(test_sim_time),
+        cmocka_unit_test(test_sim_in_order),
         cmocka_unit_test(test_sim_seed),
         cmocka_unit_test(test_sim_faults),
         cmocka_unit_test(test_sim_sparse),
