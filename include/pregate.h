@@ -228,7 +228,7 @@ struct pg_plan {
     uint64_t scratch;  /* buffers of one step */
     uint64_t overhead; /* vocabulary, tables, program, threads, and a margin for the kernel */
     uint64_t caller;   /* what the options say that the caller takes */
-    uint64_t slots;    /* n_slots * slot_bytes */
+    uint64_t slots;    /* n_slots * slot_bytes, in whole huge pages where there is room */
     uint64_t slot_bytes;
     uint64_t expert_bytes;       /* all experts of the model */
     uint64_t token_expert_bytes; /* experts that one token uses, all blocks */

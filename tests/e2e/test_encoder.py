@@ -154,6 +154,19 @@ class Encoder(Case):
         self.assertEqual(len(found), 1)
         self.assertGreaterEqual(found.pop(), 6 * each)
 
+    def test_slots_are_whole_huge_pages(self):
+        """Where they are more than two of them, and there is room: experts of 1 MiB and a page."""
+        def plan(*more):
+            return json.loads(self.good("plan", self.tiny, "--mode", "ondemand", "--source", "24", "--json", "--no-measure", *more).stdout)
+        for n in (2, 3, 5, 9):
+            given = plan("--slots", n)
+            exact = n * given["slot_bytes"]
+            self.assertEqual(given["slots"], -(-exact // (2 * MIB)) * 2 * MIB if exact > 4 * MIB else exact)
+            self.assertLessEqual(sum(given[part] for part in ("dense", "kv", "scratch", "overhead", "caller", "slots")), given["budget"])
+        few = plan("--slots", 5)
+        least = few["budget"] - few["slots"] + 5 * few["slot_bytes"]
+        self.assertEqual(plan("--slots", 5, "--memory", least + MIB // 4)["n_slots"], 5)
+
     def test_experts_a_token(self):
         """As a file that says so itself; and where nothing is said, as before."""
         data = self.bytes_of(self.tiny)
