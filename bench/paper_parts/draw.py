@@ -73,7 +73,8 @@ def bar(x, w, y, cell, colour):
     out = [f'<rect x="{x:.1f}" y="{top:.1f}" width="{w:.1f}" height="{max(0, y.begin - top):.1f}" fill="{colour}"/>',
            f'<text class="small" x="{mid:.1f}" y="{top - 4:.1f}" text-anchor="middle">{shown(v)}</text>']
     if sd:
-        out.append(f'<line class="sd" x1="{mid:.1f}" x2="{mid:.1f}" y1="{y.at(v + sd):.1f}" y2="{y.at(max(v - sd, y.low)):.1f}"/>')
+        x_sd = x + w - 3  # beside the number
+        out.append(f'<line class="sd" x1="{x_sd:.1f}" x2="{x_sd:.1f}" y1="{y.at(v + sd):.1f}" y2="{y.at(max(v - sd, y.low)):.1f}"/>')
     if floor:
         out.append(f'<line class="floor" x1="{x:.1f}" x2="{x + w:.1f}" y1="{y.at(floor):.1f}" y2="{y.at(floor):.1f}"/>')
     return out
@@ -81,8 +82,9 @@ def bar(x, w, y, cell, colour):
 
 def bars(groups, names, cells, label, log=False, note="floor"):
     """cells[group, name] = (value, sd, floor), or a word (no bar)."""
-    width, height, left = max(560, 90 + 36 * len(groups) * (len(names) + 1)), 360, 64
-    values = [v for c in cells.values() if not isinstance(c, str) for v in (c[0], c[2] if len(c) > 2 else None)]
+    width, height, left = max(760, 90 + 36 * len(groups) * (len(names) + 1)), 360, 64
+    given = [(list(c) + [None, None])[:3] for c in cells.values() if not isinstance(c, str)]
+    values = [v for top, sd, floor in given for v in (top, top + (sd or 0), floor)]
     y = Scale(values, height - 40, 44, log)
     colours = {name: colour_of(name, i) for i, name in enumerate(names)}
     has_floor = any(not isinstance(c, str) and len(c) > 2 and c[2] for c in cells.values())

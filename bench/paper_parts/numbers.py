@@ -98,15 +98,18 @@ def roof(lab, name, reps, key="roof_disk_bytes_per_s"):
 class Shape:
     """The measurements of figures 10 to 12 of a shape, and their floors."""
 
-    def __init__(self, lab, shape, part="modes"):
-        plan = lab.plan
+    def __init__(self, lab, shape, part="modes", threads=None):
+        plan, tail = lab.plan, f"-{threads}" if threads else ""
+        self.label = shape.replace("switch-", "") + (", one thread" if threads == 1 else "")
         reps = plan["reps"] if part == "modes" else plan["few_reps"]
         prefix = f"modes-{shape}" if part == "modes" else part
         self.shape, self.n_expert = shape, n_expert(shape)
-        self.rows = {**rows(lab, f"{prefix}-needed", reps), **rows(lab, f"{prefix}-resident", reps), **rows(lab, f"{prefix}-all", reps)}
-        self.ours_all = rows(lab, f"{prefix}-all-ours", reps).get("prefetch-all")
-        self.budget = rows(lab, f"{prefix}-budget", reps)
-        self.disk = roof(lab, f"{prefix}-needed", reps)
+        self.rows = {}
+        for name in ("needed", "resident", "all"):
+            self.rows.update(rows(lab, f"{prefix}-{name}{tail}", reps))
+        self.ours_all = rows(lab, f"{prefix}-all-ours{tail}", reps).get("prefetch-all")
+        self.budget = rows(lab, f"{prefix}-budget{tail}", reps)
+        self.disk = max(roof(lab, f"{prefix}-needed{name}", reps) for name in {"", tail})
         self.there = all(mode in self.rows and self.rows[mode].there for mode in ("pregate", "ondemand")) and self.disk > 0
         if self.there:
             self.find_times()
@@ -114,6 +117,10 @@ class Shape:
     def get(self, mode):
         row = self.rows.get(mode)
         return row if row and row.there else None
+
+    def word(self, mode):
+        """Where there is no such row."""
+        return "does not fit" if mode in self.rows else "not run"
 
     def find_times(self):
         demand, resident = self.rows["ondemand"], self.get("resident")

@@ -31,6 +31,11 @@ def times(v, digits=2):
     return f"{v:.{digits}f}×" if v < 100 else f"{v:.0f}×"
 
 
+def span(values, digits=2):
+    low, high = times(min(values), digits), times(max(values), digits)
+    return low if low == high else f"{low} to {high}"
+
+
 def short(shape):
     return shape.replace("switch-", "")
 
@@ -48,7 +53,8 @@ def paper_of(values, large, shape, mode):
 class Page:
     def __init__(self, lab):
         self.lab, self.plan = lab, lab.plan
-        self.shapes = [s for s in (Shape(lab, name) for name in self.plan["shapes"]) if s.there]
+        found = [Shape(lab, name) for name in self.plan["shapes"]] + [Shape(lab, self.plan["one_thread"], threads=1)]
+        self.shapes = [s for s in found if s.there]
         self.pictures = {}
 
     def picture(self, name, content):
@@ -61,7 +67,7 @@ class Page:
     # ------------------------------------------------------------ figures 10 to 12
 
     def times_table(self):
-        lines = [[short(s.shape), f"{s.expert / MIB:.2f}", f"{s.disk / 1e9:.2f}", ms(s.read), ms(s.moe), ms(s.window),
+        lines = [[s.label, f"{s.expert / MIB:.2f}", f"{s.disk / 1e9:.2f}", ms(s.read), ms(s.moe), ms(s.window),
                   "yes" if s.read <= s.window else f"no: {times(s.read / s.window)}"] for s in self.shapes]
         return table(["", "expert, MiB", "disk's roof, GB/s", "reading one, ms", "a block's computing, ms", "window, ms", "fits the window"], lines)
 
@@ -71,20 +77,22 @@ class Page:
             mine = s.rows["pregate"].block()
             for mode in MODES:
                 row = s.get(mode)
+                if not row and mode not in s.rows:
+                    continue
                 if not row:
-                    lines.append([f"{short(s.shape)} `{mode}`", "does not fit", "", "", "", "", "",
+                    lines.append([f"{s.label} `{mode}`", s.word(mode), "", "", "", "", "",
                                   paper_of(reported.LATENCY, reported.LATENCY_LARGE, s.shape, mode)])
                     continue
                 floor = s.floor(mode)
-                lines.append([f"{short(s.shape)} `{mode}`", ms(row.block(), row.block_sd()), ms(row.first()), ms(row.later()), ms(floor),
+                lines.append([f"{s.label} `{mode}`", ms(row.block(), row.block_sd()), ms(row.first()), ms(row.later()), ms(floor),
                               times(row.block() / mine), times(floor / s.floor("pregate")),
                               paper_of(reported.LATENCY, reported.LATENCY_LARGE, s.shape, mode)])
         return table(["", "a block, ms", "the first", "later ones", "floor", "to `pregate`", "floors' ratio", "the paper's"], lines)
 
     def latency(self):
-        cells = {(short(s.shape), mode): (s.get(mode).block(), s.get(mode).block_sd(), s.floor(mode)) if s.get(mode) else "does not fit"
+        cells = {(s.label, mode): (s.get(mode).block(), s.get(mode).block_sd(), s.floor(mode)) if s.get(mode) else s.word(mode)
                  for s in self.shapes for mode in MODES}
-        picture = self.picture("latency", draw.bars([short(s.shape) for s in self.shapes], MODES, cells, "ms a block with experts, log", True))
+        picture = self.picture("latency", draw.bars([s.label for s in self.shapes], MODES, cells, "ms a block with experts, log", True))
         return picture + self.latency_table()
 
     def throughput(self):
@@ -92,19 +100,19 @@ class Page:
         for s in self.shapes:
             for mode in MODES:
                 row = s.get(mode)
-                key = (short(s.shape), mode)
+                key = (s.label, mode)
                 if not row:
-                    cells[key] = "does not fit"
+                    cells[key] = s.word(mode)
                     continue
                 tps = 256 / s.request(mode)
                 floor = 256 / (row.encode() * 1e-3 + 256 * s.floor_step(mode) * 1e-3)
                 cells[key] = (tps, None, floor)
-                lines.append([f"{short(s.shape)} `{mode}`", f"{tps:.1f}", f"{row.tps():.1f} ± {row.tps() * row.step_sd() / row.step():.1f}",
+                lines.append([f"{s.label} `{mode}`", f"{tps:.1f}", f"{row.tps():.1f} ± {row.tps() * row.step_sd() / row.step():.1f}",
                               f"{1e3 / s.floor_step(mode):.1f}", f"{100 * s.floor_step(mode) / row.step():.0f} %",
                               f"{100 * s.simple_floor_step(mode) / row.step():.0f} %", times(s.request(mode) / s.request("pregate")),
                               paper_of(reported.THROUGHPUT, reported.THROUGHPUT_LARGE, s.shape, mode),
                               f"{100 * row.encode() * 1e-3 / s.request(mode):.0f} %"])
-        picture = self.picture("throughput", draw.bars([short(s.shape) for s in self.shapes], MODES, cells, "tokens/s, encoder included, log", True))
+        picture = self.picture("throughput", draw.bars([s.label for s in self.shapes], MODES, cells, "tokens/s, encoder included, log", True))
         return picture + table(["", "tokens/s, 256 in, 256 out", "decoding alone", "its floor", "of the floor", "of max(computing, reading)",
                                 "`pregate` to it", "the paper's", "encoder's share"], lines)
 
@@ -115,14 +123,14 @@ class Page:
             for mode in MODES:
                 row = s.get(mode)
                 if not row:
-                    cells[short(s.shape), mode] = "does not fit"
+                    cells[s.label, mode] = s.word(mode)
                     continue
-                cells[short(s.shape), mode] = (row.peak() / MIB,)
-                lines.append([f"{short(s.shape)} `{mode}`", f"{row.peak() / MIB:.0f}", row.n_slots,
+                cells[s.label, mode] = (row.peak() / MIB,)
+                lines.append([f"{s.label} `{mode}`", f"{row.peak() / MIB:.0f}", row.n_slots,
                               f"{100 * row.peak() / resident.peak():.1f} %" if resident else "-",
                               f"{100 * (row.peak() / s.rows['ondemand'].peak() - 1):+.1f} %",
                               f"{100 * reported.PEAK[mode]:.0f} %" if mode in reported.PEAK else "-"])
-        picture = self.picture("memory", draw.bars([short(s.shape) for s in self.shapes], MODES, cells, "VmHWM, MiB, log", True))
+        picture = self.picture("memory", draw.bars([s.label for s in self.shapes], MODES, cells, "VmHWM, MiB, log", True))
         return picture + table(["", "VmHWM, MiB", "slots", "of `resident`", "to `ondemand`", "the paper's, of `resident`"], lines)
 
     def budget(self):
@@ -131,10 +139,10 @@ class Page:
             for mode in ("pregate", "ondemand"):
                 row, other = s.budget.get(mode), s.rows[mode]
                 if row and row.there:
-                    lines.append([f"{short(s.shape)} `{mode}`", f"{row.memory / MIB:.0f}", row.n_slots, f"{row.tps():.1f}", f"{other.tps():.1f}",
+                    lines.append([f"{s.label} `{mode}`", f"{row.memory / MIB:.0f}", row.n_slots, f"{row.tps():.1f}", f"{other.tps():.1f}",
                                   f"{row.encode() / 1e3:.2f}", f"{other.encode() / 1e3:.2f}"])
                 elif row:
-                    lines.append([f"{short(s.shape)} `{mode}`", "too little: the weights that are always there are more", "", "", "", "", ""])
+                    lines.append([f"{s.label} `{mode}`", "too little: the weights that are always there are more", "", "", "", "", ""])
         return table(["", "budget, MiB", "slots", "tokens/s", "without a cache", "encoder, s", "without a cache"], lines)
 
     # ------------------------------------------------------------ figure 14
@@ -180,16 +188,16 @@ class Page:
             return [MISSING]
         base = none["pregate"].block()
         lines = [["none", "-", *self.cache_cells(none, base)]]
-        cells = {("none", "pregate"): (1,), ("none", "ondemand"): (none["ondemand"].block() / base,)}
+        cells = {("none", "pregate"): (1,), ("none", "ondemand"): (base / none["ondemand"].block(),)}
         for part in self.plan["cache"]:
             for evict in self.plan["policies"]:
                 found = rows(self.lab, f"cache-{part}", reps, evict)
                 if all(m in found and found[m].there for m in ("pregate", "ondemand")):
                     lines.append([f"{part} %, {found['pregate'].n_slots} slots", f"`{evict}`", *self.cache_cells(found, base)])
                     for mode in ("pregate", "ondemand"):
-                        cells[f"{part} % {evict}", mode] = (found[mode].block() / base,)
+                        cells[f"{part} % {evict}", mode] = (base / found[mode].block(),)
         groups = list(dict.fromkeys(group for group, _ in cells))
-        picture = self.picture("cache", draw.bars(groups, ["pregate", "ondemand"], cells, "block latency, to pregate without a cache"))
+        picture = self.picture("cache", draw.bars(groups, ["pregate", "ondemand"], cells, "speed of a block, to pregate without a cache"))
         return picture + table(["cache", "policy", "`pregate`: hits", "MiB a token", "block, ms", "speed to `pregate` without",
                                 "`ondemand`: hits", "MiB a token", "block, ms", "speed to `pregate` without"], lines)
 
@@ -207,14 +215,14 @@ class Page:
 
     def ssd(self):
         s = Shape(self.lab, self.plan["ssd"]["shape"], "ssd")
-        everything = [(short(x.shape), x) for x in self.shapes] + ([(f"{short(s.shape)}, {self.plan['ssd']['layers']} layers", s)] if s.there else [])
+        everything = [(x.label, x) for x in self.shapes] + ([(f"{s.label}, {self.plan['ssd']['layers']} layers", s)] if s.there else [])
         lines, cells = [], {}
         for name, x in everything:
             for mode in MODES[:4]:
                 row = x.get(mode)
-                cells[name, mode] = (x.request("pregate") / x.request(mode),) if row else "does not fit"
+                cells[name, mode] = (x.request("pregate") / x.request(mode),) if row else x.word(mode)
                 lines.append([f"{name} `{mode}`", *([ms(row.block(), row.block_sd()), ms(x.floor(mode)), f"{row.tps():.2f}",
-                                                    times(x.request("pregate") / x.request(mode))] if row else ["does not fit", "", "", ""])])
+                                                    times(x.request("pregate") / x.request(mode))] if row else [x.word(mode), "", "", ""])])
         picture = self.picture("ssd", draw.bars([n for n, _ in everything], MODES[:4], cells, "throughput, to pregate"))
         return picture + table(["", "a block, ms", "floor", "decoding, tokens/s", "throughput to `pregate`"], lines)
 
@@ -249,7 +257,7 @@ class Page:
     def bars_of_issue(self, equal):
         base, lines = self.shape("switch-base-128") or (self.shapes[0] if self.shapes else None), []
         if base:
-            name, mine = short(base.shape), base.rows["pregate"].block()
+            name, mine = base.label, base.rows["pregate"].block()
             for mode, wanted in (("ondemand", 1.7), ("prefetch-all", 42)):
                 row = base.get(mode)
                 if row:
@@ -261,14 +269,14 @@ class Page:
             of_floor = s.floor_step("pregate") / row.step()
             if resident:
                 ratio, most, fits = resident.step() / row.step(), s.compute / s.floor_step("pregate"), s.read <= s.window
-                lines.append([f"throughput of `pregate` to `resident`, {short(s.shape)}", "≥ 81 % where the read fits the window",
+                lines.append([f"throughput of `pregate` to `resident`, {s.label}", "≥ 81 % where the read fits the window",
                               f"{100 * ratio:.0f} %", f"floor {100 * most:.0f} %; reading takes {100 * s.read / s.window:.0f} % of the window",
                               self.verdict(ratio >= 0.81, not fits)])
-            lines.append([f"`pregate` to its floor, {short(s.shape)}", "≥ 90 %", f"{100 * of_floor:.0f} %",
+            lines.append([f"`pregate` to its floor, {s.label}", "≥ 90 %", f"{100 * of_floor:.0f} %",
                           f"of max(computing, reading) {100 * s.simple_floor_step('pregate') / row.step():.0f} %", self.verdict(of_floor >= 0.9, False)])
         if base and base.get("resident"):
             part = base.rows["pregate"].peak() / base.get("resident").peak()
-            lines.append([f"peak memory of `pregate` to `resident`, {short(base.shape)}", "≤ 23 %", f"{100 * part:.1f} %", "", self.verdict(part <= 0.23, False)])
+            lines.append([f"peak memory of `pregate` to `resident`, {base.label}", "≤ 23 %", f"{100 * part:.1f} %", "", self.verdict(part <= 0.23, False)])
         if equal is not None:
             lines.append([f"tokens of `pregate` with few slots and with all, {self.plan['batches'][0]} to {self.plan['batches'][-1]} texts", "equal",
                           "equal" if equal else "they differ", "", self.verdict(equal, False)])
@@ -393,13 +401,15 @@ once before any is repeated; ± is their standard deviation. {minutes:.0f} minut
 text, so what stands beside ours are the ratios that it quotes.""",
     "times": """A block with experts wants one expert a token. Reading it takes its bytes at the disk's roof (the best bandwidth that
 random reads of its size reached between the runs). The window is the time from one gate to the next, as `resident` takes
-it: what a pre-gate gives to hide the read in. Where there is no `resident`, computing is what `ondemand` did not wait.""",
+it: what a pre-gate gives to hide the read in. With one thread computing takes twice as long and
+reading does not, so that the two can be seen where they are nearer to each other. Where there is no `resident`, computing is what `ondemand` did not wait.""",
     "latency": """Wall time of the decoder's blocks with experts, self-attention, cross attention and feed-forward, waiting included,
 mean over the blocks and {n} steps; it is a counter of the engine, and `--trace` shows the same blocks. There is no cache:
 each mode has the slots that it needs at once, 2, or for `prefetch-all` two blocks' experts ({n_all} steps). As in the
 paper `prefetch-all` waits for all of the next block's experts (`--steady`). The first block of a step has nothing before
 it that could name its experts. The floor is computing, and of reading what no schedule of that mode can hide: all of
-`ondemand`; the first block's, and of the later ones what is longer than the window.""",
+`ondemand`; the first block's, and of the later ones what is longer than the window; of
+`lookahead` and `hint` as if all that they name were right.""",
     "throughput": """Tokens a second of a request with a source of 256 tokens and 256 to write, the encoder included; the step's time is
 measured over fewer steps, as above. "Of the floor" is of decoding alone. The encoder reads nearly all experts of its blocks
 for such a source, through the same few slots, which is what its share is made of.""",
@@ -436,21 +446,21 @@ def summary(page, equal):
         gains = [s.rows["ondemand"].block() / s.rows["pregate"].block() for s in page.shapes]
         most = [s.floor("ondemand") / s.floor("pregate") for s in page.shapes]
         ahead = "In all shapes" if min(gains) > 1 else "Not in all shapes"
-        out.append(f"**{ahead} a block of `pregate` is faster than one of `ondemand`**: {times(min(gains))} to {times(max(gains))}, where the times of "
-                   f"this machine allow {times(min(most))} to {times(max(most))}; the paper has 1.7×. Reading an expert fits the window in "
+        out.append(f"**{ahead} a block of `pregate` is faster than one of `ondemand`**: {span(gains)}, where the times of "
+                   f"this machine allow {span(most)}; the paper has 1.7×. Reading an expert fits the window in "
                    f"{len(fit)} of {len(page.shapes)} shapes.")
         every = [s for s in page.shapes if s.get("prefetch-all")]
         if every:
             ratios = [s.rows["prefetch-all"].block() / s.rows["pregate"].block() for s in every]
-            out.append(f"**`prefetch-all` as the paper has it is {times(min(ratios))} to {times(max(ratios))} slower** (42×, at most 125×): the ratio is "
+            out.append(f"**A block of `prefetch-all` as the paper has it takes {span(ratios)} the time** (42×, at most 125×): the ratio is "
                        "about that of all experts of a block to one, so it says how many experts the shape has.")
             ours = [s.ours_all.block() / s.rows["pregate"].block() for s in every if s.ours_all and s.ours_all.there]
             if ours:
-                out.append(f"With our store, in which demand overtakes hints, the same mode is {times(min(ours))} to {times(max(ours))} slower: a "
-                           "block does not wait for what it does not use.")
+                out.append(f"With our store, in which demand overtakes hints, the same mode takes {span(ours)}: a block does not wait "
+                           "for what it does not use.")
         low = [s for s in page.shapes if s.floor_step("pregate") / s.rows["pregate"].step() < 0.9]
         if low:
-            out.append("**Below 90 % of its floor** is `pregate` with " + ", ".join(f"{short(s.shape)} ({100 * s.floor_step('pregate') / s.rows['pregate'].step():.0f} %)" for s in low) + ".")
+            out.append("**Below 90 % of its floor** is `pregate` with " + ", ".join(f"{s.label} ({100 * s.floor_step('pregate') / s.rows['pregate'].step():.0f} %)" for s in low) + ".")
     if equal is not None:
         out.append("**Tokens are the same for all numbers of texts**, whatever the slots." if equal else "**Tokens differ between numbers of slots.**")
     return [line for p in out for line in (p, "")][:-1] if out else [MISSING]

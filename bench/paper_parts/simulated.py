@@ -18,9 +18,9 @@ def simulate(lab, name, shape, machine, *more):
 def measure(lab):
     for machine in MACHINES:
         for shape in SHAPES:
-            simulate(lab, shape, shape, machine, "--steps", 64)
+            simulate(lab, shape, shape, machine, "--steps", 256)
         for batch, active in ACTIVE.items():
-            simulate(lab, f"batch-{batch}", "switch-base-128", machine, "--steps", 64, "--batches", batch, "--active", active)
+            simulate(lab, f"batch-{batch}", "switch-base-128", machine, "--steps", 128, "--batches", batch, "--active", active)
 
 
 def rows_of(lab, machine, name):
