@@ -175,8 +175,9 @@ static int print_json(const struct plan_report *r, int code, const char *error)
 /* Options of one kind of plan that do nothing in the other. */
 static int check_kind(const struct cli_args *args)
 {
-    static const char *const simulates[] = {"modes", "batches",       "steps", "cache", "active",
-                                            "type",  "active-source", "right", "seed",  "routes"};
+    static const char *const simulates[] = {"modes",  "batches", "steps",         "cache",
+                                            "active", "type",    "active-source", "right",
+                                            "hints",  "seed",    "routes"};
     static const char *const plans[] = {
         "experts", "memory",  "mode", "pregate", "extra",      "ctx",        "capacity",
         "batch",   "threads", "kv",   "cpu",     "no-measure", "cache-bias", "cache-margin"};
@@ -188,6 +189,18 @@ static int check_kind(const struct cli_args *args)
         rc = cli_needs_check(
             args, &(struct cli_needs){plans[i], !args->machine, "a plan without --simulate"}, 1);
     return rc;
+}
+
+/* Says what goes with the name of a shape, where a file was wanted. */
+static int plan_failed(const struct cli_args *args, const struct pg_err *err)
+{
+    const int code = cli_failed(err);
+    const char *name;
+    for (int i = 0; err->code == PG_EIO && (name = pg_sim_shape_name(i)); i++)
+        if (!strcmp(args->subject, name))
+            cli_error("%s is the name of a shape: --simulate MACHINE.json takes it without a file",
+                      name);
+    return code;
 }
 
 int cli_plan(const struct cli_args *args)
@@ -203,7 +216,7 @@ int cli_plan(const struct cli_args *args)
     cli_engine_options(&opt, args, &progress);
     const int rc = pg_plan_make(&r.plan, &opt, &err);
     if (rc && rc != PG_EBUDGET)
-        return cli_failed(&err);
+        return plan_failed(args, &err);
     if (!rc && !args->no_measure && roofs_measure(&r, args, &roof_err)) {
         cli_error("no speeds: %s", roof_err.text);
         r.roof_dram = r.roof_disk = 0;

@@ -116,32 +116,30 @@ static void print_head(const struct pg_sim_report *r)
 static void print_row(const struct row *row)
 {
     const struct pg_sim_report *r = &row->r;
-    char peak[16], read[16];
-    printf("| %-12s | %5d | %8.3f | %8.3f | %8.3f | %8.3f | %9.2f | %9.2f | %6.1f | %10s | %6.1f | "
-           "%10s%s |\n",
+    char peak[16], copied[16];
+    printf("| %-12s | %5d | %8.3f | %8.3f | %8.3f | %8.3f | %8.2f | %8.2f |",
            pg_mode_name(row->mode), r->n_batch, r->block * 1e3, r->block_floor * 1e3, r->step * 1e3,
-           r->encode * 1e3, r->tps, r->tps_floor, r->active, cli_size_text(r->step_bytes, read),
-           percent(r->hits, r->requests), cli_size_text(r->peak_bytes, peak),
-           r->fits ? "" : " too much");
+           r->encode * 1e3, r->tps, r->tps_floor);
+    printf(" %6.1f | %9s | %6.1f | %9s%c |\n", r->active, cli_size_text(r->step_bytes, copied),
+           percent(r->hits, r->requests), cli_size_text(r->peak_bytes, peak), r->fits ? ' ' : '!');
 }
 
 static int print_table(const struct table *t)
 {
     print_head(&t->row[0].r);
-    puts("| mode         | batch | block ms |    floor |  step ms | encoder  |     tok/s |     "
-         "floor | "
-         "active | copied     | hits % | peak       |\n"
-         "|--------------|------:|---------:|---------:|---------:|---------:|----------:|---------"
-         "-:|"
-         "-------:|-----------:|-------:|-----------:|");
+    puts(
+        "| mode         | batch | block ms |    floor |  step ms |  encoder |    tok/s |    floor |"
+        " active |    copied | hits % |       peak |\n"
+        "|--------------|------:|---------:|---------:|---------:|---------:|---------:|---------:|"
+        "-------:|----------:|-------:|-----------:|");
     for (int i = 0; i < t->n_rows; i++)
         print_row(&t->row[i]);
-    puts("\nblock: a layer with experts, mean; floor: max(compute, bytes / copy bandwidth); "
-         "encoder: ms of\n"
-         "all sources; tok/s: with the encoder's share; active: distinct experts of a block's "
-         "step;\n"
-         "copied: a step; peak: weights alone. Nothing is measured: the machine file says the "
-         "times.");
+    puts("\nblock: a layer with experts, mean. floor: max(compute, bytes / copy bandwidth). "
+         "encoder: ms, all\n"
+         "sources. tok/s: with the encoder's share. active: distinct experts of a block's step. "
+         "copied: a\n"
+         "step. peak: of weights; !: more than the machine has. Nothing is measured: its file says "
+         "the times.");
     return CLI_OK;
 }
 

@@ -140,7 +140,7 @@ static const struct option options[] = {
 {"slots", 0, "N", ENGINE, INTEGER, AT(n_slots), 1, BIG, NULL, "expert slots, whatever the budget leaves; without --memory the budget is what that takes"},
 {"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
 {"evict", 0, "POLICY", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
-{"hints", 0, "WHEN", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
+{"hints", 0, "WHEN", RUN | BENCH | LOGITS | EVAL | PLAN, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
 {"cache-bias", 0, "X[,X...]", ENGINE, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer; of all blocks, or one a block (0)"},
 {"cache-margin", 0, "M[,M...]", ENGINE, REALS, AT(cache_margin), 0, 1, NULL, "the same over those up to M more probable, a token's first expert but never: better at the same bytes (0)"},
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are hinted (1)"},

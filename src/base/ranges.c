@@ -158,7 +158,7 @@ static const struct options all[] = {
 [PG_OPTIONS_SIM] = {"PG_SIM_OPTIONS_INIT", sizeof(struct STRUCT), {
     {AT(shape), GIVEN, 0, 0},
     {AT(machine), GIVEN, 0, 0},
-    {AT(mode), INT, PG_MODE_RESIDENT, PG_MODE_COUNT - 1},
+    {AT(mode), INT, 0, PG_MODE_COUNT - 1},
     {AT(evict), INT, 0, PG_EVICT_COUNT - 1},
     {AT(hints), INT, 0, PG_HINTS_OFF},
     {AT(level), INT, 0, 1023},

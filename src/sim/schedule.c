@@ -16,10 +16,13 @@
 
 /* ---- time */
 
+/* A part is looked up from at most so many times, so that a slow machine takes no time of ours. */
+enum { POLLS_MAX = 4096 };
+
 static void spend(struct pg_sim *s, double seconds)
 {
-    const uint64_t slice = (uint64_t)(s->machine.poll_s * 1e9);
     uint64_t left = (uint64_t)(seconds * 1e9 + 0.5);
+    const uint64_t slice = PG_MAX((uint64_t)(s->machine.poll_s * 1e9), left / POLLS_MAX + 1);
     s->compute_ns += left;
     while (left) {
         const uint64_t ns = PG_MIN(left, slice);
@@ -151,15 +154,14 @@ static int sort_wave(struct pg_sim *s, struct pg_sim_gates *g, const struct pg_r
 static bool compute_group(struct pg_sim *s, struct pg_sim_gates *g, struct pg_sim_piece expert,
                           int n, enum pg_sim_part which)
 {
-    double seconds = 0;
+    double seconds = s->machine.overhead_s[which];
     for (int i = 0; i < n; i++)
-        if (g->count[g->lease[i].expert])
-            seconds += piece_s(s, expert, g->count[g->lease[i].expert]);
-    if (seconds > 0)
-        spend(s, s->machine.overhead_s[which] + seconds);
+        seconds += piece_s(s, expert, g->count[g->lease[i].expert]);
+    if (n)
+        spend(s, seconds);
     for (int i = 0; i < n; i++)
         pg_store_release(s->store, &g->lease[i]);
-    return seconds > 0;
+    return n > 0;
 }
 
 /* The next lease; one that nobody has a row for is given back at once. */
@@ -198,13 +200,12 @@ static int wait_wave(struct pg_sim *s, struct pg_sim_gates *g, int *n)
     return rc;
 }
 
-/* Computing since the block's experts were named. */
+/* Now the block's experts are needed: how much was computed since they were named. */
 static void note_window(struct pg_sim *s, enum pg_mode mode)
 {
-    const bool named = mode != PG_MODE_RESIDENT && mode != PG_MODE_ONDEMAND;
-    if (!s->named || !named)
+    if (!s->named.is || mode == PG_MODE_RESIDENT || mode == PG_MODE_ONDEMAND)
         return;
-    s->sums->window_ns += s->compute_ns - s->named_ns;
+    s->sums->window_ns += s->compute_ns - s->named.ns;
     s->sums->n_windows++;
 }
 
@@ -221,8 +222,7 @@ static int run_hint(struct pg_sim *s, const struct pg_sim_layer *l, const struct
     if (names && has_next && mode != PG_MODE_PREGATE)
         say_hints(s, g, l->moe + s->level);
     PG_TRY(pg_gate_hint(&g->gate, l->moe, &g->in, g->pos, s->err));
-    s->named_ns = s->compute_ns;
-    s->named = has_next;
+    s->next = (struct pg_sim_named){has_next, s->compute_ns};
     return 0;
 }
 
@@ -242,15 +242,20 @@ static int run_experts(struct pg_sim *s, const struct pg_sim_layer *l,
     PG_TRY(pg_gate_decide(&g->gate, l->moe, &g->in, g->pos, &route, s->err));
     const int n = sort_wave(s, g, route);
     const bool waits = s->machine.lockstep && n <= s->n_slots;
-    note_window(s, mode);
     pg_store_acquire(s->store, l->moe, g->wanted, n);
-    if (waits)
+    if (waits) {
+        note_window(s, mode);
         PG_TRY(wait_wave(s, g, &n_there));
+    }
     PG_TRY(run_hint(s, l, step));
     part(s, PG_SIM_FFN, l->ffn, step->n_row);
-    if (!waits)
-        return run_wave(s, g, l->expert);
-    compute_group(s, g, l->expert, n_there, PG_SIM_EXPERTS);
+    if (waits) {
+        compute_group(s, g, l->expert, n_there, PG_SIM_EXPERTS);
+    } else {
+        note_window(s, mode);
+        PG_TRY(run_wave(s, g, l->expert));
+    }
+    s->named = s->next;
     return 0;
 }
 
@@ -297,7 +302,7 @@ int pg_sim_step_run(struct pg_sim *s, const struct pg_sim_step *step, uint64_t n
     struct pg_store_stats before, after;
     pg_store_stats(s->store, &before);
     s->sums = to;
-    s->named = false;
+    s->named = (struct pg_sim_named){0};
     pg_sim_draw_step(&s->of[step->stack].draw, nth);
     if (writes)
         pg_store_step(s->store, step->n_row);

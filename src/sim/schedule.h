@@ -42,11 +42,14 @@ struct pg_sim {
     struct pg_store *store;
     int n_slots, level;
     struct pg_sim_gates of[2];
-    struct pg_pregate *maps;       /* [n_moe] all of them the same map */
-    float *identity;               /* its matrix */
-    uint64_t random;               /* of what hints get wrong */
-    uint64_t compute_ns, named_ns; /* computing so far; and when a block's next was named */
-    bool named;
+    struct pg_pregate *maps; /* [n_moe] all of them the same map */
+    float *identity;         /* its matrix */
+    uint64_t random;         /* of what hints get wrong */
+    uint64_t compute_ns;     /* computing so far */
+    struct pg_sim_named {
+        bool is;
+        uint64_t ns;          /* of computing */
+    } named, next;            /* when the experts of this block, and of the next, were named */
     struct pg_sim_sums *sums; /* of the steps under way */
     struct pg_err *err;
 };

@@ -184,7 +184,8 @@ static void file_layer(struct pg_sim_layer *l, struct pg_block *b)
     add_weight(&l->cross, &b->cross_attn_output);
     add_weight(&l->source, &b->cross_attn_k);
     add_weight(&l->source, &b->cross_attn_v);
-    add_weights(&l->ffn, b, PG_PART_FFN_NORM, PG_PART_DOWN);
+    add_weight(&l->attention, &b->ffn_norm); /* so that a block without the layer has no part */
+    add_weights(&l->ffn, b, PG_PART_GATE, PG_PART_DOWN);
     add_weights(&l->ffn, b, PG_PART_SH_INP, PG_PART_SH_DOWN);
     add_weight(&l->router, &b->ffn_gate_inp);
     for (int k = 0; k < PG_SLABS; k++)
@@ -209,7 +210,7 @@ static int open_model(struct pg_sim_shape *s, struct pg_model *m, struct pg_err 
     s->type = pg_type_traits((uint32_t)m->main_type)->name;
     s->context = (struct pg_sim_piece){4 * (uint64_t)h->n_head_kv * (uint64_t)h->head_dim,
                                        4.0 * h->n_head * h->head_dim};
-    add_weight(&s->head, &m->output);
+    add_weight(&s->head, m->output.n_out ? &m->output : &m->token_embd);
     count(s);
     s->dense_bytes = m->dense_bytes;
     return 0;

@@ -76,7 +76,7 @@ static int bad(const struct reading *r, const char *where, const char *key, cons
 static int take(const struct reading *r, const char *where, const struct key *k, const json_t *v)
 {
     char wanted[80];
-    char *at = (char *)r->m + k->at;
+    void *at = (char *)r->m + k->at;
     double x = json_number_value(v);
     if (k->kind == FLAG) {
         if (!json_is_boolean(v))

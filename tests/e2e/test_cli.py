@@ -19,7 +19,7 @@ import sys
 from html.parser import HTMLParser
 
 import tiny_model
-from common import MIB, PROGRAM, SANITIZED, STORIES, TRAINED, Case, main
+from common import MIB, PROGRAM, SANITIZED, SOURCE, STORIES, TRAINED, Case, main
 
 ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
     expert_requests hits hinted_in_time hinted_late missed stall_seconds compute_seconds
@@ -291,6 +291,32 @@ class Cli(Case):
         self.assertGreater(measured["roof_dram_bytes_per_s"], 1e8)
         self.assertGreater(measured["roof_disk_bytes_per_s"], 1e6)
         self.assertGreater(measured["modes"][0]["expected_tps"], 0)
+
+    def test_simulate(self):
+        machine = os.path.join(SOURCE, "bench", "machines", "rtx4090d.json")
+        run = ("plan", "switch-base-8", "--simulate", machine)
+        page = json.loads(self.good(*run, "--json", "--batches", "1,4", "--steps", "8").stdout)
+        self.assertEqual((page["n_blocks"], page["n_expert"], page["expert_bytes"]), (6, 8, 18874368))
+        self.assertEqual(len(page["rows"]), 12)
+        rows = {(r["n_batch"], r["mode"]): r for r in page["rows"]}
+        for batch in (1, 4):
+            order = [rows[batch, m]["block_seconds"] for m in ("resident", "pregate", "ondemand", "prefetch-all")]
+            self.assertEqual(order, sorted(order))
+            for row in page["rows"]:
+                self.assertGreaterEqual(row["step_seconds"], row["step_floor_seconds"])
+        self.assertAlmostEqual(rows[1, "pregate"]["block_seconds"], 0.000802, delta=0.00008)
+        table = text_of(self.good(*run, "--modes", "pregate,resident", "--cache", "0.5", "--evict", "lfu"))
+        self.assertIn("| pregate      |     1 |", table)
+        self.assertIn("RTX 4090 D", table)
+        self.good("plan", self.model, "--simulate", machine, "--modes", "hint", "--right", "0.9", "--steps", "4")
+        self.bad(2, ["--cache would do nothing", "--simulate"], "plan", self.model, "--cache", "0.5")
+        self.bad(2, ["--threads would do nothing"], *run, "--threads", "1")
+        self.bad(2, ["--modes", "auto"], *run, "--modes", "auto")
+        self.bad(2, ["--batches", "0"], *run, "--batches", "1,0")
+        self.bad(1, ["switch-base-9", "no such file", "switch-base-8"], "plan", "switch-base-9", "--simulate", machine)
+        self.bad(1, ["own"], "plan", self.model, "--simulate", machine, "--type", "F16")
+        self.bad(1, ["--simulate MACHINE.json"], "plan", "switch-base-8")
+        self.bad(1, ["missing.json"], "plan", "switch-base-8", "--simulate", self.path("missing.json"))
 
     def test_sizes(self):
         def budget(size):

@@ -263,6 +263,27 @@ static void test_harness(void **state)
     assert_true(alloc_faults_clean());
 }
 
+static int simulate(const void *arg, struct pg_err *err)
+{
+    struct pg_sim_report r;
+    int rc = pg_simulate(arg, &r, err);
+    if (rc == PG_EFORMAT) /* jansson may take a refusal for an end of the text */
+        rc = err->code = PG_ENOMEM;
+    return rc;
+}
+
+static void test_simulation(void **state)
+{
+    (void)state;
+    const struct pg_sim_options o = {PG_SIM_OPTIONS_INIT,
+                                     .shape = "switch-tiny",
+                                     .machine = PG_TEST_DATA "/../../bench/machines/h200.json",
+                                     .mode = PG_MODE_LOOKAHEAD,
+                                     .n_steps = 1,
+                                     .n_source = 4};
+    assert_true(fault_each(simulate, &o, false, PG_ENOMEM) > 15);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,7 +291,7 @@ int main(void)
         cmocka_unit_test(test_gguf_split), cmocka_unit_test(test_gguf_writer),
         cmocka_unit_test(test_vocab),      cmocka_unit_test(test_io),
         cmocka_unit_test(test_store),      cmocka_unit_test(test_routes),
-        cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_pool),       cmocka_unit_test(test_simulation),
     };
     json_set_alloc_funcs(malloc, free); /* ours, so that its allocations fail too */
     return cmocka_run_group_tests(tests, NULL, NULL);

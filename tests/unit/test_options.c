@@ -98,6 +98,12 @@ static int quantize(const void *opt, struct pg_err *err)
     return pg_quantize(opt, err);
 }
 
+static int simulate(const void *opt, struct pg_err *err)
+{
+    struct pg_sim_report r;
+    return pg_simulate(opt, &r, err);
+}
+
 static int open_trainer(const void *opt, struct pg_err *err)
 {
     pg_trainer *t;
@@ -141,6 +147,8 @@ static const struct pg_train_options train_options = {PG_TRAIN_OPTIONS_INIT, .mo
 static const struct pg_tune_options tune_options = {PG_TUNE_OPTIONS_INIT, .model = "none.gguf",
                                                     .data = text, .n_data = 1, .out = out};
 static const struct pg_eval_options eval_options = {PG_EVAL_OPTIONS_INIT, .data = "none.txt"};
+static const struct pg_sim_options sim_options = {PG_SIM_OPTIONS_INIT, .shape = "switch-tiny",
+                                                  .machine = "none.json", .mode = PG_MODE_PREGATE};
 
 static const struct user {
     int (*call)(const void *opt, struct pg_err *err);
@@ -169,6 +177,8 @@ static const struct user {
      offsetof(struct pg_convert_options, type), "PG_CONVERT_OPTIONS_INIT", PG_EIO},
     {quantize, &quantize_options, sizeof(struct pg_quantize_options),
      offsetof(struct pg_quantize_options, experts_only), "PG_QUANTIZE_OPTIONS_INIT", PG_EIO},
+    {simulate, &sim_options, sizeof(struct pg_sim_options), offsetof(struct pg_sim_options, cache),
+     "PG_SIM_OPTIONS_INIT", PG_EIO},
 };
 
 /* The good options with another size, and nonsense from `keep` on. */
@@ -232,7 +242,8 @@ struct bad {
         TUNE,
         EVAL,
         CONVERT,
-        QUANTIZE
+        QUANTIZE,
+        SIMULATE
     } user; /* of users[] */
     const char *name;
     size_t offset;
@@ -320,6 +331,18 @@ static const struct bad bad[] = {
     {EVAL, AT(pg_eval_options, task), WHOLE, {-1, PG_EVAL_COUNT}},
     {EVAL, AT(pg_eval_options, n_max), WHOLE, {-1}},
     {EVAL, AT(pg_eval_options, n_predict), WHOLE, {-1}},
+    {SIMULATE, AT(pg_sim_options, mode), WHOLE, {-1, PG_MODE_COUNT}},
+    {SIMULATE, AT(pg_sim_options, evict), WHOLE, {-1, PG_EVICT_COUNT}},
+    {SIMULATE, AT(pg_sim_options, hints), WHOLE, {-1, 9}},
+    {SIMULATE, AT(pg_sim_options, level), WHOLE, {-1, 5000}},
+    {SIMULATE, AT(pg_sim_options, n_batch), WHOLE, {-1, 2000}},
+    {SIMULATE, AT(pg_sim_options, n_steps), WHOLE, {-1, 1e6}},
+    {SIMULATE, AT(pg_sim_options, n_source), WHOLE, {-1, 1e6}},
+    {SIMULATE, AT(pg_sim_options, n_slots), WHOLE, {-1, 2e9}},
+    {SIMULATE, AT(pg_sim_options, cache), REAL, {-0.1, 1.1, NAN, INFINITY}},
+    {SIMULATE, AT(pg_sim_options, n_active), REAL, {-1, 1e6, NAN}},
+    {SIMULATE, AT(pg_sim_options, n_active_source), REAL, {-1, 1e6, NAN}},
+    {SIMULATE, AT(pg_sim_options, hint_right), REAL, {-0.1, 1.1, NAN}},
 };
 
 static void test_ranges(void **state)
@@ -364,6 +387,8 @@ static const struct {
     {QUANTIZE, AT(pg_quantize_options, model)},
     {QUANTIZE, AT(pg_quantize_options, out)},
     {QUANTIZE, AT(pg_quantize_options, type)},
+    {SIMULATE, AT(pg_sim_options, shape)},
+    {SIMULATE, AT(pg_sim_options, machine)},
 };
 
 static void test_not_given(void **state)
@@ -381,7 +406,7 @@ static void test_not_given(void **state)
         assert_string_equal(err.text, want);
         free(o);
     }
-    for (int i = PLAN; i <= QUANTIZE; i++) {
+    for (int i = PLAN; i <= SIMULATE; i++) {
         struct pg_err err = {0};
         bool needed = i != SESSION && i != SAMPLE;
         assert_int_equal(users[i].call(NULL, &err), needed ? PG_EARG : 0);
