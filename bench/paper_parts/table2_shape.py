@@ -46,9 +46,11 @@ def attention(stack, il, name, shape):
 
 
 def tensors(shape, n_vocab):
-    """(name, type, dimensions as GGUF orders them); experts in every second block."""
+    """(name, type, dimensions as GGUF orders them); experts in every second block. The output is a matrix of its own, as in
+    T5 1.1: where the table is the output its states are so small that learning takes long to get off."""
     embd, ff, experts = shape["embd"], shape["ff"], shape["experts"]
     yield "token_embd.weight", F16, (embd, n_vocab)
+    yield "output.weight", F16, (embd, n_vocab)
     for stack in ("enc", "dec"):
         yield f"{stack}.output_norm.weight", F32, (embd,)
         yield f"{stack}.blk.0.attn_rel_b.weight", F32, (shape["heads"], shape["buckets"])
