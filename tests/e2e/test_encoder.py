@@ -206,7 +206,7 @@ class Encoder(Case):
 
     def test_trace_has_both_stacks(self):
         trace = self.path("t.json")
-        self.good("run", self.tiny, "-p", "what was there", "-n", "3", "--mode", "ondemand", "--slots", "4", "--trace", trace)
+        self.good("run", self.tiny, "-p", "what was there", "-n", "3", "--ignore-eos", "--mode", "ondemand", "--slots", "4", "--trace", trace)
         with open(trace, encoding="utf-8") as f:
             events = json.load(f)["traceEvents"]
         self.assertEqual({e["args"]["block"] for e in events if e["name"] == "attention"}, set(range(8)))
