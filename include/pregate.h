@@ -186,6 +186,10 @@ struct pg_options {
      * order; what is beyond passes that block's experts by (Switch Transformers' expert capacity,
      * which they have from training). 0 = all. */
     int capacity;
+    /* Experts a token and block, instead of the model's: the gates choose so many, and a forced
+     * routing has to have so many. Another answer. 0 = the model's. */
+    int n_expert_used;
+    int reserved; /* 0 */
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -224,7 +228,7 @@ struct pg_plan {
     uint64_t scratch;  /* buffers of one step */
     uint64_t overhead; /* vocabulary, tables, program, threads, and a margin for the kernel */
     uint64_t caller;   /* what the options say that the caller takes */
-    uint64_t slots;    /* n_slots * slot_bytes */
+    uint64_t slots;    /* n_slots * slot_bytes, in whole huge pages where there is room */
     uint64_t slot_bytes;
     uint64_t expert_bytes;       /* all experts of the model */
     uint64_t token_expert_bytes; /* experts that one token uses, all blocks */
@@ -282,6 +286,10 @@ PG_API void pg_engine_close(pg_engine *e); /* its sessions must be closed first 
 PG_API void pg_engine_plan(const pg_engine *e, struct pg_plan *out);
 PG_API void pg_engine_info(const pg_engine *e, struct pg_model_info *out);
 PG_API void pg_engine_stats(const pg_engine *e, struct pg_stats *out);
+/* Wall time since open that steps were in this block, waiting for its experts included: attention
+ * (and cross attention) and feed-forward or experts. Blocks are counted as in pg_model_info, of all
+ * stacks; 0 for others. */
+PG_API double pg_engine_block_seconds(const pg_engine *e, int block);
 PG_API const pg_vocab *pg_engine_vocab(const pg_engine *e); /* lives with the engine */
 /* Writes the event ring as a Chrome/Perfetto trace (JSON), by atomic rename. */
 PG_API int pg_trace_write(const pg_engine *e, const char *path, struct pg_err *err);
@@ -423,6 +431,8 @@ struct pg_synth_options {
     uint64_t seed;
     int (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
     void *user;
+    int n_layer;  /* of each stack, instead of the shape's; 0 = as it is */
+    int reserved; /* 0 */
 };
 #define PG_SYNTH_OPTIONS_INIT .size = sizeof(struct pg_synth_options)
 PG_API int pg_synth(const struct pg_synth_options *opt, struct pg_err *err);

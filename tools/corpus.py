@@ -25,9 +25,20 @@ def documents(path):
     return docs
 
 
+def ids(pregate, model, text):
+    out = subprocess.run([pregate, "tokenize", model, "-f", "-"], input=text.encode(), capture_output=True, check=True)
+    return [int(i) for i in out.stdout.split()]
+
+
 def tokenize(pregate, model, text):
-    out = subprocess.run([pregate, "tokenize", model, "-f", "/dev/stdin"], input=text.encode(), capture_output=True, check=True)
-    return [BOS] + [int(i) for i in out.stdout.split()]
+    return [BOS] + ids(pregate, model, text)
+
+
+def token_pairs(pregate, model, path):
+    """(ids of the source, ids of the target) of each line {"source": text, "target": text}."""
+    with open(path, encoding="utf-8") as f:
+        lines = [json.loads(line) for line in f if line.strip()]
+    return [tuple(ids(pregate, model, line[part]) for part in ("source", "target")) for line in lines]
 
 
 def token_documents(pregate, model, path, cache, n_max=None):
@@ -37,7 +48,7 @@ def token_documents(pregate, model, path, cache, n_max=None):
     kept = pathlib.Path(cache) / f"tokens-{digest}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    ids = [tokenize(pregate, model, d) for d in docs]
+    tokens = [tokenize(pregate, model, d) for d in docs]
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(ids))
-    return ids
+    kept.write_text(json.dumps(tokens))
+    return tokens

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 import torch
 
-from torch_model import Pairs, open_model, pad
+from torch_model import Pairs, open_model, pairs_row
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = [  # file, pre-gate levels
@@ -47,23 +47,14 @@ def batch(n_vocab, seed):
     return {name: torch.tensor(x) for name, x in (("token", token), ("target", target), ("start", start))}
 
 
-def pairs_row(pairs, random, n_vocab, start_token):
-    """Lists of one row, as tools/torch_model.py's Pairs takes them."""
-    row = {name: [] for name in ("token", "target", "start", "source", "source_start", "source_of")}
-    for n_source, n_target in pairs:
-        target = random.integers(1, n_vocab, n_target).tolist()
-        row["source_of"] += n_target * [len(row["source"])]
-        row["start"] += n_target * [len(row["token"])]
-        row["source_start"] += n_source * [len(row["source"])]
-        row["source"] += random.integers(1, n_vocab, n_source).tolist()
-        row["token"] += [start_token] + target[:-1]
-        row["target"] += target
-    return pad(row, SOURCE_LEN, TARGET_LEN)
-
-
 def pairs_batch(n_vocab, start_token, seed):
-    random = np.random.default_rng(seed)
-    rows = [pairs_row(pairs, random, n_vocab, start_token) for pairs in PAIRS]
+    random, rows = np.random.default_rng(seed), []
+    for lengths in PAIRS:
+        pairs = []
+        for n_source, n_target in lengths:
+            target = random.integers(1, n_vocab, n_target).tolist()
+            pairs.append((random.integers(1, n_vocab, n_source).tolist(), target))
+        rows.append(pairs_row(pairs, (SOURCE_LEN, TARGET_LEN), start_token))
     batch = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
     batch["target"][0, 3] = -1
     return batch

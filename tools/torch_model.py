@@ -333,13 +333,22 @@ class Pairs(Model):
         return x @ head.T, encoder_gates + ctx["gates"]
 
 
-def pad(row, source_len, seq_len):
-    """Lists of one row of pairs (see Pairs.forward), filled up to the row's lengths with padding."""
-    n_source, n = source_len - len(row["source"]), seq_len - len(row["token"])
-    return {"token": row["token"] + n * [-1], "target": row["target"] + n * [-1],
-            "start": row["start"] + n * [len(row["token"])], "source": row["source"] + n_source * [-1],
-            "source_start": row["source_start"] + n_source * [len(row["source"])],
-            "source_of": row["source_of"] + n * [0]}
+def pairs_row(pairs, lengths, start_token):
+    """One row of a batch, its lists in the order of Pairs.forward, targets second: pairs (source, target) one after
+    another, then padding. lengths: of a row of sources, of a row of timelines."""
+    row = {name: [] for name in ("token", "target", "start", "source", "source_start", "source_of")}
+    for source, target in pairs:
+        row["source_of"] += len(target) * [len(row["source"])]
+        row["start"] += len(target) * [len(row["token"])]
+        row["source_start"] += len(source) * [len(row["source"])]
+        row["source"] += source
+        row["token"] += [start_token] + target[:-1]
+        row["target"] += target
+    n_source, n_token = len(row["source"]), len(row["token"])
+    padding = {"token": -1, "target": -1, "start": n_token, "source": -1, "source_start": n_source, "source_of": 0}
+    for name, value in padding.items():
+        row[name] += ((lengths[0] - n_source) if name in ("source", "source_start") else (lengths[1] - n_token)) * [value]
+    return row
 
 
 def open_model(path, *args, **more):

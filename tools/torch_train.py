@@ -2,21 +2,30 @@
 
     torch_train.py MODEL --data FILE... [--gate pregate --level 1] [--steps 20] [--batch 4x128] [--json OUT]
 
-Prints a line a step; with --json writes the losses. Needs torch and numpy, and a built `pregate` for the tokens.
-tests/data/first20 was made by it (tools/README.md has the commands).
+A model with an encoder learns from JSON lines {"source": text, "target": text}; its --batch is 4x96x64, sequences x
+tokens of sources x tokens of timelines. MODEL may be letters:FILE, FILE being one of tests/data without a vocabulary
+(tests/e2e/tiny_model.py gives it one). Prints a line a step; with --json writes the losses. Needs torch and numpy, and
+a built `pregate` for the tokens. tests/data/first20 was made by it (tools/README.md has the commands).
 """
 import argparse
 import hashlib
+import itertools
 import json
 import pathlib
+import sys
+import tempfile
 import time
 
 import torch
 
 import corpus
-from torch_model import Model
+from gguf_read import read_gguf
+from torch_model import Pairs, open_model, pairs_row
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests/data"
+sys.path.append(str(ROOT / "tests/e2e"))
+from tiny_model import lettered  # noqa: E402
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 BETAS, EPS, DECAY, CLIP = (0.9, 0.95), 1e-8, 0.01, 1.0
@@ -63,9 +72,42 @@ def rows(docs, length, seed):
 
 
 def batches(docs, n_seq, length, seed):
-    source = rows(docs, length, seed)
+    return batches_of(rows(docs, length, seed), n_seq)
+
+
+def batches_of(source, n_seq):
     while True:
         yield [torch.tensor(x) for x in zip(*(next(source) for _ in range(n_seq)))]
+
+
+def cut_pair(pair, lengths, end):
+    """The end of a source always stays; that of a target only where there is room."""
+    (source, target), (source_len, seq_len) = pair, lengths
+    return source[:source_len - 1] + [end], (target + [end])[:seq_len]
+
+
+def fits(row, lengths):
+    return all(sum(len(pair[i]) for pair in row) <= lengths[i] for i in range(2))
+
+
+def rows_of_pairs(pairs, lengths, seed, start_token):
+    """One row after another, without end (pairs_row): filled with pairs as long as the next one fits. The last row of an
+    epoch goes on with pairs of the next."""
+    row = []
+    for epoch in itertools.count():
+        for n in shuffled(len(pairs), seed, epoch):
+            if not fits(row + [pairs[n]], lengths):
+                yield list(pairs_row(row, lengths, start_token).values())
+                row = []
+            row.append(pairs[n])
+
+
+def pair_batches(args, model, n_seq, *lengths):
+    pairs = []
+    for path in args.data:
+        pairs += corpus.token_pairs(args.pregate, args.model, path)
+    pairs = [cut_pair(pair, lengths, end_token(args)) for pair in pairs]
+    return batches_of(rows_of_pairs(pairs, lengths, args.seed, model.start_token), n_seq)
 
 
 # ---------------------------------------------------------------- steps
@@ -91,7 +133,11 @@ def read_docs(args):
     docs = []
     for path in args.data:
         docs += corpus.token_documents(args.pregate, args.model, path, args.cache)
-    return [d + [args.eos] for d in docs]
+    return [d + [end_token(args)] for d in docs]
+
+
+def end_token(args):
+    return read_gguf(args.model)[0]["tokenizer.ggml.eos_token_id"] if args.eos is None else args.eos
 
 
 def options(p):
@@ -108,10 +154,30 @@ def options(p):
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--double", action="store_true", help="float64")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--eos", type=int, default=2)
+    p.add_argument("--eos", type=int, help="the token that ends a text (the file's)")
     p.add_argument("--pregate", type=pathlib.Path, default=ROOT / "build/pregate")
     p.add_argument("--cache", type=pathlib.Path, default=ROOT / "build/tokens")
     return p
+
+
+def train(args):
+    """The losses of each step."""
+    n_seq, *lengths = map(int, args.batch.split("x"))
+    model = open_model(args.model, torch.float64 if args.double else torch.float32, args.gate, args.level)
+    if isinstance(model, Pairs):
+        source = pair_batches(args, model, n_seq, *lengths)
+    else:
+        source = batches(read_docs(args), n_seq, *lengths, args.seed)
+    opt, steps = optimiser(model, args.lr), []
+    for i in range(args.steps):
+        begin = time.time()
+        losses, norm = step(model, opt, next(source), args.balance, args.sticky, args.sticky_cache)
+        seconds = time.time() - begin
+        steps.append({"loss": losses["nll"].item(), "balance": losses["balance"].item(),
+                      "sticky": losses["sticky"].item(), "grad_norm": norm.item()})
+        print(i + 1, " ".join(f"{k} {v:.6f}" for k, v in steps[-1].items()), f"{n_seq * sum(lengths) / seconds:.0f} tok/s",
+              flush=True)
+    return steps
 
 
 def main():
@@ -119,20 +185,14 @@ def main():
     p.add_argument("--json", type=pathlib.Path)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    n_seq, length = map(int, args.batch.split("x"))
-    model = Model(args.model, torch.float64 if args.double else torch.float32, args.gate, args.level)
-    opt, source = optimiser(model, args.lr), batches(read_docs(args), n_seq, length, args.seed)
-    steps = []
-    for i in range(args.steps):
-        begin = time.time()
-        losses, norm = step(model, opt, next(source), args.balance, args.sticky, args.sticky_cache)
-        seconds = time.time() - begin
-        steps.append({"loss": losses["nll"].item(), "balance": losses["balance"].item(),
-                      "sticky": losses["sticky"].item(), "grad_norm": norm.item()})
-        print(i + 1, " ".join(f"{k} {v:.6f}" for k, v in steps[-1].items()), f"{n_seq * length / seconds:.0f} tok/s", flush=True)
-    if args.json:
-        kept = {k: getattr(args, k) for k in ("gate", "level", "batch", "lr", "balance", "sticky", "sticky_cache", "seed")}
+    kept = {k: getattr(args, k) for k in ("gate", "level", "batch", "lr", "balance", "sticky", "sticky_cache", "seed")}
+    with tempfile.TemporaryDirectory() as folder:
+        if str(args.model).startswith("letters:"):
+            kept["model"] = {"letters": str(args.model).split(":")[1]}
+            args.model = pathlib.Path(lettered(f"{folder}/model.gguf", DATA / kept["model"]["letters"]))
         kept["model_sha256"] = hashlib.sha256(args.model.read_bytes()).hexdigest()
+        steps = train(args)
+    if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({**kept, "steps": steps}, indent=1) + "\n")
 

@@ -6,13 +6,16 @@
 
 #include "cli.h"
 
-#define BENCH_LIST_MAX  16
-#define BENCH_ROOFS_MAX 64
+#define BENCH_LIST_MAX     16
+#define BENCH_PARALLEL_MAX 1024
+#define BENCH_ROOFS_MAX    64
 
 /* One repetition of one row; `decode` holds the counters of the decode phase alone. */
 struct bench_rep {
     double prefill_seconds, decode_seconds; /* wall time of the steps */
     struct pg_stats decode;
+    double *block_seconds; /* [n_layer] of the model, decode phase; NULL: nothing was measured */
+    uint64_t tokens_hash;  /* of all that was decoded, in the order of the steps */
 };
 
 struct bench_row {
@@ -34,7 +37,8 @@ struct bench {
     const struct cli_args *args;
     struct cli_progress progress;
     pg_routes *routes;
-    int32_t *prompt;
+    int n_parallel;  /* texts side by side */
+    int32_t *prompt; /* [n_parallel, n_prompt] */
     char *prompt_text;
     size_t n_prompt_text;
     struct bench_row *rows;
@@ -55,6 +59,8 @@ struct bench_spread bench_roof(const double *samples, int n);
 double bench_roof_disk(const struct bench *b); /* the best seen; 0 = could not be measured */
 double bench_roof_dram(const struct bench *b);
 
+/* Tokens of the decode phase, of all texts. */
+int bench_n_decoded(const struct bench *b);
 /* Per token of the decode phase, of the typical repetition. */
 double bench_per_token(const struct bench *b, double total);
 /* Share of the requests, 0 … 1. */

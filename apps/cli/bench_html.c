@@ -67,7 +67,7 @@ static void bar_speed(const struct bench *b, const struct bench_row *row, struct
 {
     out->part[0] = row->decode_tps;
     out->error = row->decode_tps_sd;
-    out->marker = cli_ratio(b->args->n_predict, row->floor_seconds);
+    out->marker = cli_ratio(bench_n_decoded(b), row->floor_seconds);
     snprintf(out->value, sizeof(out->value), "%.2f ± %.2f", row->decode_tps, row->decode_tps_sd);
 }
 

@@ -22,6 +22,8 @@ static void print_head(const struct bench *b)
     printf("Roofs: memory %.1f GB/s (%.1f to %.1f), disk %.2f GB/s (%.2f to %.2f)\n",
            dram.max * 1e-9, dram.min * 1e-9, dram.max * 1e-9, disk.max * 1e-9, disk.min * 1e-9,
            disk.max * 1e-9);
+    if (b->n_parallel > 1)
+        printf("%d texts side by side, of each: ", b->n_parallel);
     printf("%s %d tokens, decode %d tokens, repetitions %d%s%s\n\n",
            b->encodes ? "Prompt, encoded:" : "Prompt", b->args->n_prompt, b->args->n_predict,
            b->args->reps, b->args->routes ? ", routing of " : "",
@@ -138,6 +140,8 @@ static json_t *json_settings(const struct bench *b)
     json_object_set_new(o, "model", cli_json_text(a->subject, strlen(a->subject)));
     cli_put_size(o, "n_prompt", (uint64_t)a->n_prompt);
     cli_put_size(o, "n_decode", (uint64_t)a->n_predict);
+    cli_put_size(o, "n_parallel", (uint64_t)b->n_parallel);
+    json_object_set_new(o, "steady", json_boolean(a->steady));
     cli_put_size(o, "reps", (uint64_t)a->reps);
     cli_put_size(o, "seed", a->seed);
     json_object_set_new(o, "routes",
@@ -145,7 +149,21 @@ static json_t *json_settings(const struct bench *b)
     return o;
 }
 
-static json_t *json_row(const struct bench_row *row)
+static json_t *json_rep(const struct bench *b, const struct bench_rep *rep)
+{
+    char hash[24];
+    json_t *o = json_object(), *blocks = json_array();
+    for (int i = 0; i < b->model.n_layer; i++)
+        json_array_append_new(blocks, cli_json_real(rep->block_seconds[i]));
+    snprintf(hash, sizeof(hash), "%016" PRIx64, rep->tokens_hash);
+    cli_put_real(o, "prefill_seconds", rep->prefill_seconds);
+    cli_put_real(o, "decode_seconds", rep->decode_seconds);
+    json_object_set_new(o, "block_seconds", blocks);
+    json_object_set_new(o, "tokens_hash", json_string(hash));
+    return o;
+}
+
+static json_t *json_row(const struct bench *b, const struct bench_row *row)
 {
     json_t *o = json_object();
     json_object_set_new(o, "mode", json_string(pg_mode_name(row->mode)));
@@ -172,6 +190,10 @@ static json_t *json_row(const struct bench_row *row)
     cli_put_real(o, "decode_seconds", row->typical->decode_seconds);
     cli_put_size(o, "n_slots", (uint64_t)row->n_slots);
     cli_put_size(o, "reps", (uint64_t)row->n_reps);
+    json_t *reps = json_array();
+    for (int i = 0; i < row->n_reps; i++)
+        json_array_append_new(reps, json_rep(b, &row->reps[i]));
+    json_object_set_new(o, "repetitions", reps);
     json_object_set_new(o, "hints_active", json_boolean(d->hints_active));
     json_object_set_new(o, "io_path", json_string(row->io_path));
     return o;
@@ -181,7 +203,7 @@ int bench_print_json(const struct bench *b)
 {
     json_t *o = json_object(), *rows = json_array();
     for (int i = 0; i < b->n_rows; i++)
-        json_array_append_new(rows, json_row(&b->rows[i]));
+        json_array_append_new(rows, json_row(b, &b->rows[i]));
     json_object_set_new(o, "machine", json_machine(b));
     json_object_set_new(o, "settings", json_settings(b));
     if (b->model_known)

@@ -53,7 +53,7 @@ struct cli_args {
     uint64_t memory, seed;
     bool seed_given;
     int mode, evict, hints, kv, io_path, cpu, gate, schedule;
-    int n_source, capacity, n_beams;
+    int n_source, capacity, n_beams, n_experts, n_parallel, n_layers;
     int trained_for, n_hidden, n_tokens, loss, eval_every; /* of tune */
     double holdout;
     int n_slots; /* 0: not given */
@@ -66,7 +66,7 @@ struct cli_args {
     double lr, lr_end, weight_decay, clip, balance, sticky, kl;
     double imitate; /* below 0: not given */
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose,
-        experts_only, pack, undo;
+        experts_only, pack, undo, steady;
     bool help, resume;
     const char *given[CLI_GIVEN]; /* names of options */
     int n_given;

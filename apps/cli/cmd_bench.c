@@ -40,9 +40,14 @@ double bench_roof_dram(const struct bench *b)
     return bench_roof(b->roof_dram, b->n_roofs).max;
 }
 
+int bench_n_decoded(const struct bench *b)
+{
+    return b->args->n_predict * b->n_parallel;
+}
+
 double bench_per_token(const struct bench *b, double total)
 {
-    return cli_ratio(total, b->args->n_predict);
+    return cli_ratio(total, bench_n_decoded(b));
 }
 
 double bench_share(const struct bench_row *row, uint64_t count)
@@ -59,18 +64,18 @@ static int by_decode_time(const void *a, const void *b)
 static void row_summarise(const struct bench *b, struct bench_row *row)
 {
     double prefill = 0, sum = 0, squares = 0;
-    const int n = row->n_reps;
+    const int n = row->n_reps, n_prompt = b->args->n_prompt * b->n_parallel;
     if (n == 0) {
         if (!row->error[0])
             snprintf(row->error, sizeof(row->error), "interrupted before it was measured");
         return;
     }
     for (int i = 0; i < n; i++) {
-        prefill += cli_ratio(b->args->n_prompt, row->reps[i].prefill_seconds) / n;
-        sum += cli_ratio(b->args->n_predict, row->reps[i].decode_seconds) / n;
+        prefill += cli_ratio(n_prompt, row->reps[i].prefill_seconds) / n;
+        sum += cli_ratio(bench_n_decoded(b), row->reps[i].decode_seconds) / n;
     }
     for (int i = 0; i < n; i++) {
-        const double d = cli_ratio(b->args->n_predict, row->reps[i].decode_seconds) - sum;
+        const double d = cli_ratio(bench_n_decoded(b), row->reps[i].decode_seconds) - sum;
         squares += d * d;
     }
     row->prefill_tps = prefill;
@@ -116,7 +121,7 @@ static void roofs_measure(struct bench *b, double seconds)
 {
     struct pg_err err = {0};
     const int at = b->n_roofs;
-    if (at == BENCH_ROOFS_MAX || cli_interrupted())
+    if (at == BENCH_ROOFS_MAX || b->args->no_measure || cli_interrupted())
         return;
     b->n_roofs++;
     const int n_threads = b->args->n_threads ? b->args->n_threads : b->machine.n_cpu;
@@ -135,10 +140,11 @@ static uint64_t random_next(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-/* The prompt needs the vocabulary, which the first engine that opens brings. */
+/* The prompts need the vocabulary, which the first engine that opens brings. Of a text each has the
+ * tokens that follow those of the one before. */
 static int prompt_make(struct bench *b, const pg_engine *e, struct pg_err *err)
 {
-    const size_t n = (size_t)b->args->n_prompt;
+    const size_t n = (size_t)b->args->n_prompt * (size_t)b->n_parallel;
     uint64_t state = b->args->seed;
     if (b->prompt)
         return 0;
@@ -148,7 +154,9 @@ static int prompt_make(struct bench *b, const pg_engine *e, struct pg_err *err)
                                     cli_prompt_flags(e), err);
         b->prompt = ids.id;
         if (!rc && ids.n < n)
-            return cli_fail(err, PG_EARG, "%s: the text has %zu tokens, -p asks for %zu",
+            return cli_fail(err, PG_EARG,
+                            "%s: the text has %zu tokens, -p and --parallel ask "
+                            "for %zu",
                             b->args->file, ids.n, n);
         return rc;
     }
@@ -165,18 +173,81 @@ static double seconds_since(uint64_t start_ns)
     return (double)(cli_now_ns() - start_ns) * 1e-9;
 }
 
-static int decode(struct bench *b, pg_engine *e, pg_session *s, double *seconds, struct pg_err *err)
+/* The texts of a measurement. */
+struct texts {
+    pg_engine *engine;
+    pg_session *session[BENCH_PARALLEL_MAX];
+    int32_t id[BENCH_PARALLEL_MAX]; /* the next token of each */
+    struct pg_row row[BENCH_PARALLEL_MAX];
+    int n;
+};
+
+static int texts_open(struct texts *t, struct bench *b, struct pg_err *err)
 {
-    const struct pg_sampling how = {PG_SAMPLING_INIT, .temp = 1, .top_k = 40,
-                                    .seed = b->args->seed};
-    *seconds = 0;
+    struct pg_plan plan;
+    pg_engine_plan(t->engine, &plan);
+    if (plan.n_batch < b->n_parallel)
+        return cli_fail(err, PG_EARG,
+                        "a step has room for %d tokens, and %d texts are to be decoded side by "
+                        "side; give -b %d",
+                        plan.n_batch, b->n_parallel, b->n_parallel);
+    for (; t->n < b->n_parallel; t->n++) {
+        const int rc = pg_session_open(&t->session[t->n], t->engine, NULL, err);
+        if (rc)
+            return rc;
+        t->row[t->n] = (struct pg_row){.session = t->session[t->n], .tokens = &t->id[t->n], .n = 1};
+    }
+    return 0;
+}
+
+static void texts_close(struct texts *t)
+{
+    while (t->n > 0)
+        pg_session_close(t->session[--t->n]);
+}
+
+static int prefill(const struct bench *b, struct texts *t, struct pg_err *err)
+{
+    const size_t n = (size_t)b->args->n_prompt;
+    int rc = 0;
+    for (int i = 0; i < t->n && !rc; i++) {
+        const struct pg_ids prompt = {b->prompt + (size_t)i * n, n, n};
+        rc = cli_prompt_run(t->engine, t->session[i], &prompt, err);
+    }
+    return rc;
+}
+
+/* FNV-1a: two runs that decode the same tokens have the same number. */
+static uint64_t hash_id(uint64_t hash, int32_t id)
+{
+    for (int i = 0; i < 4; i++)
+        hash = (hash ^ ((uint32_t)id >> 8 * i & 0xff)) * 0x100000001B3u;
+    return hash;
+}
+
+static int sample_all(const struct bench *b, struct texts *t, struct bench_rep *rep,
+                      struct pg_err *err)
+{
+    struct pg_sampling how = {PG_SAMPLING_INIT, .temp = 1, .top_k = 40};
+    for (int i = 0; i < t->n; i++) {
+        how.seed = b->args->seed + (uint64_t)i;
+        const int rc = pg_session_sample(t->session[i], &how, &t->id[i], err);
+        if (rc)
+            return rc;
+        rep->tokens_hash = hash_id(rep->tokens_hash, t->id[i]);
+    }
+    return 0;
+}
+
+static int decode(struct bench *b, struct texts *t, struct bench_rep *rep, struct pg_err *err)
+{
+    rep->decode_seconds = 0;
+    rep->tokens_hash = 0xCBF29CE484222325u;
     for (int i = 0; i < b->args->n_predict; i++) {
-        int32_t id = 0;
-        int rc = pg_session_sample(s, &how, &id, err);
+        int rc = sample_all(b, t, rep, err);
         const uint64_t start = cli_now_ns();
-        const struct pg_row row = {.session = s, .tokens = &id, .n = 1};
-        rc = rc ? rc : pg_step(e, &row, 1, err);
-        *seconds += seconds_since(start);
+        rc = rc ? rc : pg_step(t->engine, t->row, t->n, err);
+        rep->decode_seconds += seconds_since(start);
         if (!rc && tick(b, i))
             rc = cli_fail(err, PG_ECANCELLED, "interrupted");
         if (rc)
@@ -185,25 +256,53 @@ static int decode(struct bench *b, pg_engine *e, pg_session *s, double *seconds,
     return 0;
 }
 
-static int measure_session(struct bench *b, pg_engine *e, struct bench_rep *rep, struct pg_err *err)
+/* Adds, or with a sign of -1 takes away, what the engine has counted so far. */
+static void blocks_add(const struct bench *b, const pg_engine *e, int sign, double *seconds)
+{
+    for (int i = 0; i < b->model.n_layer; i++)
+        seconds[i] += sign * pg_engine_block_seconds(e, i);
+}
+
+static int measure_texts(struct bench *b, struct texts *t, struct bench_rep *rep,
+                         struct pg_err *err)
 {
     struct pg_stats before, after;
-    pg_session *s = NULL;
-    int rc = prompt_make(b, e, err);
-    rc = rc ? rc : pg_session_open(&s, e, NULL, err);
+    int rc = prompt_make(b, t->engine, err);
+    rc = rc ? rc : texts_open(t, b, err);
     if (rc)
         return rc;
+    rep->block_seconds = calloc((size_t)b->model.n_layer, sizeof(*rep->block_seconds));
+    if (!rep->block_seconds)
+        return cli_fail(err, PG_ENOMEM, "no memory for the times of %d blocks", b->model.n_layer);
     const uint64_t start = cli_now_ns();
-    const size_t n = (size_t)b->args->n_prompt;
-    const struct pg_ids prompt = {b->prompt, n, n};
-    rc = cli_prompt_run(e, s, &prompt, err);
+    rc = prefill(b, t, err);
     rep->prefill_seconds = seconds_since(start);
-    pg_engine_stats(e, &before);
-    rc = rc ? rc : decode(b, e, s, &rep->decode_seconds, err);
-    pg_engine_stats(e, &after);
+    pg_engine_stats(t->engine, &before);
+    blocks_add(b, t->engine, -1, rep->block_seconds);
+    rc = rc ? rc : decode(b, t, rep, err);
+    blocks_add(b, t->engine, 1, rep->block_seconds);
+    pg_engine_stats(t->engine, &after);
     rep->decode = cli_stats_since(&before, &after);
-    pg_session_close(s);
     return rc;
+}
+
+static int measure_engine(struct bench *b, pg_engine *e, struct bench_rep *rep, struct pg_err *err)
+{
+    struct texts *t = calloc(1, sizeof(*t));
+    if (!t)
+        return cli_fail(err, PG_ENOMEM, "no memory for %d texts", b->n_parallel);
+    t->engine = e;
+    const int rc = measure_texts(b, t, rep, err);
+    texts_close(t);
+    free(t);
+    return rc;
+}
+
+/* What the texts take beside the engine: prompts and answers, and the record of the texts. */
+static uint64_t own_bytes(const struct bench *b)
+{
+    const uint64_t n_tokens = (uint64_t)(b->args->n_prompt + b->args->n_predict);
+    return 8 * n_tokens * (uint64_t)b->n_parallel + sizeof(struct texts);
 }
 
 /* As much room as is used, unless told otherwise. A timeline begins with a token of its own where
@@ -227,8 +326,16 @@ static void options_of_row(struct bench *b, const struct bench_row *row, struct 
     opt->mode = row->mode;
     opt->evict = row->evict;
     opt->routes = b->routes;
-    opt->caller_bytes = 8 * (uint64_t)(b->args->n_prompt + b->args->n_predict);
+    opt->caller_bytes = own_bytes(b);
+    opt->n_sessions = b->n_parallel;
+    opt->steady = b->args->steady;
     contexts_set(b, opt);
+}
+
+static void reps_free(struct bench_row *row)
+{
+    while (row->n_reps > 0)
+        free(row->reps[--row->n_reps].block_seconds);
 }
 
 static void row_measure(struct bench *b, struct bench_row *row)
@@ -247,7 +354,7 @@ static void row_measure(struct bench *b, struct bench_row *row)
         row->memory_bytes = plan.budget;
         pg_engine_info(e, &b->model);
         b->model_known = true;
-        rc = measure_session(b, e, &rep, &err);
+        rc = measure_engine(b, e, &rep, &err);
         snprintf(row->io_path, sizeof(row->io_path), "%s",
                  rep.decode.io_path ? rep.decode.io_path : "");
     }
@@ -257,9 +364,12 @@ static void row_measure(struct bench *b, struct bench_row *row)
     if (!rc) {
         row->reps[row->n_reps++] = rep;
         row->peak_rss_bytes = peak > row->peak_rss_bytes ? peak : row->peak_rss_bytes;
-    } else if (!cli_interrupted()) {
+        return;
+    }
+    free(rep.block_seconds);
+    if (!cli_interrupted()) {
         snprintf(row->error, sizeof(row->error), "%s", err.text);
-        row->n_reps = 0;
+        reps_free(row);
     }
 }
 
@@ -449,8 +559,10 @@ static int bench_open(struct bench *b)
 
 static void bench_close(struct bench *b)
 {
-    for (int i = 0; i < b->n_rows; i++)
+    for (int i = 0; i < b->n_rows; i++) {
+        reps_free(&b->rows[i]);
         free(b->rows[i].reps);
+    }
     free(b->rows);
     free(b->prompt);
     free(b->prompt_text);
@@ -460,7 +572,7 @@ static void bench_close(struct bench *b)
 int cli_bench(const struct cli_args *args)
 {
     static const char *const formats[] = {"md", "json", "csv", "html", NULL};
-    struct bench b = {.args = args};
+    struct bench b = {.args = args, .n_parallel = args->n_parallel ? args->n_parallel : 1};
     const char *format = args->format ? args->format : "md";
     bool known = false;
     for (int i = 0; formats[i]; i++)

@@ -183,9 +183,9 @@ static int check_kind(const struct cli_args *args)
     static const char *const simulates[] = {"modes",  "batches", "steps",         "cache",
                                             "active", "type",    "active-source", "right",
                                             "hints",  "seed",    "routes"};
-    static const char *const plans[] = {"memory",     "mode",       "pregate",     "extra", "ctx",
-                                        "capacity",   "batch",      "threads",     "kv",    "cpu",
-                                        "no-measure", "cache-bias", "cache-margin"};
+    static const char *const plans[] = {
+        "experts", "memory",  "mode", "pregate", "extra",      "ctx",        "capacity",
+        "batch",   "threads", "kv",   "cpu",     "no-measure", "cache-bias", "cache-margin"};
     int rc = CLI_OK;
     for (size_t i = 0; !rc && i < sizeof(simulates) / sizeof(simulates[0]); i++)
         rc = cli_needs_check(

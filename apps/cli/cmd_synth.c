@@ -34,7 +34,7 @@ int cli_synth(const struct cli_args *args)
     const struct pg_synth_options opt = {PG_SYNTH_OPTIONS_INIT, .shape = args->subject,
                                          .type = args->type,    .out = args->output,
                                          .seed = args->seed,    .progress = cli_progress_step,
-                                         .user = &progress};
+                                         .user = &progress,     .n_layer = args->n_layers};
     const uint64_t start = cli_now_ns();
     if (pg_synth(&opt, &err))
         return cli_failed(&err);

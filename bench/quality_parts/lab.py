@@ -24,14 +24,15 @@ def shown(word):
 
 
 class Lab:
-    """Names are those of files in `out`: NAME.json, NAME.gguf. May be used by several threads."""
+    """Names are those of files in `out`: NAME.json, NAME.gguf. May be used by several threads. `tool` is whose results
+    they are."""
 
-    def __init__(self, pregate, out, recipe):
-        self.pregate, self.out = pregate, out
+    def __init__(self, pregate, out, recipe, tool="bench/quality", parts=tuple(PARTS)):
+        self.pregate, self.out, self.tool = pregate, out, tool
         self.guard, self.locks = threading.Lock(), {}
         out.mkdir(parents=True, exist_ok=True)
         self.check_recipe(recipe)
-        self.text = {part: self.unpacked(part) for part in PARTS}
+        self.text = {part: self.unpacked(part) for part in parts}
 
     def check_recipe(self, recipe):
         """Results of one folder belong to one recipe."""
@@ -39,7 +40,7 @@ class Lab:
         if not kept.exists():
             write(kept, recipe)
         elif kept.read_text() != recipe:
-            sys.exit(f"bench/quality: {self.out} has results of another recipe (recipe.json there); choose another folder "
+            sys.exit(f"{self.tool}: {self.out} has results of another recipe (recipe.json there); choose another folder "
                      "with --out, or remove it")
 
     def unpacked(self, part):
@@ -56,12 +57,14 @@ class Lab:
             return self.locks.setdefault(name, threading.Lock())
 
     def run(self, name, args):
-        """Standard output of `pregate ARGS`, on one thread: as many commands run side by side as there are processors."""
-        command = [str(self.pregate), *map(str, args), *(["-t", "1"] if args[0] != "sidecar" else [])]
+        """Standard output of `pregate ARGS`, on one thread unless they say more: as many commands run side by side as there
+        are processors."""
+        threads = [] if args[0] == "sidecar" or "-t" in args else ["-t", "1"]
+        command = [str(self.pregate), *map(str, args), *threads]
         print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(map(shown, command))}", file=sys.stderr, flush=True)
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode:
-            raise SystemExit(f"bench/quality: {name}: pregate ended with code {done.returncode}: "
+            raise SystemExit(f"{self.tool}: {name}: pregate ended with code {done.returncode}: "
                              f"{done.stderr.strip().splitlines()[-1:]}")
         return done.stdout
 
@@ -86,15 +89,15 @@ class Lab:
         found = [r for r in found if "wall_seconds" in r]
         return [r["wall_seconds"] for r in found], sum("resumed" in r for r in found)
 
-    def write_results(self):
-        """What the page stands on, a run a line: name, command, and what it found."""
+    def write_results(self, name="quality"):
+        """NAME.jsonl: what the page stands on, a run a line: name, command, and what it found."""
         lines = []
         for path in sorted(self.out.glob("*.json")):
             found = json.loads(path.read_text())
             if "command" in found:
                 kept = {k: v for k, v in found.items() if k not in ("stats", "plan", "model")}
                 lines.append(json.dumps({"name": path.stem, **kept}).replace(f"{ROOT}/", "") + "\n")
-        write(self.out / "quality.jsonl", "".join(lines))
+        write(self.out / f"{name}.jsonl", "".join(lines))
 
     def file(self, name, args):
         """The path of NAME.gguf, which `pregate ARGS -o NAME.gguf` makes."""

@@ -51,7 +51,8 @@ static const struct options all[] = {
     {AT(cache_form), INT, 0, PG_CACHE_MARGIN},
     {AT(n_block_bias), INT, 0, INT32_MAX},
     {AT(n_source), INT, 0, 1 << 16},
-    {AT(capacity), INT, 0, 1 << 16}}},
+    {AT(capacity), INT, 0, 1 << 16},
+    {AT(n_expert_used), INT, 0, 4096}}},
 #undef STRUCT
 #define STRUCT pg_session_options
 [PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {
@@ -70,7 +71,8 @@ static const struct options all[] = {
 #undef STRUCT
 #define STRUCT pg_synth_options
 [PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {
-    {AT(out), GIVEN, 0, 0}}},
+    {AT(out), GIVEN, 0, 0},
+    {AT(n_layer), INT, 0, 1024}}},
 #undef STRUCT
 #define STRUCT pg_convert_options
 [PG_OPTIONS_CONVERT] = {"PG_CONVERT_OPTIONS_INIT", sizeof(struct STRUCT), {

@@ -275,6 +275,12 @@ void pg_engine_stats(const pg_engine *e, struct pg_stats *out)
     out->cpu_level = e->compute.k.name;
 }
 
+double pg_engine_block_seconds(const pg_engine *e, int block)
+{
+    const bool is_there = block >= 0 && block < e->model.h.n_layer;
+    return is_there ? (double)e->forward.block_ns[block] * 1e-9 : 0;
+}
+
 int pg_routes_finish(pg_engine *e, struct pg_err *err)
 {
     if (!e->routes_out.open)

@@ -160,6 +160,22 @@ static bool is_sized_by_slots(const struct pg_engine *e)
     return e->opt.n_slots && !e->opt.memory_bytes;
 }
 
+/* The disk writes into huge pages faster (docs/decisions/020-huge-pages.md), and what an arena has
+ * beyond its last whole one are small pages. One of some MiB is rounded up, where that is asked for
+ * anyway; more bytes have so few at their end that it does not matter. */
+static uint64_t whole_pages(uint64_t bytes)
+{
+    const uint64_t rounded = (bytes + PG_PAGE_HUGE - 1) / PG_PAGE_HUGE * PG_PAGE_HUGE;
+    return bytes > 2 * PG_PAGE_HUGE ? rounded : bytes;
+}
+
+/* What so many slots need at least. */
+static uint64_t least_of_slots(const struct pg_engine *e, int n_slots)
+{
+    const uint64_t bytes = (uint64_t)n_slots * e->plan.slot_bytes;
+    return is_sized_by_slots(e) ? whole_pages(bytes) : bytes;
+}
+
 /* The budget's room for slots and batch, in which a model that fits whole leaves the rest to the
  * batch; otherwise slots come first. A given number of slots is all that the batch depends on, so
  * that it moves neither with the threads nor with what the program is found to take. */
@@ -193,8 +209,7 @@ static bool fill_plan(struct pg_engine *e)
     int least_batch = least_batch_of(e);
     if (is_sized_by_slots(e))
         least_batch = choose_batch(e, room_of_batch(e, 0));
-    uint64_t need =
-        p->dense + p->kv + base + step_bytes(e, least_batch) + (uint64_t)least * p->slot_bytes;
+    uint64_t need = p->dense + p->kv + base + step_bytes(e, least_batch) + least_of_slots(e, least);
     need += need / (KERNEL_PART - 1) + 1;
     p->minimum = (need + MINIMUM_SPARE + MINIMUM_STEP - 1) / MINIMUM_STEP * MINIMUM_STEP;
     if (is_sized_by_slots(e))
@@ -207,9 +222,11 @@ static bool fill_plan(struct pg_engine *e)
         p->n_batch = least_batch;
     p->scratch = scratch_bytes(e, p->n_batch);
     p->caller = caller_bytes(e, p->n_batch);
-    uint64_t n_slots = total ? sub(p->budget, fixed + p->scratch + p->caller) / p->slot_bytes : 0;
+    uint64_t room = sub(p->budget, fixed + p->scratch + p->caller);
+    uint64_t n_slots = total ? room / p->slot_bytes : 0;
     p->n_slots = (int)PG_MIN(n_slots, (uint64_t)(e->opt.n_slots ? e->opt.n_slots : total));
     p->slots = (uint64_t)p->n_slots * p->slot_bytes;
+    p->slots = whole_pages(p->slots) <= room ? whole_pages(p->slots) : p->slots;
     return p->budget >= need && p->n_slots >= least;
 }
 
@@ -417,6 +434,8 @@ int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg
                        e->opt.model, pg_vocab_n(e->vocab), e->model.h.n_vocab);
     }
     e->file_bytes = pg_gguf_file_bytes(e->gguf);
+    if (e->opt.n_expert_used)
+        PG_TRY(pg_model_use(&e->model, e->opt.n_expert_used, err));
     PG_TRY(resolve_options(e, err));
     return pg_sidecar_find(e, err);
 }

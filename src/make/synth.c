@@ -566,21 +566,35 @@ static const struct shape *find_shape(const char *name, struct pg_err *err)
     return NULL;
 }
 
+/* Fewer layers than the shape has, or more. */
+static int take_layers(struct shape *s, int n_layer, struct pg_err *err)
+{
+    const int least = is_switch(s) ? 2 : 1; /* the first has no experts */
+
+    if (n_layer && n_layer < least)
+        return pg_fail(err, PG_EARG, "layers of %s: %d found, %d at least wanted", s->name, n_layer,
+                       least);
+    s->n_layer = n_layer ? n_layer : s->n_layer;
+    return 0;
+}
+
 int pg_synth(const struct pg_synth_options *opt, struct pg_err *err)
 {
     struct pg_synth_options o;
     PG_TRY(pg_options_take(PG_OPTIONS_SYNTH, &o, opt, err));
     const char *type_name = o.type ? o.type : "Q4_K";
-    const struct shape *s = find_shape(o.shape, err);
+    const struct shape *known = find_shape(o.shape, err);
     int type = pg_type_parse(type_name);
     struct pg_gguf_writer *w;
 
-    if (!s)
+    if (!known)
         return PG_EARG;
+    struct shape s = *known;
+    PG_TRY(take_layers(&s, o.n_layer, err));
     if (type < 0)
         return pg_fail(err, PG_EARG, "type \"%s\": a format such as Q4_K, Q8_0 or F16 is wanted",
                        pg_quote(type_name, strlen(type_name)).s);
     PG_TRY(pg_gguf_writer_open(&w, o.out, err));
-    int rc = write_model(w, &o, s, (enum pg_type)type, err);
+    int rc = write_model(w, &o, &s, (enum pg_type)type, err);
     return pg_gguf_writer_end(w, rc, err);
 }

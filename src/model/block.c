@@ -196,7 +196,8 @@ static int experts(struct pg_forward *f, int il)
     return 0;
 }
 
-int pg_block(struct pg_forward *f, int il)
+/* x += attention, cross attention where there is one, and experts or a dense layer */
+static int run_block(struct pg_forward *f, int il)
 {
     const struct pg_block *w = &f->model->block[il];
     norm_x(f, &w->attn_norm);
@@ -209,4 +210,16 @@ int pg_block(struct pg_forward *f, int il)
     ffn(f, &w->ffn_gate, &w->ffn_up, &w->ffn_down);
     add_proj(f);
     return 0;
+}
+
+int pg_block(struct pg_forward *f, int il)
+{
+    const uint64_t begin = pg_now_ns();
+    const int rc = run_block(f, il);
+    const uint64_t end = pg_now_ns();
+    f->block_ns[il] += end - begin;
+    if (f->opt.trace)
+        pg_trace_add(f->opt.trace,
+                     (struct pg_trace_event){"block", begin, end, PG_TRACK_COMPUTE, il, -1});
+    return rc;
 }

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static float *floats(struct pg_arena *a, size_t n, size_t m)
 {
@@ -100,9 +101,11 @@ void pg_forward_init(struct pg_forward *f, const struct pg_forward_options *opt,
     carve_attention(f, a);
     carve_bias(f, a);
     carve_ffn(f, a);
+    const struct pg_hparams *h = &f->model->h;
+    f->block_ns = pg_arena_take(a, (size_t)h->n_layer * sizeof(*f->block_ns));
     if (!a->base)
         return;
-    const struct pg_hparams *h = &f->model->h;
+    memset(f->block_ns, 0, (size_t)h->n_layer * sizeof(*f->block_ns));
     const float *factor = f->model->rope_freqs.data;
     for (int i = 0; i < h->n_rot / 2; i++) {
         double freq = pow((double)h->rope_base, -2.0 * i / h->n_rot) * (double)h->rope_scale;

@@ -73,6 +73,7 @@ struct pg_forward {
 
     struct pg_wave wave;
     int max_rows, max_group;       /* R, and experts computed together */
+    uint64_t *block_ns;            /* [n_layer] since init, waiting for experts included */
     struct pg_lease *lease;        /* [max_group] */
     struct pg_op_product *product; /* [2 * max_group] */
 };

@@ -486,6 +486,7 @@ static bool is_for_token(struct pg_model *m, const struct pg_weight *w)
 static void count_sizes(struct pg_model *m)
 {
     uint64_t by_type[PG_TYPE_LIMIT] = {0};
+    m->token_dense_bytes = m->expert_bytes = m->token_expert_bytes = m->n_params_active = 0;
     for (int i = 0; i < m->n_resident; i++) {
         const struct pg_gguf_tensor *t = m->resident[i].t;
         by_type[t->type] += t->bytes;
@@ -552,6 +553,20 @@ static int open_model(struct pg_loader *l, struct pg_err *err)
         return pg_fail(err, PG_ENOMEM, "out of memory for the directory of %zu tensors", n_tensors);
     PG_TRY(open_tensors(l, err));
     make_extents(m);
+    m->n_used_of_file = m->h.n_expert_used;
+    count_sizes(m);
+    return 0;
+}
+
+int pg_model_use(struct pg_model *m, int n_used, struct pg_err *err)
+{
+    if (m->h.n_expert == 0)
+        return pg_fail(err, PG_EARG, "experts a token: %d found, but the model has no experts",
+                       n_used);
+    if (n_used < 1 || n_used > m->h.n_expert)
+        return pg_fail(err, PG_EARG, "experts a token: %d found, 1 to the model's %d wanted",
+                       n_used, m->h.n_expert);
+    m->h.n_expert_used = m->h.rule.n_used = n_used;
     count_sizes(m);
     return 0;
 }
@@ -717,8 +732,8 @@ static uint64_t hash_weight(uint64_t hash, const struct pg_weight *w)
 
 void pg_model_hash(const struct pg_model *m, const struct pg_pregate *routers, char out[17])
 {
-    const int shape[] = {m->h.n_vocab,  m->h.n_layer,  m->h.n_embd,       m->h.n_head,
-                         m->h.n_ff_exp, m->h.n_expert, m->h.n_expert_used};
+    const int shape[] = {m->h.n_vocab,  m->h.n_layer,  m->h.n_embd,      m->h.n_head,
+                         m->h.n_ff_exp, m->h.n_expert, m->n_used_of_file};
     uint64_t hash = pg_fnv1a(PG_HASH_START, m->arch, strlen(m->arch));
     hash = pg_fnv1a(hash, shape, sizeof(shape));
     for (int moe = 0; moe < m->n_moe; moe++) {

@@ -129,6 +129,7 @@ struct pg_model {
     char arch[32], name[96];
     const struct pg_family *family;
     struct pg_hparams h;
+    int n_used_of_file; /* h.n_expert_used before pg_model_use */
     struct pg_weight token_embd, output, rope_freqs;
     struct pg_weight output_norm[PG_STACKS];
     struct pg_block *block; /* [n_layer] of all stacks */
@@ -153,6 +154,8 @@ struct pg_model {
  * that the family has no use for included. */
 int pg_model_open(struct pg_model *m, const struct pg_gguf *g, struct pg_err *err);
 void pg_model_close(struct pg_model *m);
+/* n_used experts a token from now on; what the model is known by (pg_model_hash) stays. */
+int pg_model_use(struct pg_model *m, int n_used, struct pg_err *err);
 
 struct pg_load {
     struct pg_io *io; /* opened on the parts of the file, in order */

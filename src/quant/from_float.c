@@ -35,74 +35,142 @@ static int nearest(float x, int lo, int hi)
     return r > (float)hi ? hi : r > (float)lo ? (int)r : lo;
 }
 
-/* The s of least squares for q = x / try, no offset. */
-static struct fit try_scale(const float *x, const struct form *f, float inverse)
+/* The tries below are most of the time that quantising takes. Their loops are over a group of a
+ * size that is known, 16 or 32, in lanes that do not meet, so that a compiler makes vectors of
+ * them.
+ */
+enum { GROUP_MAX = 32, LANES = 4 };
+#define INLINE static inline __attribute__((always_inline))
+
+/* As nearest() has it: added to this, a small float has no bits behind its point. */
+INLINE float whole(float x, float lo, float hi)
 {
-    double xq = 0, qq = 0, xx = 0;
-    for (int i = 0; i < f->group; i++) {
-        const double q = nearest(x[i] * inverse, f->lo, f->hi), v = (double)x[i];
-        xq += v * q;
-        qq += q * q;
-        xx += v * v;
-    }
-    if (qq <= 0)
-        return (struct fit){0, 0, xx};
-    return (struct fit){(float)(xq / qq), 0, xx - xq * xq / qq};
+    const float point = 0x1.8p23f;
+    x = x > lo ? x : lo;
+    x = x < hi ? x : hi;
+    return (x + point) - point;
+}
+
+INLINE double sum_of(const double lane[LANES])
+{
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+/* Sums over a group of q, q q and x q. */
+struct sums {
+    double q, qq, xq;
+};
+
+INLINE struct sums sums_of(const double *x, const float *q, int n)
+{
+    float q1[LANES] = {0}, q2[LANES] = {0}; /* of integers, and exact: below 2^24 */
+    double xq[LANES] = {0};
+    for (int i = 0; i < n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            q1[k] += q[i + k];
+            q2[k] += q[i + k] * q[i + k];
+            xq[k] += x[i + k] * (double)q[i + k];
+        }
+    return (struct sums){(double)((q1[0] + q1[1]) + (q1[2] + q1[3])),
+                         (double)((q2[0] + q2[1]) + (q2[2] + q2[3])), sum_of(xq)};
+}
+
+/* A group, and sums that all tries need. */
+struct group {
+    const float *x;
+    double v[GROUP_MAX]; /* the same */
+    double x1, xx;
+};
+
+INLINE struct group group_of(const float *x, int n)
+{
+    struct group g = {.x = x};
+    double x1[LANES] = {0}, xx[LANES] = {0};
+    for (int i = 0; i < n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            const double v = (double)x[i + k];
+            g.v[i + k] = v;
+            x1[k] += v;
+            xx[k] += v * v;
+        }
+    g.x1 = sum_of(x1);
+    g.xx = sum_of(xx);
+    return g;
+}
+
+/* The s of least squares for q = x / try, no offset. */
+INLINE struct fit try_scale(const struct group *g, const struct form *f, float inverse, int n)
+{
+    float q[GROUP_MAX];
+    for (int i = 0; i < n; i++)
+        q[i] = whole(g->x[i] * inverse, (float)f->lo, (float)f->hi);
+    const struct sums s = sums_of(g->v, q, n);
+    if (s.qq <= 0)
+        return (struct fit){0, 0, g->xx};
+    return (struct fit){(float)(s.xq / s.qq), 0, g->xx - s.xq * s.xq / s.qq};
 }
 
 /* The value furthest from 0 gets the integer furthest from it. */
-static struct fit fit_scale(const float *x, const struct form *f)
+INLINE struct fit fit_scale(const float *x, const struct form *f, int n)
 {
     float most = 0;
-    for (int i = 0; i < f->group; i++)
+    for (int i = 0; i < n; i++)
         if (fabsf(x[i]) > fabsf(most))
             most = x[i];
     struct fit best = {0, 0, 0};
     if (most == 0)
         return best;
+    const struct group g = group_of(x, n);
     for (int k = -9; k <= 9; k++) {
-        struct fit t = try_scale(x, f, ((float)f->lo + 0.1f * (float)k) / most);
+        struct fit t = try_scale(&g, f, ((float)f->lo + 0.1f * (float)k) / most, n);
         if (k == -9 || t.error < best.error)
             best = t;
     }
     return best;
 }
 
-/* s and o of least squares for q = (x - o) / s. */
-static struct fit try_offset(const float *x, const struct form *f, float s, float o)
+/* The squares that are lost with t's s and o. */
+INLINE double error_of(const struct group *g, const struct form *f, const struct fit *t, int n)
 {
-    double n = f->group, q1 = 0, q2 = 0, x1 = 0, xq = 0;
+    float q[GROUP_MAX];
+    double sum[LANES] = {0};
+    for (int i = 0; i < n; i++)
+        q[i] = whole((g->x[i] - t->o) / t->s, 0, (float)f->hi);
+    for (int i = 0; i < n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            const double e = (double)t->s * (double)q[i + k] + (double)t->o - g->v[i + k];
+            sum[k] += e * e;
+        }
+    return sum_of(sum);
+}
+
+/* s and o of least squares for q = (x - o) / s. */
+INLINE struct fit try_offset(const struct group *g, const struct form *f, float s, float o, int n)
+{
+    float q[GROUP_MAX];
     struct fit t = {s, o, 0};
-    for (int i = 0; i < f->group; i++) {
-        const double q = nearest((x[i] - o) / s, 0, f->hi), v = (double)x[i];
-        q1 += q;
-        q2 += q * q;
-        x1 += v;
-        xq += v * q;
-    }
-    const double det = n * q2 - q1 * q1;
+    for (int i = 0; i < n; i++)
+        q[i] = whole((g->x[i] - o) / s, 0, (float)f->hi);
+    const struct sums u = sums_of(g->v, q, n);
+    const double det = n * u.qq - u.q * u.q;
     if (det > 0) {
-        t.s = (float)((n * xq - q1 * x1) / det);
-        t.o = (float)((q2 * x1 - q1 * xq) / det);
+        t.s = (float)((n * u.xq - u.q * g->x1) / det);
+        t.o = (float)((u.qq * g->x1 - u.q * u.xq) / det);
     }
     if (f->is_lowered && t.o > 0) {
         t.o = 0;
-        t.s = q2 > 0 ? (float)(xq / q2) : 0;
+        t.s = u.qq > 0 ? (float)(u.xq / u.qq) : 0;
     }
     if (!(t.s > 0))
         t.s = s;
-    for (int i = 0; i < f->group; i++) {
-        const double e =
-            (double)t.s * nearest((x[i] - t.o) / t.s, 0, f->hi) + (double)t.o - (double)x[i];
-        t.error += e * e;
-    }
+    t.error = error_of(g, f, &t, n);
     return t;
 }
 
-static struct fit fit_offset(const float *x, const struct form *f)
+INLINE struct fit fit_offset(const float *x, const struct form *f, int n)
 {
     float least = x[0], most = x[0];
-    for (int i = 1; i < f->group; i++) {
+    for (int i = 1; i < n; i++) {
         least = fminf(least, x[i]);
         most = fmaxf(most, x[i]);
     }
@@ -111,12 +179,21 @@ static struct fit fit_offset(const float *x, const struct form *f)
     struct fit best = {0, least, 0};
     if (most <= least)
         return best;
+    const struct group g = group_of(x, n);
     for (int k = -5; k <= 15; k++) {
-        struct fit t = try_offset(x, f, (most - least) / ((float)f->hi + 0.1f * (float)k), least);
+        struct fit t =
+            try_offset(&g, f, (most - least) / ((float)f->hi + 0.1f * (float)k), least, n);
         if (k == -5 || t.error < best.error)
             best = t;
     }
     return best;
+}
+
+static struct fit fit_group(const float *x, const struct form *f)
+{
+    if (f->has_min)
+        return f->group == 16 ? fit_offset(x, f, 16) : fit_offset(x, f, 32);
+    return f->group == 16 ? fit_scale(x, f, 16) : fit_scale(x, f, 32);
 }
 
 /* ------------------------------------------------------------------ one block --------------- */
@@ -181,7 +258,7 @@ static void quantize_block(const struct form *f, int n, const float *x, uint8_t 
     struct pg_unpacked u = {0};
     struct fit fit[16];
     for (int g = 0; g < n / f->group; g++)
-        fit[g] = f->has_min ? fit_offset(x + g * f->group, f) : fit_scale(x + g * f->group, f);
+        fit[g] = fit_group(x + g * f->group, f);
     set_heads(f, fit, n / f->group, &u);
     set_values(f, x, n, &u);
     f->pack(&u, out);

@@ -16,10 +16,13 @@
 
 /* ---- time */
 
+/* A part is looked up from at most so many times, so that a slow machine takes no time of ours. */
+enum { POLLS_MAX = 4096 };
+
 static void spend(struct pg_sim *s, double seconds)
 {
-    const uint64_t slice = (uint64_t)(s->machine.poll_s * 1e9);
     uint64_t left = (uint64_t)(seconds * 1e9 + 0.5);
+    const uint64_t slice = PG_MAX((uint64_t)(s->machine.poll_s * 1e9), left / POLLS_MAX + 1);
     s->compute_ns += left;
     while (left) {
         const uint64_t ns = PG_MIN(left, slice);

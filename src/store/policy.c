@@ -67,6 +67,13 @@ static uint64_t no_weight(const struct pg_policy *p, int block)
     return 1;
 }
 
+/* What came first or was used most in another stack says nothing of this one, and would never
+ * leave. */
+static uint64_t span_weight(const struct pg_policy *p, int block)
+{
+    return block >= p->span.first && block < p->span.first + p->span.n;
+}
+
 static void no_carve(struct pg_policy *p, struct pg_arena *a)
 {
     (void)p, (void)a;
@@ -93,17 +100,17 @@ static void no_forecast(struct pg_policy *p)
 }
 
 /* Those that look at the past alone. */
-#define PAST(worth)                                                                                \
+#define PAST(worth, weight)                                                                        \
     {                                                                                              \
-        worth, no_weight, no_carve, no_span, no_event, no_event, no_hint, no_forecast              \
+        worth, weight, no_carve, no_span, no_event, no_event, no_hint, no_forecast                 \
     }
 
 static const struct pg_policy_kind kinds[PG_EVICT_COUNT] = {
     [PG_EVICT_CYCLE] = {pg_cycle_worth, pg_cycle_weight, pg_cycle_carve, pg_cycle_span,
                         pg_cycle_tick, pg_cycle_use, pg_cycle_hint, pg_cycle_forecast},
-    [PG_EVICT_LRU] = PAST(lru_worth),
-    [PG_EVICT_LFU] = PAST(lfu_worth),
-    [PG_EVICT_LIFO] = PAST(lifo_worth),
+    [PG_EVICT_LRU] = PAST(lru_worth, no_weight),
+    [PG_EVICT_LFU] = PAST(lfu_worth, span_weight),
+    [PG_EVICT_LIFO] = PAST(lifo_worth, span_weight),
     [PG_EVICT_RANDOM] = {random_worth, no_weight, no_carve, no_span, no_event, no_event, no_hint,
                          random_forecast},
 };

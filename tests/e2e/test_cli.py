@@ -593,6 +593,14 @@ class Cli(Case):
         self.assertEqual(first, made("--seed", "1"))
         self.assertNotEqual(first, made("--seed", "2"))
 
+    def test_synth_layers(self):
+        out = self.path("few.gguf")
+        for shape, n, layers, moe in (("qwen3-tiny", 3, 3, 3), ("switch-tiny", 2, 4, 2), ("switch-tiny", 6, 12, 6)):
+            self.good("synth", shape, "--layers", n, "-o", out)
+            found = json.loads(self.good("run", out, "-p", "x", "-n", "2", "--json", "--ignore-eos").stdout)
+            self.assertEqual((found["model"]["n_layer"], found["model"]["n_moe_layer"]), (layers, moe))
+        self.bad(1, ["1 found", "2 at least"], "synth", "switch-tiny", "--layers", "1", "-o", out)
+
     def test_hint_equals_lookahead(self):
         def stats(mode, *more):
             r = self.good("run", self.model, "-p", "one day", "-n", "24", "--temp", "0", "--memory",

@@ -206,7 +206,7 @@ class Encoder(Case):
 
     def test_trace_has_both_stacks(self):
         trace = self.path("t.json")
-        self.good("run", self.tiny, "-p", "what was there", "-n", "3", "--mode", "ondemand", "--slots", "4", "--trace", trace)
+        self.good("run", self.tiny, "-p", "what was there", "-n", "3", "--ignore-eos", "--mode", "ondemand", "--slots", "4", "--trace", trace)
         with open(trace, encoding="utf-8") as f:
             events = json.load(f)["traceEvents"]
         self.assertEqual({e["args"]["block"] for e in events if e["name"] == "attention"}, set(range(8)))
@@ -389,6 +389,83 @@ class Encoder(Case):
         said = self.tune(*how, "--memory", f"{int((least + 1) * 1024)}K").stderr
         self.assertGreater(int(re.search(r"round \d+ of (\d+):", said).group(1)), 1, said)
         self.assertLess(float(re.search(r"peak ([\d.]+) MiB", said).group(1)), least + 1)
+    def bench_rows(self, *more):
+        rows = json.loads(self.good("bench", self.tiny, "-p", "24", "-n", "6", "-r", "1", "--source", "24", "-b", "64", "--no-measure",
+                                    "-o", "json", *more).stdout)["rows"]
+        for row in rows:
+            self.assertNotIn("error", row)
+        return rows
+
+    def test_texts_side_by_side_are_the_same_in_all_exact_modes_and_slots(self):
+        sidecar = self.path("s.gguf")
+        self.good("sidecar", self.tiny, "-o", sidecar)
+        seen = set()
+        for n in (1, 8, 64):
+            def hashes(slots, modes, n=n):
+                return {row["repetitions"][0]["tokens_hash"]
+                        for row in self.bench_rows("--pregate", sidecar, "--parallel", n, "--slots", slots, "--modes", modes)}
+            routers = hashes(3, "ondemand,prefetch-all,lookahead") | hashes(32, "resident,ondemand")
+            gates = hashes(2, "pregate") | hashes(32, "pregate")
+            self.assertEqual((len(routers), len(gates)), (1, 1), n)
+            seen |= routers | gates
+        self.assertEqual(len(seen), 6)  # other texts, and gates that decide otherwise: the number can differ
+
+    def test_bench_counts_all_texts(self):
+        one, four = (self.bench_rows("--modes", "resident", "--parallel", n)[0] for n in (1, 4))
+        for row, n in ((one, 1), (four, 4)):
+            self.assertAlmostEqual(row["decode_tps"] * row["decode_seconds"], 6 * n, delta=1e-6)
+            blocks = row["repetitions"][0]["block_seconds"]
+            self.assertEqual([b > 0 for b in blocks], [False] * 4 + [True] * 4)  # decoding is the decoder's
+            self.assertLess(sum(blocks), row["decode_seconds"])
+        refused = self.call("bench", TRAINED, "-p", "4", "-n", "2", "-r", "1", "-b", "8", "--parallel", "9", "--modes", "ondemand", "-o", "json")
+        self.assertIn("-b 9", json.loads(refused.stdout)["rows"][0]["error"])
+        self.refused(refused, 1, ["no row"])
+
+    def test_steady_waits_for_all_that_is_hinted(self):
+        """So what is read is the same whatever reads it, and all experts of the second block in each step but those
+        that had a slot: with 8 slots at most 7, less the one that the first block has at that time."""
+        each = 2 * 4 * 256 * 512  # bytes of an expert: two matrices of float32
+        found = {self.bench_rows("--modes", "prefetch-all", "--steady", "--slots", "8", "--io", io, "-t", t)[0]["expert_bytes_read"]
+                 for io in ("pread", "auto") for t in (1, 2)}
+        self.assertEqual(len(found), 1)
+        self.assertGreaterEqual(found.pop(), 6 * each)
+
+    def test_slots_are_whole_huge_pages(self):
+        """Where they are more than two of them, and there is room: experts of 1 MiB and a page."""
+        def plan(*more):
+            return json.loads(self.good("plan", self.tiny, "--mode", "ondemand", "--source", "24", "--json", "--no-measure", *more).stdout)
+        for n in (2, 3, 5, 9):
+            given = plan("--slots", n)
+            exact = n * given["slot_bytes"]
+            self.assertEqual(given["slots"], -(-exact // (2 * MIB)) * 2 * MIB if exact > 4 * MIB else exact)
+            self.assertLessEqual(sum(given[part] for part in ("dense", "kv", "scratch", "overhead", "caller", "slots")), given["budget"])
+        few = plan("--slots", 5)
+        least = few["budget"] - few["slots"] + 5 * few["slot_bytes"]
+        self.assertEqual(plan("--slots", 5, "--memory", least + MIB // 4)["n_slots"], 5)
+
+    def test_experts_a_token(self):
+        """As a file that says so itself; and where nothing is said, as before."""
+        data = self.bytes_of(self.tiny)
+        key = b"switch.expert_used_count" + struct.pack("<II", 4, 1)
+        self.assertEqual(data.count(key), 1)
+        three = self.put("three.gguf", data.replace(key, key[:-4] + struct.pack("<I", 3)))
+        args = ([5, 9, 33, 1], "--decoder-tokens", "0,4")
+        own, wanted = self.logits(self.tiny, *args), self.logits(three, *args)
+        self.assertNotEqual(own, wanted)
+        self.assertEqual(self.logits(self.tiny, *args, "--experts", "3"), wanted)
+        self.assertEqual(self.logits(self.tiny, *args, "--experts", "3", "--mode", "lookahead", "--slots", "2"), wanted)
+        self.assertEqual(self.logits(three, *args, "--experts", "1"), own)
+        sidecar = self.path("s.gguf")  # the model is the same one, whatever number is used
+        self.good("sidecar", self.tiny, "-o", sidecar)
+        self.bench_rows("--pregate", sidecar, "--experts", "8", "--modes", "pregate", "--slots", "16")
+        self.refused(self.call("logits", self.tiny, "--tokens", "1", "-o", self.path("x"), "--experts", "9"), 1, ["9 found", "model's 8"])
+        self.refused(self.call("logits", os.path.join(DATA, "t5dense.gguf"), "--tokens", "1", "-o", self.path("x"), "--experts", "1"), 1, ["no experts"])
+
+    def test_forced_routes_of_more_experts(self):
+        routes = self.put("routes.jsonl", '{"tok": 0, "layers": [[0, 5], [1, 4], [2, 3], [7, 6]]}\n')
+        self.refused(self.call("run", self.tiny, "--routes", routes, "-n", "2", "-p", "a"), 1, ["with 2 of", "with 1 of 8"])
+        row, = self.bench_rows("--routes", routes, "--experts", "2", "--modes", "ondemand", "--slots", "8")
+        self.assertEqual((row["expert_requests"], row["missed"]), (6 * 2 * 2, 0))
 
     # ------------------------------------------------------------ beams
 

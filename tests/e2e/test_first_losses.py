@@ -13,9 +13,14 @@ import os
 import subprocess
 import tempfile
 
+import tiny_model
 from common import PROGRAM, SOURCE, TRAINED, Case, main
 
 TOLERANCE = {"loss": 1e-4, "balance": 1e-4, "grad_norm": 1e-3, "sticky": 1e-4}
+
+
+DATA = os.path.join(SOURCE, "tests", "data")
+FIRST20 = os.path.join(DATA, "first20")
 
 
 class FirstLosses(Case):
@@ -23,7 +28,7 @@ class FirstLosses(Case):
         """Columns of the CSV of a training as the stored one."""
         with tempfile.TemporaryDirectory() as folder:
             out = os.path.join(folder, "out.gguf")
-            data = os.path.join(SOURCE, "tests", "data", "first20", "stories.txt")
+            data = os.path.join(FIRST20, "pairs.jsonl" if "model" in want else "stories.txt")
             command = [PROGRAM, "train", model, "--data", data, "--gate", want["gate"], "--batch", want["batch"],
                        "--lr", str(want["lr"]), "--balance", str(want["balance"]), "--seed", str(want["seed"]),
                        "--steps", str(len(want["steps"])), "--threads", str(threads), "-o", out]
@@ -35,10 +40,14 @@ class FirstLosses(Case):
             with open(out + ".csv", encoding="utf-8") as f:
                 return list(csv.DictReader(f))
 
+    def made(self, made):
+        """The path of the model that a stored training of pairs started from."""
+        return tiny_model.lettered(self.path("made.gguf"), os.path.join(DATA, made["letters"]))
+
     def check(self, name):
-        model = TRAINED
-        with open(os.path.join(SOURCE, "tests", "data", "first20", name + ".json"), encoding="utf-8") as f:
+        with open(os.path.join(FIRST20, name + ".json"), encoding="utf-8") as f:
             want = json.load(f)
+        model = self.made(want["model"]) if "model" in want else TRAINED
         with open(model, "rb") as f:
             self.assertEqual(hashlib.sha256(f.read()).hexdigest(), want["model_sha256"],
                              "the model is another one: make the stored losses anew, see tools/README.md")
@@ -57,6 +66,12 @@ class FirstLosses(Case):
 
     def test_pregate_sticky(self):
         self.check("pregate")
+
+    def test_switch_router(self):
+        self.check("switch-router")
+
+    def test_switch_pregate_sticky(self):
+        self.check("switch-pregate")
 
 
 if __name__ == "__main__":

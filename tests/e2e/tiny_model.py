@@ -5,6 +5,7 @@ format's description alone.
                   tensors {name: Tensor(type, ne, data)}
     write(path, keys, tensors)
     make(path, vocab_of, **shape)  a qwen3moe model with random weights, F32
+    lettered(path, source)         the T5 or Switch `source`, of 64 tokens without a text, with one letter each
 """
 import collections
 import random
@@ -71,7 +72,8 @@ def read(path):
 
 
 def text(value):
-    return STRING, struct.pack("<Q", len(value)) + value.encode()
+    raw = value.encode()
+    return STRING, struct.pack("<Q", len(raw)) + raw
 
 
 def u32(value):
@@ -142,3 +144,28 @@ def make(path, vocab_of, seed=1, n_layer=3, n_embd=32, n_ff=16, n_expert=4, sing
         put_experts(blk + "ffn_down", n_ff, n_embd)
     put("output_norm.weight", n_embd, norm=True)
     write(path, keys, tensors)
+
+
+LETTERS = "\u2581abcdefghijklmnopqrstuvwxyz0123456789.,-():;'\"?!/ACDGILMNRSTW"
+
+
+def array(kind, form, values):
+    raw = b"".join(values) if kind == STRING else struct.pack(f"<{len(values)}{form}", *values)
+    return ARRAY, struct.pack("<IQ", kind, len(values)) + raw
+
+
+def lettered(path, source):
+    keys, tensors = read(source)
+    pieces = ["<pad>", "</s>", "<unk>", *LETTERS]
+    assert len(pieces) == tensors["token_embd.weight"].ne[1]
+    keys = {k: v for k, v in keys.items() if not k.startswith("tokenizer.")}
+    keys["tokenizer.ggml.model"] = text("t5")
+    keys["tokenizer.ggml.tokens"] = array(STRING, "", [text(p)[1] for p in pieces])
+    keys["tokenizer.ggml.scores"] = array(6, "f", [0.0 if i < 3 else -1.0 for i in range(len(pieces))])
+    keys["tokenizer.ggml.token_type"] = array(5, "i", [3, 3, 2] + [1] * len(LETTERS))
+    for i, name in enumerate(("padding", "eos", "unknown")):
+        keys[f"tokenizer.ggml.{name}_token_id"] = u32(i)
+    keys["tokenizer.ggml.add_bos_token"] = (7, b"\0")
+    keys["tokenizer.ggml.add_eos_token"] = (7, b"\1")
+    write(path, keys, tensors)
+    return path

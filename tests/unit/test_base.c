@@ -4,6 +4,7 @@
  */
 #include "helpers.h"
 
+#include "base/lines.h"
 #include "base/os.h"
 #include "base/pool.h"
 #include "base/trace.h"
@@ -71,6 +72,51 @@ static void test_quote(void **state)
                 assert_true(q.s[i] >= 0x20 && q.s[i] < 0x7f);
         }
     assert_non_null(strstr(pg_quote(all, 256).s, "..."));
+}
+
+/* ---- lines -------------------------------------------------------------------------------------
+ */
+
+static void test_lines(void **state)
+{
+    (void)state;
+    static const char *const want[] = {"one", "", "two\r and", "last"};
+    struct pg_lines l;
+    struct pg_err err;
+    must(pg_lines_open(&l, put_text(IN_DIR("lines"), "one\r\n\ntwo\r and\nlast"), &err), &err);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pg_lines_next(&l, &err), 1);
+        assert_int_equal(l.number, i + 1);
+        assert_int_equal(l.n, strlen(want[i]));
+        assert_true(l.n == 0 || memcmp(l.text, want[i], l.n) == 0);
+    }
+    assert_int_equal(pg_lines_next(&l, &err), 0);
+    pg_lines_close(&l);
+    assert_int_equal(pg_lines_open(&l, IN_DIR("nowhere"), &err), PG_EIO);
+    pg_lines_close(&l);
+}
+
+static void test_long_lines(void **state)
+{
+    (void)state;
+    struct pg_lines l;
+    struct pg_err err;
+    char *text = malloc(PG_LINE_MAX + 2);
+    assert_non_null(text);
+    memset(text, 'x', PG_LINE_MAX + 2);
+    text[PG_LINE_MAX] = '\n';
+    put_file(IN_DIR("lines"), text, PG_LINE_MAX + 1);
+    must(pg_lines_open(&l, IN_DIR("lines"), &err), &err);
+    assert_int_equal(pg_lines_next(&l, &err), 1);
+    assert_int_equal(l.n, PG_LINE_MAX);
+    pg_lines_close(&l);
+    text[PG_LINE_MAX] = 'x';
+    put_file(IN_DIR("lines"), text, PG_LINE_MAX + 2);
+    must(pg_lines_open(&l, IN_DIR("lines"), &err), &err);
+    assert_int_equal(pg_lines_next(&l, &err), PG_EFORMAT);
+    says(err.text, "lines:1: a line of more than 16777216 bytes");
+    pg_lines_close(&l);
+    free(text);
 }
 
 /* ---- the pool ----------------------------------------------------------------------------------
@@ -881,7 +927,8 @@ int main(void)
         cmocka_unit_test(test_outfile_link),   cmocka_unit_test(test_outfile_fails),
         cmocka_unit_test(test_outfile_stream), cmocka_unit_test(test_trace),
         cmocka_unit_test(test_lock),           cmocka_unit_test(test_trace_ring),
-        cmocka_unit_test(test_trace_pool),
+        cmocka_unit_test(test_trace_pool),     cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_long_lines),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

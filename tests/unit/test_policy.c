@@ -207,6 +207,27 @@ static void test_cycle_span(void **state)
     pg_policy_close(p);
 }
 
+/* What an encoder has filled the slots with leaves before anything of the decoder, however often it
+ * was used there and however early it came; among the decoder's own their rules hold. */
+static void test_span_of_lfu_and_lifo(void **state)
+{
+    (void)state;
+    static const enum pg_evict kinds[] = {PG_EVICT_LFU, PG_EVICT_LIFO};
+    for (size_t i = 0; i < PG_COUNT(kinds); i++) {
+        uint8_t may[N_SLOTS];
+        memset(may, 1, sizeof(may));
+        struct pg_policy *p = four_blocks(kinds[i]);
+        for (int n = 0; n < 9; n++)
+            use(p, n % 2, 0, 1);
+        pg_policy_span(p, (struct pg_span){2, 2});
+        use(p, 2, 0, 0);
+        assert_true(pg_policy_victim(p, may) / 2 < 2);
+        may[0] = may[1] = may[2] = may[3] = 0;
+        assert_int_equal(pg_policy_victim(p, may), kinds[i] == PG_EVICT_LIFO ? 7 : 5);
+        pg_policy_close(p);
+    }
+}
+
 /* A span of all blocks is what there is without one: the same victims. */
 static void test_span_of_all(void **state)
 {
@@ -617,6 +638,7 @@ int main(void)
         cmocka_unit_test(test_cycle_distance),
         cmocka_unit_test(test_cycle_exposed),
         cmocka_unit_test(test_cycle_span),
+        cmocka_unit_test(test_span_of_lfu_and_lifo),
         cmocka_unit_test(test_span_of_all),
         cmocka_unit_test(test_span_song),
         cmocka_unit_test(test_cycle_frequency),

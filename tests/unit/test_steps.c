@@ -4,6 +4,7 @@
 #include "helpers.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 
 #define MIXED PG_TEST_DATA "/gen_moe/mixed.gguf" /* four blocks, of which the second is dense */
@@ -21,6 +22,22 @@ static unsigned blocks_of(const json_t *events, const char *name)
             set |= 1u << json_integer_value(block);
     }
     return set;
+}
+
+/* What the events of this name and block took together. */
+static double seconds_of(const json_t *events, const char *name, int block)
+{
+    double sum = 0;
+    size_t i;
+    json_t *e;
+    json_array_foreach(events, i, e)
+    {
+        const json_t *at = json_object_get(json_object_get(e, "args"), "block");
+        if (at && json_integer_value(at) == block &&
+            !strcmp(json_string_value(json_object_get(e, "name")), name))
+            sum += json_number_value(json_object_get(e, "dur")) * 1e-6;
+    }
+    return sum;
 }
 
 static pg_engine *open_mixed(struct pg_options *opt)
@@ -56,6 +73,10 @@ static void test_trace_numbers_blocks_one_way(void **state)
     assert_int_equal(blocks_of(events, "experts"), 0xd);
     assert_int_equal(blocks_of(events, "demand") | blocks_of(events, "hint"), 0xd);
     assert_int_equal(blocks_of(events, "stall") & ~0xdu, 0);
+    assert_int_equal(blocks_of(events, "block"), 0xf);
+    for (int i = 0; i < 4; i++) /* the trace has microseconds with three decimals */
+        assert_true(fabs(pg_engine_block_seconds(e, i) - seconds_of(events, "block", i)) < 2e-9);
+    assert_true(pg_engine_block_seconds(e, -1) == 0 && pg_engine_block_seconds(e, 4) == 0);
     json_decref(all);
     pg_session_close(s);
     pg_engine_close(e);
