@@ -3,9 +3,10 @@ import json
 import random
 
 from .lab import ROOT, write
+from .reported import ACTIVE_SOURCE_ELSE
 
 TRACE = ROOT / "tests/data/traces/trace_kimi_300.jsonl"
-BLOCKS = {"base": 12, "large": 24}  # layers of a stack of a shape
+LAYERS = {"base": 12, "large": 24}  # of a stack
 
 
 class Model:
@@ -35,11 +36,46 @@ class Job:
         self.part, self.name, self.rep, self.given = part, f"{name}-rep{rep}", rep, args
 
     def args(self, lab):
-        return self.given(lab) if callable(self.given) else self.given
+        """Paths are of things that are made when they are needed."""
+        words = self.given(lab) if callable(self.given) else self.given
+        return [w for word in words for w in (word.args(lab) if isinstance(word, Even) else [word])]
 
 
 def n_expert(shape):
     return int(shape.rsplit("-", 1)[1])
+
+
+def layers(shape):
+    return LAYERS["base" if "base" in shape else "large"]
+
+
+class Even:
+    """A routing without a cache in mind, which random weights of few layers are far from: N experts a token and block, drawn
+    evenly, none of them of the token before. An encoder's tokens draw from 44 experts, as logged for Switch-Base-128."""
+
+    def __init__(self, n_layer, n_expert_, n_used=1):
+        self.n_moe, self.n_expert, self.n_used = n_layer // 2, n_expert_, n_used
+
+    def path(self, lab):
+        path, draw = lab.out / f"even-{2 * self.n_moe}x{self.n_used}-of-{self.n_expert}.jsonl", random.Random(1)
+        few = min(self.n_expert, max(ACTIVE_SOURCE_ELSE, self.n_used))
+        before, lines = [[]] * self.n_moe, []
+        for token in range(0 if path.exists() else 256):
+            before = [self.draw(draw, block) for block in before]
+            source = [draw.sample(range(few), self.n_used) for _ in range(self.n_moe)]
+            lines.append(json.dumps({"tok": token, "layers": source + before}) + "\n")
+        if lines:
+            write(path, "".join(lines))
+        return path
+
+    def draw(self, draw, before):
+        new = [e for e in range(self.n_expert) if e not in before]
+        found = draw.sample(new, min(self.n_used, len(new)))
+        return found + draw.sample(before, self.n_used - len(found))
+
+    def args(self, lab):
+        """A slot is taken from who has not been used for longest, so that nothing is kept for later."""
+        return ["--routes", self.path(lab), "--evict", "lru"]
 
 
 def share_of(path, share):
@@ -49,15 +85,16 @@ def share_of(path, share):
 def modes_jobs(plan, shape):
     """Figures 10, 11 and 12: without a cache, as in the paper, each mode with the slots that it needs at once. And with
     23 % of the file as a budget, where what is left is a cache."""
-    p = ["-p", plan["n_source"], "--source", plan["n_source"]]
+    p = ["-p", plan["n_source"], "--source", plan["n_source"], Even(layers(shape), n_expert(shape))]
     few, many = ["-n", plan["n_decode"]], ["-n", plan["n_all"]]
     both = ["--slots", 2 * n_expert(shape), "--modes", "prefetch-all", "--no-measure", *many, *p]
     rows = {
-        "needed": ["--slots", 2, "--modes", "pregate,ondemand,lookahead,hint", *few, *p],
+        "needed": ["--slots", 2, "--modes", "pregate,ondemand", *few, *p],
         "resident": ["--modes", "resident", "--no-measure", *few, *p],
         "all": ["--steady", *both],
         "all-ours": both,
-        "budget": lambda lab: ["--memory", share_of(lab.path_of(shape), 0.23), "--modes", "pregate,ondemand", "--no-measure", *few, *p],
+        "budget": lambda lab: ["--memory", share_of(lab.path_of(shape), 0.23), "--modes", "pregate,ondemand", "--no-measure", *few,
+                               "-p", plan["n_source"], "--source", plan["n_source"], "--routes", Even(layers(shape), n_expert(shape)).path(lab)],
     }
     if shape == plan["one_thread"]:  # computing takes twice as long, reading does not
         rows["needed-1"] = ["--slots", 2, "--modes", "pregate,ondemand", "-t", 1, *few, *p]
@@ -74,7 +111,8 @@ def active_jobs(plan, shape):
         for n in plan["active"]:
             rows = {"pregate": ["--slots", max(2, 2 * n)], "ondemand": ["--slots", max(2, n)], "resident": [],
                     "prefetch-all": ["--steady", "--slots", 2 * n_expert(shape)]}
-            jobs += [Job("active", f"active-{n}-{mode}", rep, ["--modes", mode, "--experts", n, *slots, *p])
+            even = Even(layers(plan["active_shape"]), n_expert(shape), n)
+            jobs += [Job("active", f"active-{n}-{mode}", rep, ["--modes", mode, "--experts", n, *slots, *p, even])
                      for mode, slots in rows.items()]
     # How random weights route: with room for all, what a block misses are its distinct experts.
     jobs.append(Job("active", "routing-of-random-weights", 0, ["--modes", "ondemand", "--slots", 12 * n_expert(shape), "-p", 8, "--source",
@@ -97,7 +135,7 @@ def top_1_trace(lab, n_block, n_expert_):
 
 
 def cache_jobs(plan, shape):
-    n_block = BLOCKS["large" if "large" in shape else "base"]
+    n_block = layers(shape)  # with experts, of both stacks
     total = n_block * n_expert(shape)
     jobs = []
     p = ["-p", 16, "--source", 16, "-n", plan["n_cache"], "--modes", "pregate,ondemand", "--no-measure"]
@@ -105,7 +143,7 @@ def cache_jobs(plan, shape):
     def with_routes(*args):
         return lambda lab: [*args, "--routes", top_1_trace(lab, n_block, n_expert(shape)), *p]
     for rep in range(plan["cache_reps"]):
-        jobs.append(Job("cache", "cache-none", rep, with_routes("--slots", 2)))
+        jobs.append(Job("cache", "cache-none", rep, with_routes("--slots", 2, "--evict", "lru")))
         jobs += [Job("cache", f"cache-{part}", rep, with_routes("--slots", max(2, round(total * part / 100)), "--evict", ",".join(plan["policies"])))
                  for part in plan["cache"]]
     return jobs
@@ -117,7 +155,7 @@ def batch_jobs(plan, shape):
     for rep in range(plan["few_reps"]):
         for n in plan["batches"]:
             p = ["--parallel", n, "-b", max(64, n), "-p", 8, "--source", 8, "-n", plan["n_batch"], "--no-measure"]
-            jobs.append(Job("batch", f"batch-{n}-needed", rep, ["--slots", 2 * min(n, n_expert(shape)), "--modes", "pregate,ondemand", *p]))
+            jobs.append(Job("batch", f"batch-{n}-needed", rep, ["--slots", 2 * min(n, n_expert(shape)), "--evict", "lru", "--modes", "pregate,ondemand", *p]))
             jobs.append(Job("batch", f"batch-{n}-resident", rep, ["--modes", "resident", *p]))
             if rep == 0:  # the same gates with all experts in memory
                 jobs.append(Job("batch", f"batch-{n}-same-gates", rep, ["--slots", total, "--modes", "pregate", *p]))
@@ -125,7 +163,7 @@ def batch_jobs(plan, shape):
 
 
 def ssd_jobs(plan, shape):
-    p = ["-p", 32, "--source", 32]
+    p = ["-p", 32, "--source", 32, Even(plan["ssd"]["layers"], n_expert(shape))]
     rows = {"needed": ["--slots", 2, "--modes", "pregate,ondemand", "-n", plan["n_ssd"], *p],
             "resident": ["--modes", "resident", "-n", plan["n_ssd"], "--no-measure", *p],
             "all": ["--steady", "--slots", 2 * n_expert(shape), "--modes", "prefetch-all", "-n", 2, "--no-measure", *p]}

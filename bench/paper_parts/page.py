@@ -9,7 +9,7 @@ from .numbers import Shape, rows
 from .simulated import MACHINES, SHAPES, TITLES, bars, rows_of
 
 MISSING = "not measured"
-MODES = ["resident", "pregate", "ondemand", "prefetch-all", "lookahead", "hint"]
+MODES = ["resident", "pregate", "ondemand", "prefetch-all"]
 MIB = 1 << 20
 
 
@@ -238,7 +238,7 @@ class Page:
                 continue
             pre, demand, resident = found["pregate"], found["ondemand"], found["resident"]
             same.append(pre.hashes() == gates.hashes() and demand.hashes() == resident.hashes())
-            read = demand.wanted() * s.read * len(demand.moe)
+            read = demand.read_of_block() / s.disk * 1e3 * len(demand.moe)
             bound = (resident.step() + read) / max(resident.step(), read)
             gain = demand.step() / pre.step()
             for name, v in (("measured", gain), ("bound", bound)):
@@ -408,20 +408,22 @@ it: what a pre-gate gives to hide the read in. With one thread computing takes t
 reading does not, so that the two can be seen where they are nearer to each other. Where there is no `resident`, computing is what `ondemand` did not wait.""",
     "latency": """Wall time of the decoder's blocks with experts, self-attention, cross attention and feed-forward, waiting included,
 mean over the blocks and {n} steps; it is a counter of the engine, and `--trace` shows the same blocks. There is no cache:
-each mode has the slots that it needs at once, 2, or for `prefetch-all` two blocks' experts ({n_all} steps). As in the
+each mode has the slots that it needs at once, 2, or for `prefetch-all` two blocks' experts ({n_all} steps), and routes are
+forced (even draws, never the expert of the token before), so that each block reads what it uses. An encoder's tokens draw
+from 44 experts, which is what a third party logged. As in the
 paper `prefetch-all` waits for all of the next block's experts (`--steady`). The first block of a step has nothing before
 it that could name its experts. The floor is computing, and of reading what no schedule of that mode can hide: all of
-`ondemand`; the first block's, and of the later ones what is longer than the window; of
-`lookahead` and `hint` as if all that they name were right.""",
+`ondemand`; the first block's, and of the later ones what is longer than the window.""",
     "throughput": """Tokens a second of a request with a source of 256 tokens and 256 to write, the encoder included; the step's time is
-measured over fewer steps, as above. "Of the floor" is of decoding alone. The encoder reads nearly all experts of its blocks
-for such a source, through the same few slots, which is what its share is made of.""",
+measured over fewer steps, as above. "Of the floor" is of decoding alone. The encoder reads up to 44 experts a block for such
+a source, through the same few slots, which is what its share is made of.""",
     "memory": """The most memory that the process ever had (VmHWM), program, buffers and KV included, and not a formula over weights as
 in the paper and its artifact. Ours are smaller parts, since `resident` counts the encoder's experts, too.""",
     "budget": """A user gives a budget: here 23 % of the file, the paper's peak. What is left of it is a cache (`cycle`) for both modes, also
-while the encoder runs. Routing is that of random weights, so a cache finds little more than its part of all experts.""",
+while the encoder runs. Routing is the same even one, so a cache finds little more than its part of all experts.""",
     "active": """As the artifact does it, the gate's top-k is N (`--experts N`): a token uses N experts of a block, and has N times the
-computing. Slots are what N take: N for `ondemand`, 2 N for `pregate`, two blocks' for `prefetch-all`. The paper says that all
+computing. Routes are forced as above. Slots are what N take: N for `ondemand`, 2 N for `pregate`, two blocks'
+for `prefetch-all`. The paper says that all
 offloading gets worse with N, that the distance of `prefetch-all` shrinks, and that `pregate` stays the best.""",
     "cache": """Slots for a part of all experts, encoder's included, which while a text is written are nearly all the decoder's. The paper
 has LIFO, LFU and LRU; `cycle` is ours. Random weights would route without memory, so a recorded routing is forced: of Kimi's
@@ -430,9 +432,11 @@ come first: they do not depend on the machine. Hits are wanted experts that were
     "ssd": """Here all experts are on SSD in any case, so the shapes of figure 10 stand here as well. Beside them is {shape} with {layers}
 layers a stack instead of 24, as much as the disk carries: its blocks are the real ones, there are fewer. The paper gives no value but
 that `pregate` keeps the lead, and that its advantage shrinks, since reading overwhelms the rest.""",
-    "batch": """N texts side by side, a token of each in a step, with a source of 8 tokens each; both modes have 2 N slots. The paper has
+    "batch": """N texts side by side, a token of each in a step, with a source of 8 tokens each; both modes have 2 N slots, whose
+least recently used leaves. Routing is that of the random weights, since a forced one would be the same for all texts; how many
+distinct experts it makes stands beside. The paper has
 batch 1 only; a third party found the gain gone at 16 to 32. The bound is what overlap can bring at most, with c the time of
-`resident`'s step and r that of reading the distinct experts at the disk's roof: 2 where both are equal, and 1 where one of
+`resident`'s step and r that of reading what `ondemand` reads at the disk's roof: 2 where both are equal, and 1 where one of
 them is nearly all. "Tokens equal": `pregate` with few slots decodes what it decodes with all experts in memory, and
 `ondemand` what `resident` does.""",
     "simulated": """`pregate plan --simulate`: the engine's store, gates and order of blocks in virtual time; copies and computing take what the
