@@ -577,19 +577,6 @@ static int distil(const struct pg_tune_options *opt, struct pg_tune_report *out,
     return rc;
 }
 
-/* Before anything is begun for a model that it cannot be done for. */
-static int check_by_loss(const struct pg_tune_options *o, struct pg_err *err)
-{
-    struct pg_options opt = {PG_OPTIONS_INIT, .model = o->model};
-    struct pg_engine *e = pg_calloc(1, sizeof(*e));
-    if (!e)
-        return pg_fail(err, PG_ENOMEM, "out of memory");
-    int rc = pg_engine_begin(e, &opt, err);
-    rc = rc ? rc : pg_distil_check_model(&e->model, o->model, o->level ? o->level : 1, err);
-    pg_engine_close(e);
-    return rc;
-}
-
 /* Distils first, into OUT, unless there is something to begin or to go on with. */
 static int tune_by_loss(struct pg_tune_options *o, struct pg_tune_report *out, struct pg_err *err)
 {
@@ -598,7 +585,6 @@ static int tune_by_loss(struct pg_tune_options *o, struct pg_tune_report *out, s
                        "the loss of the language model: pre-gates that hint do not change it; "
                        "pre-gates that decide are wanted");
     }
-    PG_TRY(check_by_loss(o, err));
     if (!o->from_sidecar && !(o->resume && pg_lm_is_begun(o))) {
         PG_TRY(pg_lm_check(o, err)); /* it may need more memory than distilling does */
         PG_TRY(distil(o, out, err));

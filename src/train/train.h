@@ -45,7 +45,7 @@ struct pg_trainer {
     struct pg_source source;     /* MODEL */
     struct pg_sidecar_head from; /* of the sidecar that training starts from, or zero */
     pg_vocab *vocab;
-    struct pg_docs docs;   /* or, of a model with an encoder: */
+    struct pg_docs docs; /* or, of a model with an encoder: */
     struct pg_pairs pairs;
     struct pg_batches batches;
     struct pg_pool *pool;

@@ -7,9 +7,12 @@ what comes out must have the same tensors, byte for byte.
 """
 import json
 import os
+import random
+import shlex
 import struct
+import subprocess
 
-from common import SOURCE, TRAINED, Case, main
+from common import PROGRAM, SOURCE, TRAINED, Case, main
 
 DATA = os.path.join(SOURCE, "tests", "data")
 VOCAB = os.path.join(DATA, "vocab")
@@ -254,6 +257,35 @@ class Convert(Case):
             self.refused(self.call("convert", folder, "-o", self.path("x.gguf")), 1, said)
 
     # ------------------------------------------------------------ vocabularies
+
+    # ------------------------------------------------------------ docs/switch.md
+
+    def test_five_commands(self):
+        """From a hub folder to a pre-gated model, word for word as docs/switch.md says it, on a tiny one; training has
+        fewer steps and rows."""
+        with open(os.path.join(SOURCE, "docs", "switch.md"), encoding="utf-8") as f:
+            commands = f.read().split("```")[1].strip().splitlines()
+        self.assertEqual([line.split()[:2] for line in commands],
+                         [["pregate", name] for name in ("convert", "tune", "train", "eval", "run")])
+        _, tensors = read_gguf(os.path.join(DATA, "gen_moe", "switch.gguf"))
+        parts, draw = t5_folder(tensors), random.Random(1)
+        table = struct.pack(f"<{32 * 2048}f", *(draw.gauss(0, 1) for _ in range(32 * 2048)))
+        parts["shared.weight"] = ([32128, 32], (table * 16)[:4 * 32 * 32128])
+        folder = self.hub("switch-base-8", parts, {
+            "model_type": "switch_transformers", "vocab_size": 32128, "d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4,
+            "num_layers": 4, "num_decoder_layers": 4, "num_experts": 8, "decoder_start_token_id": 0, "eos_token_id": 1})
+        with open(os.path.join(VOCAB, "t5.model"), "rb") as f:
+            self.put("switch-base-8/spiece.model", f.read())
+        pairs = [{"source": f"summarize: story {i} of a house", "target": f"house {i}"} for i in range(40)]
+        for name in ("train", "test"):
+            self.put(f"{name}.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs))
+        more = {"tune": ["--tokens", "500"], "train": ["--steps", "2", "-b", "2x32x16"], "run": ["-n", "4"]}
+        for line in commands:
+            words = shlex.split(line)
+            done = subprocess.run([PROGRAM, *words[1:], *more.get(words[1], [])], cwd=os.path.dirname(folder), timeout=200,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+            self.assertEqual(done.returncode, 0, (line, done.stderr.decode()))
+        self.assertIn(b"pregate", done.stderr)
 
     def cuts_text_as(self, folder, name, texts):
         """The texts of tests/data/vocab, cut by the converted vocabulary."""
