@@ -219,8 +219,8 @@ int pg_flow_pack(struct pg_flow *f, const char *model, struct pg_err *err)
 /* ------------------------------------------------------------------ merged again ------------ */
 
 /* Tensors [i, i + n) are one block's, in the order of records: those of one kind become one. */
-static int merge_kind(const struct pg_flow *f, size_t i, size_t n, int kind, const char *model,
-                      struct pg_flow *to, struct pg_err *err)
+static int merge_kind(const struct pg_flow *f, size_t i, size_t n, int kind, struct pg_flow *to,
+                      struct pg_err *err)
 {
     const struct pg_flow_tensor *first = NULL;
     struct expert x;
@@ -234,8 +234,8 @@ static int merge_kind(const struct pg_flow *f, size_t i, size_t n, int kind, con
         if (x.e != e || t->n_dims != 2 ||
             (first && (t->type != first->type || memcmp(t->ne, first->ne, sizeof(t->ne)) != 0)))
             return pg_fail(err, PG_EFORMAT,
-                           "%s: tensor %s: is not expert %d, of the shape and type of the others",
-                           model, t->name, e);
+                           "tensor %s: is not expert %d, of the shape and type of the others",
+                           t->name, e);
         x.e = MERGED;
         name_of(&x, &all);
         all.n_dims = 3;
@@ -266,8 +266,11 @@ static int merge_all(const struct pg_flow *f, const char *model, struct pg_flow 
         }
         while (i + n < f->n_tensors && f->tensor[i + n].place == t->place)
             n++;
-        for (int kind = 0; kind < KINDS; kind++)
-            PG_TRY(merge_kind(f, i, n, kind, model, to, err));
+        int rc = 0;
+        for (int kind = 0; kind < KINDS && !rc; kind++)
+            rc = merge_kind(f, i, n, kind, to, err);
+        if (rc)
+            return pg_fail_in(err, rc, model);
     }
     return 0;
 }
