@@ -217,6 +217,8 @@ class Page:
         s = Shape(self.lab, self.plan["ssd"]["shape"], "ssd")
         everything = [(x.label, x) for x in self.shapes] + ([(f"{s.label}, {self.plan['ssd']['layers']} layers", s)] if s.there else [])
         lines, cells = [], {}
+        if not everything:
+            return [MISSING]
         for name, x in everything:
             for mode in MODES[:4]:
                 row = x.get(mode)
@@ -283,7 +285,7 @@ class Page:
         off = [abs(ours / theirs - 1) for _, _, theirs, ours in bars(self.lab)]
         if off:
             lines.append([f"simulated RTX 4090 D, {len(off)} bars", "each within 10 %", f"largest {100 * max(off):.1f} %", "", self.verdict(max(off) <= 0.1, False)])
-        return table(["", "bar", "found", "beside it", ""], lines)
+        return table(["", "bar", "found", "beside it", ""], lines) if lines else [MISSING]
 
     @staticmethod
     def verdict(met, bounded):

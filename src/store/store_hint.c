@@ -87,11 +87,14 @@ static int next_key(struct pg_store *s, bool *certain)
 
 /* Demand that comes next has to share the disk with what is under way, so that is kept as small as
  * for demand itself. Certain hints are demand that is known early: more of them may be under way,
- * so that the disk does not run dry while the engine computes. */
-static bool has_room(const struct pg_store *s, bool certain)
+ * so that the disk does not run dry while the engine computes; but beside demand, which is waited
+ * for first, only one that fits into the window whole (docs/decisions/021-behind-demand.md). */
+static bool has_room(const struct pg_store *s, int key, bool certain)
 {
-    uint64_t most = certain && !s->demand.n ? 3 * s->window_bytes : s->window_bytes;
-    return s->demand.bytes + s->hint.bytes < most;
+    uint64_t under_way = s->demand.bytes + s->hint.bytes;
+    if (certain && s->demand.n)
+        return under_way + pg_store_expert_bytes(s, key) <= s->window_bytes;
+    return under_way < (certain ? 3 : 1) * s->window_bytes;
 }
 
 void pg_store_hint_pump(struct pg_store *s)
@@ -106,7 +109,7 @@ void pg_store_hint_pump(struct pg_store *s)
             continue;
         }
         int key = next_key(s, &certain);
-        if (key < 0 || !has_room(s, certain) || pg_io_n_pending(s->opt.io) == s->depth)
+        if (key < 0 || !has_room(s, key, certain) || pg_io_n_pending(s->opt.io) == s->depth)
             return;
         int evicted;
         int slot = pg_store_take_slot(s, true, &evicted);

@@ -348,6 +348,29 @@ static void test_demand_before_hints(void **state)
     world_close(&w);
 }
 
+/* A certain hint is not read beside demand that it does not fit into the window with: the demand
+ * takes its own time and no more, and the hint follows at once. In a larger window both are read,
+ * and share the disk. */
+static void test_certain_hint_behind_demand(void **state)
+{
+    (void)state;
+    const size_t windows[] = {5 * PG_PAGE, 6 * PG_PAGE};
+    for (int i = 0; i < 2; i++) {
+        struct world w;
+        struct world_options opt = plain(8);
+        opt.window_bytes = windows[i];
+        world_open(&w, &opt);
+        pg_store_acquire(w.store, 0, id, 1);
+        pg_store_hint(w.store, 1, id, 1, true);
+        assert_int_equal(pg_io_n_pending(w.io), (i + 1) * PG_SLABS);
+        finish_wave(&w, 0);
+        assert_true(pg_io_now(w.io) <= (uint64_t)(i + 1) * EXPERT_NS + 1000);
+        run_ids(&w, 1, id, 1);
+        assert_true(pg_io_now(w.io) <= 2 * EXPERT_NS + 1000);
+        world_close(&w);
+    }
+}
+
 /* The disk serves what it has all at once, so not too much is given to it: the first expert arrives
  * long before the last, and the last no later than it would otherwise. */
 static void test_first_comes_first(void **state)
@@ -804,6 +827,7 @@ int main(void)
         cmocka_unit_test(test_packed_is_one_read),
         cmocka_unit_test(test_hint_in_time),
         cmocka_unit_test(test_demand_before_hints),
+        cmocka_unit_test(test_certain_hint_behind_demand),
         cmocka_unit_test(test_first_comes_first),
         cmocka_unit_test(test_hint_takes_nothing_needed),
         cmocka_unit_test(test_new_hint_replaces),
