@@ -70,12 +70,9 @@ class Encoder(Case):
                 (1, ["source", "no encoder"], ("run", TRAINED, "-p", "a", "-n", "1", "--source", "4")),
                 (1, ["batch", "one step"], ("run", self.tiny, "-p", "a", "-n", "1", "-b", "8")),
                 (1, ["source of", "at most"], ("run", self.tiny, "-p", "a b c d e f", "-n", "1", "--source", "3")),
-                (1, ["encoder", "loss"], ("tune", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out, "--for", "decide",
-                                          "--loss", "lm")),
                 (1, ["level 2", "1 to 1"], ("tune", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out, "--level", "2")),
                 (1, ["2 wanted at least"], ("tune", os.path.join(DATA, "t5dense.gguf"), "--data", os.path.join(SOURCE, "README.md"), "-o", out)),
-                (1, ["vocabulary"], ("tune", SWITCH, "--data", os.path.join(SOURCE, "README.md"), "-o", out)),
-                (1, ["encoder"], ("train", self.tiny, "--data", os.path.join(SOURCE, "README.md"), "-o", out))):
+                (1, ["vocabulary"], ("tune", SWITCH, "--data", os.path.join(SOURCE, "README.md"), "-o", out))):
             self.refused(self.call(*args), code, said)
 
     # ------------------------------------------------------------ run, bench, plan
