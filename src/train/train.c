@@ -178,7 +178,7 @@ static int fill_weights(struct pg_trainer *t, struct pg_source *from, struct pg_
         const struct pg_param *p = &t->params->p[i];
         float *w = t->s.w + p->at;
         if (o->from_scratch && !is_constant(p))
-            pg_draw_param(p, t->source.model.h.n_layer, o->seed, i, w);
+            pg_draw_param(p, &t->source.model.h, o->seed, i, w);
         else if (!pg_is_pregate(p))
             PG_TRY(pg_source_param(from, p, w, err));
         if (o->progress && o->progress(o->user, "weights", (uint64_t)i + 1, (uint64_t)t->params->n))

@@ -126,18 +126,38 @@ static bool ends_with(const char *s, const char *end)
     return n >= k && strcmp(s + n - k, end) == 0;
 }
 
-void pg_draw_param(const struct pg_param *p, int n_layer, uint64_t seed, int index, float *out)
+/* With nothing to scale q · k, nor the sum of what blocks add, T5 begins with rows of length 1: the
+ * table's values have a deviation of 1, all others that of a row whose input has (Raffel et al.
+ * 2020, as their code has it). */
+static double deviation_in_stacks(const struct pg_hparams *h, const struct pg_param *p)
+{
+    if (strcmp(p->name, "token_embd.weight") == 0)
+        return 1;
+    if (ends_with(p->name, "attn_q.weight"))
+        return 1 / sqrt((double)h->n_embd * h->head_dim);
+    return 1 / sqrt((double)(ends_with(p->name, "attn_rel_b.weight") ? h->n_embd : p->n_in));
+}
+
+static double deviation(const struct pg_hparams *h, const struct pg_param *p)
+{
+    bool into_stream = strstr(p->name, ".attn_output.") || strstr(p->name, ".ffn_down");
+    if (h->n_stack > 1)
+        return deviation_in_stacks(h, p);
+    return into_stream ? 0.02 / sqrt(2.0 * h->n_layer) : 0.02;
+}
+
+void pg_draw_param(const struct pg_param *p, const struct pg_hparams *h, uint64_t seed, int index,
+                   float *out)
 {
     /* Streams below are those of the epochs. */
     const uint64_t stream = ((uint64_t)1 << 40) + (uint64_t)index;
     bool is_norm = ends_with(p->name, "norm.weight"), is_bias = ends_with(p->name, ".bias");
-    bool into_stream = strstr(p->name, "attn_o") || strstr(p->name, ".ffn_down");
     if (is_norm || is_bias) {
         for (size_t i = 0; i < p->n; i++)
             out[i] = is_norm ? 1.0f : 0.0f;
         return;
     }
-    draw(out, p->n, into_stream ? 0.02 / sqrt(2.0 * n_layer) : 0.02, seed, stream);
+    draw(out, p->n, deviation(h, p), seed, stream);
 }
 
 /* ------------------------------------------------------------------ pre-gates --------------- */

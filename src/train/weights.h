@@ -23,8 +23,10 @@ int pg_source_param(struct pg_source *s, const struct pg_param *p, float *out, s
 int pg_source_hash(struct pg_source *s, char out[17], struct pg_err *err);
 
 /* New values of parameter `index`: matrices normal with deviation 0.02, those that write into the
- * residual stream narrower by 1 / sqrt(2 n_layer); norms 1, biases 0. */
-void pg_draw_param(const struct pg_param *p, int n_layer, uint64_t seed, int index, float *out);
+ * residual stream narrower by 1 / sqrt(2 n_layer), and of models with an encoder as T5's; norms 1,
+ * biases 0. */
+void pg_draw_param(const struct pg_param *p, const struct pg_hparams *h, uint64_t seed, int index,
+                   float *out);
 
 /* ---- pre-gates */
 

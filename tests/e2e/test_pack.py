@@ -12,7 +12,7 @@ import struct
 import sys
 
 sys.dont_write_bytecode = True
-from common import SOURCE, TRAINED, Case, main  # noqa: E402
+from common import SANITIZED, SOURCE, TRAINED, Case, main  # noqa: E402
 from test_convert import DATA, VALUE  # noqa: E402
 
 PAGE = 4096
@@ -140,18 +140,19 @@ class Pack(Case):
         self.good("pack", TRAINED, "-o", packed)
         self.good("sidecar", TRAINED, "-o", gates)
         for mode in ("pregate", "hint"):
-            more = ("--mode", mode, "--pregate", gates, "--memory", "14M")
+            more = ("--mode", mode, "--pregate", gates, "--slots", "40")
             self.assertEqual(self.logits(packed, *more), self.logits(TRAINED, *more))
 
     def test_slots(self):
         """A record has no page around each matrix, so more of them fit, and the same text comes out."""
+        memory = f"{400 if SANITIZED else 12}M"
         packed, slot, text = self.path("p.gguf"), {}, {}
         self.good("pack", TRAINED, "-o", packed)
         for model in (TRAINED, packed):
-            plan = json.loads(self.good("plan", model, "--memory", "12M", "--no-measure", "--json").stdout)
+            plan = json.loads(self.good("plan", model, "--memory", memory, "--no-measure", "--json").stdout)
             slot[model] = plan["slot_bytes"]
             text[model] = json.loads(self.good("run", model, "-p", "Once", "-n", "8", "--temp", "0", "--mode", "ondemand", "--memory",
-                                               "12M", "--json").stdout)["text"]
+                                               memory, "--json").stdout)["text"]
         self.assertEqual(slot[packed], 3 * 32768)
         self.assertEqual(slot[TRAINED], 3 * (32768 + PAGE))
         self.assertEqual(text[TRAINED], text[packed])
