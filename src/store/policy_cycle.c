@@ -46,6 +46,7 @@ static const float first_share[N_STAGES] = {[SLOW] = 1, [FAST] = 0.3f, [RECALL] 
 #define EXPOSED     4       /* how much more a miss costs that nothing hides */
 #define SHARE_PRIOR 20.0f   /* how firmly: in sums of squares */
 #define SHARE_FADE  0.9995f /* a tick */
+#define LATER       0.25f   /* what is not named for certain: not before the wave after the next */
 #define HINT_RIGHT  0.75f   /* of the experts that an uncertain hint names, how many are wanted */
 
 /* What is known about a block. */
@@ -385,7 +386,7 @@ static float with_hint(const struct pg_cycle *c, int key, float p)
     const struct outlook *o = &c->outlook[key / c->n_expert];
     bool named = c->hinted[key] == o->hinted;
     if (o->certain)
-        return named ? 1 : p / 16; /* not before the wave after the next */
+        return named ? 1 : p * LATER;
     float n_used = (float)PG_MAX(1, o->n_used);
     float right = HINT_RIGHT * PG_MIN(1.0f, n_used / (float)o->n_hinted);
     if (named)
