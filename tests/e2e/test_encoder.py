@@ -121,7 +121,7 @@ class Encoder(Case):
         """As much as it uses, so that a longer source than the default runs, and a short one in a small batch."""
         for p, more, said in ((600, [], None), (20, ["-b", "20"], None), (20, ["-b", "19"], "one step"), (20, ["-c", "4", "--source", "20"], "context")):
             found = json.loads(self.call("bench", self.tiny, "-p", p, "-n", "4", "-r", "1", "--modes", "ondemand", "--slots", "6", "-o", "json",
-                                         *more).stdout)
+                                         "--no-measure", *more).stdout)
             row = found["rows"][0]
             if said:
                 self.assertIn(said, row["error"])
@@ -397,7 +397,7 @@ class Encoder(Case):
         sidecar = self.path("s.gguf")
         self.good("sidecar", self.tiny, "-o", sidecar)
         seen = set()
-        for n in (1, 8, 64):
+        for n in (1, 8) if SANITIZED else (1, 64):
             def hashes(slots, modes, n=n):
                 return {row["repetitions"][0]["tokens_hash"]
                         for row in self.bench_rows("--pregate", sidecar, "--parallel", n, "--slots", slots, "--modes", modes)}
@@ -405,7 +405,7 @@ class Encoder(Case):
             gates = hashes(2, "pregate") | hashes(32, "pregate")
             self.assertEqual((len(routers), len(gates)), (1, 1), n)
             seen |= routers | gates
-        self.assertEqual(len(seen), 6)  # other texts, and gates that decide otherwise: the number can differ
+        self.assertEqual(len(seen), 4)  # other texts, and gates that decide otherwise: the number can differ
 
     def test_bench_counts_all_texts(self):
         one, four = (self.bench_rows("--modes", "resident", "--parallel", n)[0] for n in (1, 4))
