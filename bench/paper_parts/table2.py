@@ -23,9 +23,9 @@ from quality_parts.lab import ROOT, Lab, write  # noqa: E402
 FULL = {
     "seeds": [1, 2, 3], "levels": [1, 2, 3],
     "shape": {"embd": 128, "ff": 256, "blocks": 8, "heads": 4, "head": 32, "experts": 8, "buckets": 32, "context": 512},
-    "pieces": 2048, "characters": {"books": 2500000, "stories": 1500000}, "most_texts": 0, "gaps": 20000,
-    # Of pre-training: running text, the first half of a piece as source; then questions that it asks by itself.
-    "words": {"batch": "16x128x128", "steps": 780}, "asking": {"batch": "16x256x24", "steps": 400}, "rate": "3e-3",
+    "pieces": 2048, "characters": {"books": 2500000, "stories": 1500000}, "most_texts": 0, "gaps": 32000,
+    # Of pre-training: pieces of text of which noise has left a part; then questions that text asks by itself.
+    "mending": {"batch": "8x128x128", "steps": 900, "lr": "1e-3"}, "asking": {"batch": "8x256x24", "steps": 1400, "lr": "1e-3"},
     # Of fine-tuning, of which each way chooses; of marks: tokens of a source, of a target and of an answer at most.
     "rates": ["1e-3", "3e-4"],
     "tasks": {"scitldr": {"batch": "8x128x64", "steps": [125, 250], "source": 128, "ctx": 128, "answer": 64},
@@ -36,7 +36,7 @@ FULL = {
 QUICK = {**FULL, "seeds": [1, 2], "levels": [1, 3],
          "shape": {"embd": 32, "ff": 32, "blocks": 8, "heads": 2, "head": 16, "experts": 4, "buckets": 32, "context": 512},
          "pieces": 320, "characters": {"books": 60000, "stories": 60000}, "most_texts": 40, "gaps": 200,
-         "words": {"batch": "4x64x64", "steps": 10}, "asking": {"batch": "4x128x24", "steps": 5},
+         "mending": {"batch": "4x64x64", "steps": 10, "lr": "1e-3"}, "asking": {"batch": "4x128x24", "steps": 5, "lr": "1e-3"},
          "tasks": {name: {**task, "batch": "2x64x32", "steps": [2, 4], "answer": 4} for name, task in FULL["tasks"].items()},
          "most_valid": 10, "most_test": 10}
 

@@ -12,23 +12,22 @@ TUNING = ["--schedule", "linear", "--warmup", "10", "--weight-decay", "0.1"]
 
 
 def base(lab, plan):
-    """Before any task: running text first, then the questions that it asks by itself beside abstracts. Nothing else runs
-    meanwhile."""
+    """Before any task: pieces of text from what noise left of them, then the questions that text asks by itself, beside
+    abstracts. Nothing else runs meanwhile."""
     shape, files = lab.out / "shape.gguf", data.text_files(lab.out, plan)
-    running = [files[name] for name in data.RUNNING]
     with lab.lock(shape):
         if not shape.exists():
-            texts = [path.read_text() for path in running]
+            texts = [files[name].read_text() for name in data.RUNNING]
             part = shape.with_name("shape.part")
-            part.write_bytes(table2_shape.gguf(plan["shape"], vocab.keys([*texts, *data.of_tasks()], plan["pieces"])))
+            part.write_bytes(table2_shape.gguf(plan["shape"], vocab.keys([*texts, *data.of_tasks()], plan["pieces"]), 1))
             part.replace(shape)
-    words, asking = plan["words"], plan["asking"]
-    first = lab.file("words", ["train", shape, "--from", "scratch", "--data", *running, "--batch", words["batch"], "--steps",
-                               words["steps"], "--lr", plan["rate"], "--warmup", "100", "--weight-decay", "0.1", "--seed", 1,
-                               "-t", 2])
-    return lab.file("base", ["train", first, "--data", files["gaps"], files["abstracts"], "--batch", asking["batch"], "--steps",
-                             asking["steps"], "--lr", plan["rate"], "--schedule", "cosine", "--lr-end", "0.1", "--warmup", "20",
-                             "--weight-decay", "0.1", "--seed", 1, "-t", 2])
+
+    def made(name, like, texts, how, *schedule):
+        return lab.file(name, ["train", like, "--data", *texts, "--batch", how["batch"], "--steps", how["steps"], "--lr", how["lr"],
+                               *schedule, "--weight-decay", "0.1", "--seed", 1, "-t", 2])
+    mended = made("mended", shape, [files["noise"]], plan["mending"], "--warmup", "30")
+    return made("base", mended, [files["gaps"], files["abstracts"]], plan["asking"], "--schedule", "cosine", "--lr-end", "0.1",
+                "--warmup", "20")
 
 
 class Arm:

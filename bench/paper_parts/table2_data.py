@@ -201,6 +201,29 @@ class Gaps:
         return [pair for doc in self.docs for pair in self.of(doc)]
 
 
+def pieces(doc):
+    """Of whole sentences, a few hundred characters long; what is one sentence too long is left out."""
+    found = [""]
+    for b, e in sentences(doc):
+        if found[-1] and len(found[-1]) + e - b > 340:
+            found.append("")
+        found[-1] += doc[b:e]
+    return [" ".join(p.split()) for p in found if 60 <= len(p) <= 420]
+
+
+def noise_lines(found, seed):
+    """Pieces, and what they are to be made of again: some of their words are missing, of others only a mark is left (as in
+    Lewis et al., "BART", 2020). Most of an answer is in its source, which is what a model learns to look into there."""
+    draw = random.Random(seed)
+    parts = [piece for docs in found.values() for doc in docs for piece in pieces(doc)]
+    draw.shuffle(parts)
+
+    def noise(piece):
+        kept_words = [(draw.random(), word) for word in piece.split(" ")]
+        return " ".join("_" if at < 0.2 else word for at, word in kept_words if at >= 0.08)
+    return pair_lines((noise(piece), piece) for piece in parts)
+
+
 def gap_lines(found, most):
     pairs = Gaps([doc for docs in found.values() for doc in docs], 1).all()
     random.Random(2).shuffle(pairs)
@@ -208,11 +231,12 @@ def gap_lines(found, most):
 
 
 def text_files(out, plan):
-    """Of running text by name; and of the questions that it asks by itself."""
-    files = {**{name: out / f"{name}.txt" for name in RUNNING}, "gaps": out / "gaps.jsonl"}
+    """Of running text by name; of its pieces with noise, and of the questions that it asks by itself."""
+    files = {**{name: out / f"{name}.txt" for name in RUNNING}, "noise": out / "noise.jsonl", "gaps": out / "gaps.jsonl"}
     if not all(path.exists() for path in files.values()):
         found = texts(plan)
         for name in RUNNING:
             write(files[name], END_OF_TEXT.join(found[name]))
+        write(files["noise"], noise_lines(found, 3))
         write(files["gaps"], gap_lines(found, plan["gaps"]))
     return files
