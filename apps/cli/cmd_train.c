@@ -87,6 +87,22 @@ static void recipe_of_the_paper(const struct cli_args *a, struct pg_train_option
     }
 }
 
+/* Leaves what is not said. */
+static int batch_parse(const char *text, struct pg_train_options *o)
+{
+    struct cli_batch batch = {0};
+    if (text && !cli_batch_parse(text, &batch))
+        return cli_usage("--batch: \"%s\" is not two numbers such as 16x256, nor three such as "
+                         "16x256x64",
+                         text);
+    if (!text)
+        return 0;
+    o->n_seq = batch.n_seq;
+    o->source_len = batch.source_len;
+    o->seq_len = batch.seq_len;
+    return 0;
+}
+
 static int options_make(struct train *r)
 {
     const struct cli_args *a = r->args;
@@ -138,17 +154,10 @@ static int options_make(struct train *r)
         return cli_usage("train: where to? give -o OUT.gguf");
     if (!a->data.n)
         return cli_usage("train: on what? give --data FILE...");
-    struct cli_batch batch = {0};
-    if (a->batch && !cli_batch_parse(a->batch, &batch))
-        return cli_usage("--batch: \"%s\" is not two numbers such as 16x256, nor three such as "
-                         "16x256x64",
-                         a->batch);
-    o->n_seq = batch.n_seq;
-    o->source_len = batch.source_len;
-    o->seq_len = batch.seq_len;
     if (a->recipe)
         recipe_of_the_paper(a, o);
-    return from_parse(a->from, o);
+    const int unread = batch_parse(a->batch, o);
+    return unread ? unread : from_parse(a->from, o);
 }
 
 static void sidecar_path(const struct train *r, char *out, size_t size)
