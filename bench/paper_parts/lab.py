@@ -83,5 +83,6 @@ class Lab:
             found = json.loads(path.read_text())
             if "command" in found:
                 lines.append(json.dumps({"name": path.stem, **found}).replace(f"{ROOT}/", "") + "\n")
-        write(self.out / "paper.jsonl", "".join(lines))
+        more = self.out / "table2/table2.jsonl"  # of what was trained
+        write(self.out / "paper.jsonl", "".join(lines) + (more.read_text() if more.exists() else ""))
         return sum(json.loads(line)["wall_seconds"] for line in lines)

@@ -5,7 +5,7 @@
 
 All work is done by build/pregate, as many commands of one thread side by side as there are processors. Each result is a
 JSON file in DIR/table2 (build/paper/table2) and is not computed again when it is there, so the whole may be interrupted
-and go on. What it found is DIR/table2/table2.md (--page: only that), a part of the page of bench/paper, and beside it
+and go on. What it found is DIR/table2/table2.md (--page: only that), which bench/paper has on its page, and beside it
 table2.jsonl, the runs that it stands on; what is missing says so. Needs Python 3 and nothing else.
 """
 import argparse
@@ -27,7 +27,7 @@ FULL = {
     # Of pre-training: pieces of text of which noise has left a part; then questions that text asks by itself.
     "mending": {"batch": "8x128x128", "steps": 900, "lr": "1e-3"}, "asking": {"batch": "8x256x24", "steps": 1400, "lr": "1e-3"},
     # Of fine-tuning, of which each way chooses; of marks: tokens of a source, of a target and of an answer at most.
-    "rates": ["1e-3", "3e-4"],
+    "rates": ["2e-3", "1e-3", "3e-4"],
     "tasks": {"scitldr": {"batch": "8x128x64", "steps": [125, 250], "source": 128, "ctx": 128, "answer": 64},
               "webquestions": {"batch": "4x128x48", "steps": [190, 380], "source": 64, "ctx": 64, "answer": 16},
               "squad": {"batch": "4x256x32", "steps": [110, 220], "source": 256, "ctx": 64, "answer": 24}},
@@ -63,15 +63,17 @@ def measure(pregate, out, quick=False, only=tuple(TASKS), n_jobs=None):
 
 
 def write_section(lab, plan):
-    write(lab.out / "table2.md", "\n".join(page.section(lab, plan)) + "\n")
+    write(lab.out / "table2.md", "\n".join(["# Table II and figure 13", "", *page.section(lab, plan)]) + "\n")
     lab.write_results("table2")
 
 
 def section(pregate, out, quick=False):
-    """Lines of Markdown, of what is there."""
+    """Of what is there: lines of Markdown, and the series of figure 13."""
+    if not (out / "table2").exists():
+        return [], {}
     lab, plan = lab_of(pregate, out, quick), QUICK if quick else FULL
     write_section(lab, plan)
-    return page.section(lab, plan)
+    return page.section(lab, plan), page.series(lab, plan)
 
 
 def parse():

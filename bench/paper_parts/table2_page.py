@@ -165,7 +165,7 @@ knowledge and reading: it has read a few million tokens, most of its answers are
 
 
 def section(lab, plan):
-    lines = ["## Quality: Table II and figure 13", "", *head(lab, plan), "", paragraph(PROTOCOL), "", paragraph(MEANS), "",
+    lines = [*head(lab, plan), "", paragraph(PROTOCOL), "", paragraph(MEANS), "",
              *table_2(lab, plan), "", "### Figure 13: how far ahead", "", *figure_13(lab, plan)]
     for task in TASKS.values():
         lines += ["", f"### {TITLES[task.name]}, with losses", "", *task_table(lab, plan, task)]
