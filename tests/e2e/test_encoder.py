@@ -386,6 +386,9 @@ class Encoder(Case):
         said = self.tune(*how, "--memory", f"{int((least + 1) * 1024)}K").stderr
         self.assertGreater(int(re.search(r"round \d+ of (\d+):", said).group(1)), 1, said)
         self.assertLess(float(re.search(r"peak ([\d.]+) MiB", said).group(1)), least + 1)
+
+    # ------------------------------------------------------------ texts side by side
+
     def bench_rows(self, *more):
         rows = json.loads(self.good("bench", self.tiny, "-p", "24", "-n", "6", "-r", "1", "--source", "24", "-b", "64", "--no-measure",
                                     "-o", "json", *more).stdout)["rows"]
