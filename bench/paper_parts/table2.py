@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)  # not this folder, whose numbers.py hides Python's
 from paper_parts import table2_arms as arms, table2_page as page  # noqa: E402
 from paper_parts.table2_data import TASKS, write_all  # noqa: E402
 from quality_parts.lab import ROOT, Lab, write  # noqa: E402
