@@ -561,6 +561,9 @@ struct pg_train_options {
      * target: of data whose name ends in .jsonl an object a line with texts "source" and "target";
      * of any other text each piece's first part is the source of the rest. */
     int source_len;
+    /* Part of the values that are dropped in each batch, below 1, and the rest made larger: of the
+     * embeddings, of what each attention and feed-forward layer adds, and of the last norms. */
+    float dropout;
 };
 #define PG_TRAIN_OPTIONS_INIT .size = sizeof(struct pg_train_options)
 

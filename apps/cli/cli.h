@@ -63,7 +63,7 @@ struct cli_args {
     int hint_extra;
     struct cli_reals cache_bias, cache_margin; /* of them one at most; a value, or one a block */
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
-    double lr, lr_end, weight_decay, clip, balance, sticky, kl;
+    double lr, lr_end, weight_decay, dropout, clip, balance, sticky, kl;
     double imitate; /* below 0: not given */
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose,
         experts_only, pack, undo, steady;

@@ -124,6 +124,7 @@ static int options_make(struct train *r)
         .lr_end = cli_or_none(a->lr_end),
         .n_warmup = a->n_warmup,
         .weight_decay = cli_or_none(a->weight_decay),
+        .dropout = (float)a->dropout,
         .clip = cli_or_none(a->clip),
         .balance = cli_or_none(a->balance),
         .sticky = (float)a->sticky,

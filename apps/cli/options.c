@@ -195,6 +195,7 @@ static const struct option options[] = {
 {"lr", 0, "X", TUNE, REAL, AT(lr), 1e-30, 1e38, NULL, "lm: learning rate (3e-4)"},
 {"warmup", 0, "N", TRAIN, INTEGER, AT(n_warmup), 0, BIG, NULL, "steps in which the learning rate rises (0)"},
 {"weight-decay", 0, "X", TRAIN, REAL, AT(weight_decay), 0, 1e6, NULL, "AdamW's, of matrices (0.01)"},
+{"dropout", 0, "P", TRAIN, REAL, AT(dropout), 0, 0.99, NULL, "part of what each layer adds that is dropped in a batch (0)"},
 {"clip", 0, "X", TRAIN, REAL, AT(clip), 0, 1e30, NULL, "largest norm of the whole gradient; 0 = any (1)"},
 {"balance", 0, "X", TRAIN, REAL, AT(balance), 0, 1e6, NULL, "weight of the load-balancing loss (0.01)"},
 {"eval-every", 0, "N", TUNE, INTEGER, AT(eval_every), 1, BIG, NULL, "lm: steps from one measurement on held-out text to the next (a tenth of all)"},

@@ -166,6 +166,7 @@ static void carve_passes(struct pg_net *n, struct pg_arena *a)
         n->ff[i] = reals(n, a, t, n->max_ff);
     n->dearly = reals(n, a, t, n->opt.pregate_hidden);
     n->dx = reals(n, a, t, h->n_embd);
+    n->dy = n->opt.dropout > 0 ? reals(n, a, t, h->n_embd) : n->dx;
     n->dh = reals(n, a, t, h->n_embd);
     n->dq = reals(n, a, t, n->n_q);
     n->datt = reals(n, a, t, n->n_q);
@@ -258,6 +259,10 @@ static int check_options(const struct pg_net_options *o, struct pg_err *err)
         return pg_fail(err, PG_EARG,
                        "a frozen model whose routers decide: pre-gates are wanted, or nothing "
                        "would learn");
+    }
+    if (!(o->dropout >= 0 && o->dropout < 1) || (o->frozen && o->dropout > 0)) {
+        return pg_fail(err, PG_EARG, "dropout of %g asked for: 0 to below 1 is possible%s",
+                       (double)o->dropout, o->frozen ? ", in a frozen model 0" : "");
     }
     if (o->sticky_cache < 0) {
         return pg_fail(err, PG_EARG, "a cache of %d experts asked for, 0 at least is wanted",
@@ -525,6 +530,7 @@ int pg_net_run(struct pg_net *n, struct pg_net_point at, const struct pg_net_bat
     PG_TRY(pg_net_check_batch(n, batch, err));
     n->g = at.g;
     n->scale = at.scale;
+    n->draw = at.draw;
     n->batch = batch;
     pg_net_see(n);
     n->under_way = -1;

@@ -72,6 +72,11 @@
  * source of that row. T is the number of tokens that go through a block's stack; padding is none of
  * them, has no part in any mean, and nothing sees it. Pre-gates choose within their stack.
  *
+ * With dropout each value of the embeddings, of what an attention or feed-forward layer adds, and
+ * of the last norms becomes 0 with this probability (to 1/65536), and is else divided by what is
+ * left of 1. T5 does so, and besides inside of attention and feed-forward layers, which here is
+ * not done. The reference's way forward drops nothing.
+ *
  * Frozen, only pre-gates are in the flat vectors and have a gradient. Every other weight stays
  * where the engine has it, in its own format: the tensors of the block under way are unpacked into
  * one buffer, an expert's into the room of the thread that has its rows, as the store brings it.
@@ -130,6 +135,7 @@ struct pg_net_options {
     float kl_weight;
     float imitate_weight;
     int n_runners_up; /* experts a token beyond those used, which the gate learns from */
+    float dropout;
     struct pg_pool *pool;
     /* Frozen: the model's dense weights are loaded when it runs, and its experts are in `store`,
      * which has n_slots and belongs to the net during a run. */
@@ -176,6 +182,7 @@ struct pg_net_point {
     pg_real *g;
     pg_real scale;
     const pg_real *reference; /* [n_values], with kl_weight > 0 and not frozen; else NULL */
+    uint64_t draw;            /* what this run drops, which is a function of it; 0: nothing */
 };
 
 /* The loss and the gradient. PG_EARG for a batch that is none (no target at all, ids out of range),

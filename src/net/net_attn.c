@@ -491,6 +491,11 @@ static void attend_back(void *arg, int task, int thread)
     }
 }
 
+static enum pg_net_drop dropped(const struct attention *x)
+{
+    return x->cross ? PG_DROP_CROSS : PG_DROP_SELF;
+}
+
 /* out = x + att w^T */
 static void put_out(void *arg, int task, int thread)
 {
@@ -500,7 +505,7 @@ static void put_out(void *arg, int task, int thread)
     int n_embd = n->h->n_embd;
     size_t at = (size_t)s.t0 * (size_t)n_embd;
     (void)thread;
-    memcpy(x->out + at, x->a->x + at, (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
+    pg_net_begin_add(n, x->a->x + at, x->out + at, (size_t)s.n * (size_t)n_embd);
     pg_gemm_nt(&(struct pg_gemm){.by = &n->blas,
                                  .m = s.n,
                                  .n = n_embd,
@@ -512,6 +517,7 @@ static void put_out(void *arg, int task, int thread)
                                  .beta = 1,
                                  .c = x->out + at,
                                  .ldc = n_embd});
+    pg_net_end_add(n, x->il, dropped(x), &s, x->a->x, x->out);
 }
 
 static void put_out_back(void *arg, int task, int thread)
@@ -524,7 +530,7 @@ static void put_out_back(void *arg, int task, int thread)
                                  .m = s.n,
                                  .n = n->n_q,
                                  .k = n->h->n_embd,
-                                 .a = pg_net_row(n->dx, s.t0, n->h->n_embd),
+                                 .a = pg_net_row(n->dy, s.t0, n->h->n_embd),
                                  .lda = n->h->n_embd,
                                  .b = pg_net_w(n, x->il, x->parts.out),
                                  .ldb = n->n_q,
@@ -565,11 +571,12 @@ static void backward(struct attention *x)
     const struct side q = queries_of(x), k = keys_of(x);
     const int n_embd = n->h->n_embd, n_q = n->n_q, n_kv = n->n_kv, rows = n->n_tok;
     struct pg_net_outer out = {
-        pg_net_g(n, x->il, x->parts.out), n->dx, x->a->att, n_embd, n_q, rows};
+        pg_net_g(n, x->il, x->parts.out), n->dy, x->a->att, n_embd, n_q, rows};
     struct pg_net_outer in[3] = {
         {pg_net_g(n, x->il, x->parts.q), n->dq, x->a->h, n_q, n_embd, rows},
         {pg_net_g(n, x->il, x->parts.k), n->dk, x->keys_of, n_kv, n_embd, x->n_keys},
         {pg_net_g(n, x->il, x->parts.v), n->dv, x->keys_of, n_kv, n_embd, x->n_keys}};
+    pg_net_drop_back(n, x->il, dropped(x));
     over_rows(x, put_out_back);
     pg_net_outers(n, &out, 1);
     pg_pool_run(n->opt.pool, attend_back, x, n->opt.n_seq * n->h->n_head_kv);

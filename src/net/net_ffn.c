@@ -2,7 +2,7 @@
  * x = x1 + feed-forward(norm(x1)): experts, a shared expert, or a dense block; and back.
  *
  * An expert's rows lie together. Its output's derivative with respect to a token's weight is
- * dx · (act downᵀ) = (dx down) · act, so the outputs themselves need not be kept.
+ * dy · (act downᵀ) = (dy down) · act, so the outputs themselves need not be kept.
  */
 #include "net/net_impl.h"
 
@@ -112,7 +112,7 @@ static void ffn_rows_back(struct pg_net *n, const struct pg_net_span *s, int il)
     struct pg_gemm out = {.by = &n->blas, .m = s->n, .n = n_embd, .k = f.n_ff, .beta = 1};
     pg_real *dh = pg_net_row(n->dh, s->t0, n_embd), *dgate = pg_net_row(n->ff[1], s->t0, f.n_ff),
             *dup = pg_net_row(n->ff[2], s->t0, f.n_ff);
-    times_rows_back(&in, pg_net_row(n->dx, s->t0, n_embd), pg_net_w(n, il, f.down), dup);
+    times_rows_back(&in, pg_net_row(n->dy, s->t0, n_embd), pg_net_w(n, il, f.down), dup);
     for (int t = s->t0; t < s->t0 + s->n; t++) {
         pg_real *act = pg_net_row(n->ff[0], t, f.n_ff), *d = pg_net_row(n->ff[2], t, f.n_ff);
         struct pg_act_back b = {.gate = pg_net_row(f.gate_ff, t, f.n_ff),
@@ -285,7 +285,7 @@ static void chunk_back(struct pg_net *n, int il, const struct pg_net_chunk *c,
     struct pg_gemm out = {.by = &n->blas, .m = c->n, .n = n_embd, .k = n_ff};
     chunk_ff(n, il, c, pg_net_row(dup, c->n, n_ff), ff);
     gather(n->block[il].h2, r->token_of + c->row, c->n, n_embd, h);
-    gather(n->dx, r->token_of + c->row, c->n, n_embd, dy);
+    gather(n->dy, r->token_of + c->row, c->n, n_embd, dy);
     if (n->opt.frozen)
         chunk_in(n, c, x, h, ff);
     times_rows_back(&in, dy, x->down, dup);
@@ -352,6 +352,11 @@ static void order_experts(struct pg_net *n, const struct pg_net_route *r)
     }
 }
 
+static void end(struct pg_net *n, int il, const struct pg_net_span *s)
+{
+    pg_net_end_add(n, il, PG_DROP_FFN, s, n->block[il].x1, pg_net_x_out(n, il));
+}
+
 /* x_out += the weighted outputs, in the order of the route. */
 static void combine(void *arg, int task, int thread)
 {
@@ -365,6 +370,7 @@ static void combine(void *arg, int task, int thread)
         n->ops->axpy(r->weight[i], pg_net_row(n->y, r->row_of[i], n_embd),
                      pg_net_row(pg_net_x_out(n, p->il), i / n_rank, n_embd), n_embd);
     }
+    end(n, p->il, &s);
 }
 
 /* ------------------------------------------------------------------ a block ----------------- */
@@ -389,11 +395,14 @@ static void begin(void *arg, int task, int thread)
     int n_embd = n->h->n_embd;
     (void)thread;
     norm_rows(n, &s, p->il);
-    memcpy(pg_net_row(pg_net_x_out(n, p->il), s.t0, n_embd), pg_net_row(l->x1, s.t0, n_embd),
-           (size_t)s.n * (size_t)n_embd * sizeof(pg_real));
+    pg_net_begin_add(n, pg_net_row(l->x1, s.t0, n_embd),
+                     pg_net_row(pg_net_x_out(n, p->il), s.t0, n_embd),
+                     (size_t)s.n * (size_t)n_embd);
     if (n->model->block[p->il].moe >= 0)
         pg_net_decide(n, &s, p->il);
     ffn_rows(n, &s, p->il);
+    if (n->model->block[p->il].moe < 0)
+        end(n, p->il, &s);
 }
 
 int pg_net_ffn(struct pg_net *n, int il, struct pg_err *err)
@@ -523,7 +532,7 @@ static void outers(struct pg_net *n, int il)
                 pg_net_g(n, il, f.up), n->ff[2], l->h2, f.n_ff, n_embd, n->n_tok};
         }
         o[n_o++] = (struct pg_net_outer){
-            pg_net_g(n, il, f.down), n->dx, n->ff[0], n_embd, f.n_ff, n->n_tok};
+            pg_net_g(n, il, f.down), n->dy, n->ff[0], n_embd, f.n_ff, n->n_tok};
     }
     pg_net_outers(n, o, n_o);
 }
@@ -544,6 +553,7 @@ static int experts_back(struct pg_net *n, int il, struct pg_err *err)
 /* dx: from the derivative of the block's output to that of x1, where the way goes through. */
 int pg_net_ffn_back(struct pg_net *n, int il, struct pg_err *err)
 {
+    pg_net_drop_back(n, il, PG_DROP_FFN);
     PG_TRY(experts_back(n, il, err));
     pg_net_over_spans(n, begin_back, il);
     outers(n, il);

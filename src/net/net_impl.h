@@ -12,6 +12,7 @@
  *   net_cache.c   the imagined cache: choice with its bias, misses, sticky loss
  *   net_ffn.c     experts, dense and shared feed-forward, and back
  *   net_out.c     output, loss, and the beginning of the way back
+ *   net_drop.c    dropout
  *
  * T = n_seq * seq_len tokens of the stack under way, U = n_rank, E = n_embd, F = n_ff_exp.
  *
@@ -148,6 +149,7 @@ struct pg_net {
     pg_real *dsh;                 /* [T] of the shared gate's logit */
     pg_real *dearly;              /* [T, pregate_hidden] of a pre-gate's z */
     pg_real *dx, *dh, *dq, *dk, *dv, *datt;
+    pg_real *dy;     /* [T, E] of what a layer adds: without dropout dx itself */
     pg_real *logits; /* [out_rows, n_vocab] */
     double *nll;     /* [T] */
     /* Of the reference, or NULL: its h_end and logits, and its divergence, [T]. */
@@ -183,6 +185,7 @@ struct pg_net {
     enum pg_gate_kind gate;
     const float *bias; /* [n_moe], or NULL */
     bool refers;       /* it is the reference's way forward */
+    uint64_t draw;     /* of its dropout; 0: none */
     pg_real *g, scale;
     const struct pg_net_batch *batch;
     int64_t n_targets;
@@ -294,6 +297,31 @@ void pg_net_positions_back(struct pg_net *n);
 /* h_end of the encoder; from dsource the derivative of its last block's output. */
 void pg_net_source(struct pg_net *n);
 void pg_net_source_back(struct pg_net *n);
+
+/* net_drop.c */
+/* Of a block, or with a block of -1 of the stack under way. */
+enum pg_net_drop {
+    PG_DROP_SELF,
+    PG_DROP_CROSS,
+    PG_DROP_FFN,
+    PG_DROP_EMBD,
+    PG_DROP_END,
+    PG_NET_DROPS
+};
+static inline bool pg_net_drops(const struct pg_net *n)
+{
+    return n->draw && n->opt.dropout > 0 && !n->refers;
+}
+/* A row of n_embd values, of a run that drops; the same again for its derivative. */
+void pg_net_drop_row(const struct pg_net *n, int il, enum pg_net_drop what, int t, pg_real *x);
+/* All rows of the stack under way, if the run drops. */
+void pg_net_drop(struct pg_net *n, int il, enum pg_net_drop what, pg_real *x);
+/* dy, the derivative of what the layer adds, from dx. */
+void pg_net_drop_back(struct pg_net *n, int il, enum pg_net_drop what);
+/* out = x + a layer: between the two the layer's products are added to out. */
+void pg_net_begin_add(const struct pg_net *n, const pg_real *x, pg_real *out, size_t len);
+void pg_net_end_add(const struct pg_net *n, int il, enum pg_net_drop what,
+                    const struct pg_net_span *s, const pg_real *x, pg_real *out);
 
 /* net_attn.c */
 void pg_net_rope(struct pg_net *n);

@@ -35,6 +35,7 @@ static void embed(void *arg, int task, int thread)
 void pg_net_embed(struct pg_net *n)
 {
     pg_net_over_spans(n, embed, 0);
+    pg_net_drop(n, -1, PG_DROP_EMBD, n->block[n->now->first].self.x);
 }
 
 enum { COLUMNS = 64 };
@@ -55,6 +56,7 @@ static void embed_back(void *arg, int task, int thread)
 
 void pg_net_embed_back(struct pg_net *n)
 {
+    pg_net_drop(n, -1, PG_DROP_EMBD, n->dx);
     pg_pool_run(n->opt.pool, embed_back, n, (n->h->n_embd + COLUMNS - 1) / COLUMNS);
 }
 
@@ -141,8 +143,12 @@ static void norm_group(void *arg, int task, int thread)
     struct pg_net *n = o->n;
     struct group g = group_of(o, task);
     (void)thread;
-    for (int t = o->t0 + g.at; t < o->t0 + g.at + g.n; t++)
-        n->now->s_end[t] = norm_row(n, t, pg_net_row(n->now->h_end, t, n->h->n_embd));
+    for (int t = o->t0 + g.at; t < o->t0 + g.at + g.n; t++) {
+        pg_real *h = pg_net_row(n->now->h_end, t, n->h->n_embd);
+        n->now->s_end[t] = norm_row(n, t, h);
+        if (pg_net_drops(n))
+            pg_net_drop_row(n, -1, PG_DROP_END, t, h);
+    }
 }
 
 /* Logits of some rows, of a part of the tile. */
@@ -250,6 +256,8 @@ static void norm_rows_back(void *arg, int task, int thread)
     memset(s.part, 0, n->sums.n * sizeof(pg_real));
     for (int t = s.t0; t < s.t0 + s.n; t++) {
         pg_real *dh = pg_net_row(n->dh, t, n_embd);
+        if (pg_net_drops(n))
+            pg_net_drop_row(n, -1, PG_DROP_END, t, dh);
         if (n->h->logit_scale != 1)
             n->ops->scale(n->logit_scale, dh, dh, n_embd);
         struct pg_norm_back b = {.x = pg_net_row(n->now->x_end, t, n_embd),

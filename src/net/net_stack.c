@@ -218,6 +218,7 @@ static void source_rows(void *arg, int task, int thread)
 void pg_net_source(struct pg_net *n)
 {
     pg_net_over_spans(n, source_rows, 0);
+    pg_net_drop(n, -1, PG_DROP_END, n->now->h_end);
 }
 
 static void source_rows_back(void *arg, int task, int thread)
@@ -242,6 +243,7 @@ static void source_rows_back(void *arg, int task, int thread)
 
 void pg_net_source_back(struct pg_net *n)
 {
+    pg_net_drop(n, -1, PG_DROP_END, n->dsource);
     pg_net_over_spans(n, source_rows_back, 0);
     pg_net_sum_parts(n, n->sums.norm, n->h->n_embd, n->opt.frozen ? NULL : n->g + n->now->at_norm);
 }

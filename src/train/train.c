@@ -6,6 +6,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/os.h"
+#include "base/random.h"
 #include "base/ranges.h"
 #include "net/rows/blas.h"
 #include "train/freeze.h"
@@ -311,6 +312,7 @@ static struct pg_net_options net_options(const struct pg_trainer *t)
         .imitate_weight = t->opt.imitate,
         .n_runners_up = t->opt.n_runners_up,
         .weigher = t->opt.weigher,
+        .dropout = t->opt.dropout,
         .pool = t->pool,
     };
 }
@@ -478,6 +480,16 @@ static float rate_at(const struct pg_train_options *o, int step)
     return pg_rate_at(&plan, step);
 }
 
+enum { DROPOUT = 1 << 30 }; /* a stream of random numbers, far from those of weights */
+
+/* Of the step's batch i: not 0, and the same when training has been gone on with. */
+static uint64_t draw_of(const struct pg_trainer *t, int i)
+{
+    return pg_random_at(t->opt.seed, DROPOUT,
+                        (uint64_t)t->step * (uint64_t)t->opt.n_accumulate + (uint64_t)i) |
+           1;
+}
+
 /* g is the gradient of the mean loss over the accumulated batches. */
 static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg_err *err)
 {
@@ -489,7 +501,7 @@ static int run_batches(struct pg_trainer *t, struct pg_net_loss *mean, struct pg
         pg_batches_next(&t->batches, &b);
         const struct pg_net_batch batch = {b.token,  b.target,       b.start,
                                            b.source, b.source_start, b.source_of};
-        const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n, t->ref};
+        const struct pg_net_point at = {t->s.w, t->s.g, 1.0f / (float)n, t->ref, draw_of(t, i)};
         PG_TRY(pg_net_run(t->net, at, &batch, &loss, err));
         mean->total += loss.total / n;
         mean->nll += loss.nll / n;

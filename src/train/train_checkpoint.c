@@ -68,6 +68,7 @@ static int list_matters(const struct pg_trainer *t, char seed[24], struct matter
         {"pregate.train.cache_bias", REAL, 0, o->cache_bias, NULL},
         {"pregate.train.kl", REAL, 0, o->kl, NULL},
         {"pregate.train.imitate", REAL, 0, o->imitate, NULL},
+        {"pregate.train.dropout", REAL, 0, o->dropout, NULL},
         {"pregate.train.lr", REAL, 0, o->lr, NULL},
         {"pregate.train.lr_end", REAL, 0, o->lr_end, NULL},
         {"pregate.train.beta1", REAL, 0, o->beta1, NULL},

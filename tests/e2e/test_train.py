@@ -115,7 +115,8 @@ class Train(Case):
     # ------------------------------------------------------------ the same bits
 
     WAYS = [[], ["--gate", "pregate", "--sticky", "0.1", "--schedule", "cosine", "--warmup", "3", "--accumulate",
-                 "2", "--freeze", "*.attn_q*", "--seed", "7", "--cache-margin", "0.1,0,0.2", "--kl", "0.5"]]
+                 "2", "--freeze", "*.attn_q*", "--seed", "7", "--cache-margin", "0.1,0,0.2", "--kl", "0.5",
+                 "--dropout", "0.1"]]
 
     def test_resume(self):
         for way, number in zip(self.WAYS, (signal.SIGINT, signal.SIGTERM)):

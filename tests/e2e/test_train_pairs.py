@@ -55,6 +55,16 @@ class TrainPairs(Case):
         more, _ = self.train("more.gguf", "-t", 3, "--gate", "pregate", "--steps", 4)
         self.assertTrue(one == more)
 
+    def test_dropout(self):
+        """Other losses, and the same bits with any number of threads. (That it can be gone on with: test_train.py.)"""
+        how = ["--dropout", 0.2, "--gate", "pregate", "--steps", 4]
+        one, losses = self.train("one.gguf", "-t", 1, *how)
+        more, _ = self.train("more.gguf", "-t", 3, *how)
+        self.assertTrue(one == more)
+        _, without = self.train("without.gguf", "--gate", "pregate", "--steps", 4)
+        self.assertTrue(all(a != b for a, b in zip(losses, without)), (losses, without))
+        self.assertIn("0.99", self.train("x.gguf", "--dropout", 1, code=2))
+
     def test_losses_are_what_eval_says(self):
         """All pairs in one batch: its loss before the first step, and the model's nll by the engine."""
         few = self.put("few.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines[:6]))

@@ -29,6 +29,7 @@ struct net_case {
     pg_real *w, *g, *ref; /* ref: of the divergence, or NULL */
     int32_t *token, *target, *start, *source_of, *source, *source_start;
     struct pg_net_batch batch;
+    uint64_t draw; /* of dropout */
 };
 
 /* In [-1, 1). */
@@ -237,7 +238,7 @@ static struct pg_net_loss net_case_run(struct net_case *c, bool gradient)
     struct pg_net_loss loss;
     struct pg_err err = {0};
     memset(c->g, 0, c->params->n_values * sizeof(pg_real));
-    if (pg_net_run(c->net, (struct pg_net_point){c->w, gradient ? c->g : NULL, 1, c->ref},
+    if (pg_net_run(c->net, (struct pg_net_point){c->w, gradient ? c->g : NULL, 1, c->ref, c->draw},
                    &c->batch, &loss, &err))
         fail_msg("%s: %s", c->path, err.text);
     return loss;

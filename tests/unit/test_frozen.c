@@ -105,8 +105,8 @@ static struct pg_net_loss frozen_run(struct frozen *f, const struct net_case *c,
     struct pg_net_loss loss;
     struct pg_err err = {0};
     memset(f->g, 0, pg_net_params(f->net)->n_values * sizeof(float));
-    if (pg_net_run(f->net, (struct pg_net_point){f->w, gradient ? f->g : NULL, 1, NULL}, &c->batch,
-                   &loss, &err))
+    if (pg_net_run(f->net, (struct pg_net_point){f->w, gradient ? f->g : NULL, 1, NULL, 0},
+                   &c->batch, &loss, &err))
         fail_msg("%s: %s", c->path, err.text);
     return loss;
 }
@@ -313,7 +313,7 @@ static void it_can_be_stopped_and_refused(void **state)
     f.opt.user = &asked;
     assert_int_equal(pg_net_open(&f.net, &f.opt, &err), 0);
     assert_int_equal(
-        pg_net_run(f.net, (struct pg_net_point){f.w, f.g, 1, NULL}, &c.batch, &loss, &err),
+        pg_net_run(f.net, (struct pg_net_point){f.w, f.g, 1, NULL, 0}, &c.batch, &loss, &err),
         PG_ECANCELLED);
     loss = frozen_run(&f, &c, true); /* the store is as usable as before */
     assert_memory_equal(&loss, &wanted, sizeof(loss));

@@ -8,7 +8,7 @@
 
 #include "base/os.h"
 #include "cpu/kernels.h"
-#include "net/rows/rows.h"
+#include "net/net_impl.h"
 
 #include <float.h>
 
@@ -122,7 +122,7 @@ static void same_as_engine_with_a_source(void **state)
 
 /* ------------------------------------------------------------------ threads, sums ----------- */
 
-static void same_bits_with_threads(const char *file)
+static void same_bits_with_threads(const char *file, float dropout)
 {
     struct net_case one, more;
     const float bias[] = {0.1f, 0.2f, 0.3f, 0.1f, 0.2f, 0.3f, 0.1f, 0.2f};
@@ -135,13 +135,16 @@ static void same_bits_with_threads(const char *file)
                                  .sticky_weight = 0.1f,
                                  .sticky_cache = 3,
                                  .cache_bias = bias,
-                                 .kl_weight = 0.1f};
+                                 .kl_weight = 0.1f,
+                                 .dropout = dropout};
     net_case_open(&one, file, &opt, 1);
+    one.draw = 3;
     assert_true(one.model.n_moe <= (int)PG_COUNT(bias));
     net_case_fill(&one, 140, 3);
     struct pg_net_loss wanted = net_case_run(&one, true);
     for (int n_threads = 2; n_threads <= 5; n_threads += 3) {
         net_case_open(&more, file, &opt, n_threads);
+        more.draw = 3;
         net_case_fill(&more, 140, 3);
         struct pg_net_loss found = net_case_run(&more, true);
         assert_memory_equal(&found, &wanted, sizeof(found));
@@ -157,8 +160,65 @@ static void same_bits_with_threads(const char *file)
 static void threads_change_no_bit(void **state)
 {
     (void)state;
-    same_bits_with_threads("gen_moe/mixed.gguf");
-    same_bits_with_threads("gen_moe/switch.gguf");
+    same_bits_with_threads("gen_moe/mixed.gguf", 0);
+    same_bits_with_threads("gen_moe/mixed.gguf", 0.1f);
+    same_bits_with_threads("gen_moe/switch.gguf", 0);
+    same_bits_with_threads("gen_moe/switch.gguf", 0.1f);
+}
+
+/* ------------------------------------------------------------------ dropout ----------------- */
+
+/* As many values as asked for, others in each place, row and run, and what is left keeps the mean.
+ */
+static void dropped_rows(struct net_case *c, double part)
+{
+    enum { ROWS = 600 };
+    const int n_embd = c->model.h.n_embd;
+    const float times = (float)(1 / (1 - part));
+    float *rows = malloc(sizeof(float) * (size_t)(4 * ROWS * n_embd));
+    int n_dropped[4] = {0}, same = 0;
+    assert_non_null(rows);
+    pg_net_enter(c->net, 0);
+    for (int place = 0; place < 4; place++) {
+        c->net->draw = place < 3 ? 5 : 6;
+        for (int t = 0; t < ROWS; t++) {
+            float *row = rows + (size_t)(place * ROWS + t) * (size_t)n_embd;
+            for (int i = 0; i < n_embd; i++)
+                row[i] = 1;
+            pg_net_drop_row(c->net, place == 1 ? 1 : 0, place == 2 ? PG_DROP_FFN : PG_DROP_SELF, t,
+                            row);
+            for (int i = 0; i < n_embd; i++) {
+                assert_true(row[i] == 0 || fabsf(row[i] - times) < 1e-4f);
+                n_dropped[place] += row[i] == 0;
+                same += place > 0 && (row[i] == 0) == (row[i - ROWS * n_embd] == 0);
+            }
+        }
+    }
+    const double n = ROWS * n_embd, agree = part * part + (1 - part) * (1 - part);
+    for (int place = 0; place < 4; place++)
+        assert_true(fabs(n_dropped[place] / n - part) < 4 * sqrt(part * (1 - part) / n));
+    assert_true(fabs(same / (3 * n) - agree) < 0.01);
+    free(rows);
+}
+
+static void a_draw_decides_what_is_dropped(void **state)
+{
+    (void)state;
+    struct pg_net_options opt = {.n_seq = 2, .seq_len = 33, .source_len = 40};
+    struct pg_net_loss loss[4];
+    for (int i = 0; i < 4; i++) { /* without dropout, without a draw, and with two */
+        struct net_case c;
+        opt.dropout = i ? 0.25f : 0;
+        net_case_open(&c, "gen_moe/switch.gguf", &opt, 2);
+        net_case_fill(&c, 20, 3);
+        c.draw = i ? (uint64_t)(i - 1) : 9;
+        loss[i] = net_case_run(&c, true);
+        if (i == 3)
+            dropped_rows(&c, 0.25);
+        net_case_close(&c);
+    }
+    assert_memory_equal(&loss[0], &loss[1], sizeof(loss[0]));
+    assert_true(loss[2].nll != loss[1].nll && loss[2].nll != loss[3].nll);
 }
 
 static void gradients_add_up(void **state)
@@ -175,9 +235,9 @@ static void gradients_add_up(void **state)
     float *twice = calloc(n, sizeof(float));
     assert_non_null(twice);
     for (int i = 0; i < 2; i++)
-        assert_int_equal(
-            pg_net_run(c.net, (struct pg_net_point){c.w, twice, 0.5f, NULL}, &c.batch, &loss, &err),
-            0);
+        assert_int_equal(pg_net_run(c.net, (struct pg_net_point){c.w, twice, 0.5f, NULL, 0},
+                                    &c.batch, &loss, &err),
+                         0);
     for (int i = 0; i < c.params->n; i++) {
         const struct pg_param *p = &c.params->p[i];
         float max = 0, apart = 0;
@@ -198,7 +258,7 @@ static void refused(struct net_case *c, int code, const char *word)
     struct pg_net_loss loss;
     struct pg_err err = {0};
     assert_int_equal(
-        pg_net_run(c->net, (struct pg_net_point){c->w, c->g, 1, NULL}, &c->batch, &loss, &err),
+        pg_net_run(c->net, (struct pg_net_point){c->w, c->g, 1, NULL, 0}, &c->batch, &loss, &err),
         code);
     says(err.text, word);
 }
@@ -610,6 +670,7 @@ int main(void)
         cmocka_unit_test(same_as_engine_with_a_source),
         cmocka_unit_test(same_as_engine),
         cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(a_draw_decides_what_is_dropped),
         cmocka_unit_test(gradients_add_up),
         cmocka_unit_test(bad_batches),
         cmocka_unit_test(bad_sources),

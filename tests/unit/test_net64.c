@@ -19,6 +19,7 @@ struct net_test {
     float kl;
     float bias; /* of the cache, in the first MoE block; half of it in the others */
     int source_len;
+    float dropout;
 };
 
 enum { BLOCKS = 16 };
@@ -32,30 +33,32 @@ static const float *biases(float first)
 }
 
 static const struct net_test tests64[] = {
-    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0, 0, 0, 0},
-    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5, 0, 0, 0},
-    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19, 0, 0, 0},
-    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0, 0, 0},
-    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0, 0, 0, 0},
-    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 0, 0, 0},
-    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0.3f, 0},
-    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 1, 0, 0},
-    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0.7f, 0.2f, 0},
-    {"gen_moe/mixed.gguf", 2, true, false, 2, 21, 12, 5, 2, 0.4f, 0},
-    {"gen_moe/t5dense.gguf", 0, false, false, 2, 9, 5, 0, 0, 0, 13},
-    {"gen_moe/switch.gguf", 0, false, false, 2, 11, 6, 0, 0, 0, 15},
-    {"gen_moe/switch.gguf", 1, false, false, 2, 11, 6, 5, 0, 0, 15},
-    {"gen_moe/switch.gguf", 1, false, true, 2, 9, 9, 0, 0.7f, 0.2f, 11},
+    {"gguf_moe/full_mixtral.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"gguf_moe/gqa_mixtral.gguf", 1, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"gguf_moe/single_mixtral.gguf", 0, false, true, 2, 17, 30, 0, 0, 0, 0, 0},
+    {"gguf_moe/qwen_moe_tiny.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"gguf_moe/split_qwen-00001-of-00003.gguf", 1, false, false, 2, 19, 8, 0, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, true, false, 2, 21, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, true, true, 2, 21, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 1, false, false, 2, 21, 12, 5, 0, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 2, 21, 12, 19, 0, 0, 0, 0},
+    {"gen_moe/olmoe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 0, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/mixed.gguf", 2, false, false, 3, 21, 12, 0, 0, 0, 0, 0},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 0, 0, 0, 0},
+    {"gen_moe/qwen3moe.gguf", 0, false, false, 3, 21, 12, 0, 0, 0.3f, 0, 0},
+    {"stories260K/stories260K.gguf", 0, false, false, 2, 19, 12, 0, 1, 0, 0, 0},
+    {"gen_moe/olmoe.gguf", 1, false, true, 2, 21, 12, 0, 0.7f, 0.2f, 0, 0},
+    {"gen_moe/mixed.gguf", 2, true, false, 2, 21, 12, 5, 2, 0.4f, 0, 0},
+    {"gen_moe/t5dense.gguf", 0, false, false, 2, 9, 5, 0, 0, 0, 13, 0},
+    {"gen_moe/switch.gguf", 0, false, false, 2, 11, 6, 0, 0, 0, 15, 0},
+    {"gen_moe/switch.gguf", 1, false, false, 2, 11, 6, 5, 0, 0, 15, 0},
+    {"gen_moe/switch.gguf", 1, false, true, 2, 9, 9, 0, 0.7f, 0.2f, 11, 0},
+    {"gen_moe/mixed.gguf", 1, false, false, 3, 21, 12, 0, 0.7f, 0, 0, 0.2f},
+    {"gen_moe/switch.gguf", 1, false, false, 2, 11, 6, 5, 0, 0, 15, 0.3f},
 };
 
 static size_t n_routed(const struct net_case *c, int moe)
@@ -121,8 +124,9 @@ static bool loss_at(struct net_case *c, const struct direction *v, double h, dou
     struct pg_net_loss l;
     for (size_t i = 0; i < v->p->n; i++)
         c->w[v->p->at + i] = v->w[v->p->at + i] + h * v->d[i];
-    assert_int_equal(
-        pg_net_run(c->net, (struct pg_net_point){c->w, NULL, 1, c->ref}, &c->batch, &l, &err), 0);
+    assert_int_equal(pg_net_run(c->net, (struct pg_net_point){c->w, NULL, 1, c->ref, c->draw},
+                                &c->batch, &l, &err),
+                     0);
     memcpy(c->w + v->p->at, v->w + v->p->at, v->p->n * sizeof(double));
     *loss = l.total;
     return routes_are(c, v->routes) && signs_of(c) == v->signs;
@@ -215,8 +219,10 @@ static void check_model(const struct net_test *t, uint64_t seed)
         .sticky_cache = 3,
         .cache_bias = biases(t->bias),
         .kl_weight = t->kl,
+        .dropout = t->dropout,
     };
     net_case_open(&c, t->file, &opt, 2);
+    c.draw = t->dropout > 0 ? 7 : 0;
     net_case_fill(&c, t->longest, seed);
     c.model.h.rule.sigmoid = t->sigmoid;
     if (t->other_rule) {

@@ -236,7 +236,8 @@ static void check_case(const char *name)
     double worst = 0;
     setup(&f, name);
     const struct pg_params *params = pg_net_params(f.net);
-    must(pg_net_run(f.net, (struct pg_net_point){f.w, f.g, 1, NULL}, &f.batch, &loss, &err), &err);
+    must(pg_net_run(f.net, (struct pg_net_point){f.w, f.g, 1, NULL, 0}, &f.batch, &loss, &err),
+         &err);
     double off = check_loss(&f, "total", loss.total);
     off = fmax(off, check_loss(&f, "nll", loss.nll));
     off = fmax(off, check_loss(&f, "balance", loss.balance));

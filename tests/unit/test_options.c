@@ -294,6 +294,7 @@ static const struct bad bad[] = {
     {TRAIN, AT(pg_train_options, beta1), REAL, {-1, 1, NAN}},
     {TRAIN, AT(pg_train_options, beta2), REAL, {-1, 1, NAN}},
     {TRAIN, AT(pg_train_options, eps), REAL, {-1, 2, NAN}},
+    {TRAIN, AT(pg_train_options, dropout), REAL, {1, -0.1, NAN}},
     {TRAIN, AT(pg_train_options, weight_decay), REAL, {1e9, NAN, -INFINITY}},
     {TRAIN, AT(pg_train_options, clip), REAL, {NAN, INFINITY, -INFINITY}},
     {TRAIN, AT(pg_train_options, balance), REAL, {1e9, NAN, -INFINITY}},
