@@ -23,22 +23,25 @@ class Scale:
         self.log, self.begin, self.end = log, begin, end
         values = [v for v in values if v is not None and (v > 0 or not log)]
         low, high = (min(values), max(values)) if values else (0.1, 1)
-        self.low = 10 ** math.floor(math.log10(low)) if log else 0
-        self.high = high * (1.6 if log else 1.12)
+        self.low = 10 ** math.floor(math.log10(low)) if log else 1.12 * min(low, 0)
+        self.high = high * (1.6 if log else 1.12) if high > 0 else 0
+        if self.high <= self.low:
+            self.high = self.low + 1
 
     def at(self, v):
         if self.log:
             part = math.log(max(v, self.low) / self.low) / math.log(self.high / self.low)
         else:
-            part = v / self.high
+            part = (v - self.low) / (self.high - self.low)
         return self.begin + part * (self.end - self.begin)
 
     def ticks(self):
         if self.log:
             return [10 ** e for e in range(round(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)]
-        unit = 10 ** math.floor(math.log10(self.high / 5))
-        step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= self.high / 6)
-        return [i * step for i in range(math.floor(self.high / step) + 1)]
+        span = self.high - self.low
+        unit = 10 ** math.floor(math.log10(span / 5))
+        step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= span / 6)
+        return [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
 def frame(width, height, y, left, label):
@@ -104,10 +107,10 @@ def bars(groups, names, cells, label, log=False, note="floor"):
     return svg(width, height, body)
 
 
-def lines(series, label, x_label, log_x=True):
+def lines(series, label, x_label, log_x=True, log=False):
     """series[name] = [(x, y)]."""
     width, height, left = 640, 360, 64
-    y = Scale([v for points in series.values() for _, v in points], height - 56, 44, False)
+    y = Scale([v for points in series.values() for _, v in points], height - 56, 44, log)
     xs = sorted({x for points in series.values() for x, _ in points})
 
     def at(x):

@@ -47,12 +47,14 @@ class Row:
     def later(self):
         return statistics.mean(self.blocks(self.moe)[1:])
 
+    def steps(self):
+        return self.each(lambda row, rep: rep["decode_seconds"] * 1e3 / self.n)
+
     def step(self):
-        return self.mean(lambda row, rep: rep["decode_seconds"] * 1e3 / self.n)
+        return statistics.mean(self.steps())
 
     def step_sd(self):
-        steps = self.each(lambda row, rep: rep["decode_seconds"] * 1e3 / self.n)
-        return statistics.stdev(steps) if len(steps) > 1 else 0
+        return statistics.stdev(self.steps()) if len(self.rows) > 1 else 0
 
     def tps(self):
         return 1e3 * self.n_parallel / self.step()
