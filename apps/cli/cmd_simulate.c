@@ -185,6 +185,25 @@ static int print_json(const struct table *t)
 }
 // clang-format on
 
+static bool has_mode(const struct table *t, enum pg_mode mode)
+{
+    for (int i = 0; i < t->n_modes; i++)
+        if (t->modes[i] == mode)
+            return true;
+    return false;
+}
+
+/* Options that do nothing in the modes asked for. */
+static int check_needs(const struct table *t, const struct cli_args *args)
+{
+    const bool looks = has_mode(t, PG_MODE_LOOKAHEAD) || has_mode(t, PG_MODE_HINT);
+    const struct cli_needs needs[] = {
+        {"evict", args->cache > 0 || args->n_slots, "--cache or --slots"},
+        {"right", looks, "--modes lookahead or hint"},
+        {"lookahead", looks || has_mode(t, PG_MODE_PREGATE), "--modes lookahead, hint or pregate"}};
+    return cli_needs_check(args, needs, 3);
+}
+
 int cli_simulate(const struct cli_args *args)
 {
     struct pg_err err = {0};
@@ -195,6 +214,8 @@ int cli_simulate(const struct cli_args *args)
     int code = take_modes(t, args->modes);
     if (!code)
         code = take_batches(t, args->batches);
+    if (!code)
+        code = check_needs(t, args);
     if (code) {
         free(t);
         return code;

@@ -245,9 +245,9 @@ static const struct option options[] = {
 {"simulate", 0, "MACHINE", PLAN, TEXT, AT(machine), 0, 0, NULL, "on the machine of this JSON file, in virtual time; MODEL may be a named shape"},
 {"batches", 0, "LIST", PLAN, TEXT, AT(batches), 0, 0, NULL, "simulate: rows of a step, with commas between (1)"},
 {"steps", 0, "N", PLAN, INTEGER, AT(n_steps), 1, 65536, NULL, "simulate: tokens of each row (64)"},
-{"cache", 0, "PART", PLAN, REAL, AT(cache), 0, 1, NULL, "simulate: expert slots as a part of all experts (no cache: what a mode needs at once)"},
-{"active", 0, "X", PLAN, REAL, AT(active), 0, 65536, NULL, "simulate: force so many distinct experts in a block's step, on average (as drawn)"},
-{"active-source", 0, "X", PLAN, REAL, AT(active_source), 0, 65536, NULL, "simulate: the same of the encoder's blocks"},
+{"cache", 0, "PART", PLAN, REAL, AT(cache), 1e-6, 1, NULL, "simulate: expert slots as a part of all experts (no cache: what a mode needs at once)"},
+{"active", 0, "X", PLAN, REAL, AT(active), 1, 65536, NULL, "simulate: force so many distinct experts in a block's step, on average (as drawn)"},
+{"active-source", 0, "X", PLAN, REAL, AT(active_source), 1, 65536, NULL, "simulate: the same of the encoder's blocks"},
 {"right", 0, "PART", PLAN, REAL, AT(hint_right), 0.01, 1, NULL, "simulate: of what lookahead and hint name, how much is right (0.75)"},
 {"type", 0, "TYPE", PLAN, TEXT, AT(type), 0, 0, NULL, "simulate: of a named shape's matrices (the machine's)"},
 /* results */

@@ -91,13 +91,15 @@ static void draw_active(struct pg_sim_draw *d, uint64_t *random, int block)
         ids_of(d, i / d->n_used, block)[i % d->n_used] = (uint16_t)d->set[i % n];
 }
 
-/* Each row is at another place of the trace, as far apart as goes. */
+/* Each row is at another place of the trace, as far apart as goes, among the tokens that go through
+ * the block. */
 static void copy_trace(struct pg_sim_draw *d, uint64_t step, int block)
 {
-    const int n = d->trace->n_tokens;
+    const int n = pg_routes_n_forced(d->trace, block);
     for (int row = 0; row < d->n_row; row++) {
         const uint64_t first = (uint64_t)row * (uint64_t)n / (uint64_t)d->n_row;
-        const uint16_t *ids = pg_routes_ids(d->trace, (int)((first + step) % (uint64_t)n), block);
+        const uint16_t *ids =
+            pg_routes_forced(d->trace, (int)((first + step) % (uint64_t)n), block);
         for (int i = 0; i < d->n_used; i++)
             ids_of(d, row, block)[i] = ids[i];
     }

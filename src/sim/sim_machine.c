@@ -73,6 +73,25 @@ static int bad(const struct reading *r, const char *where, const char *key, cons
                    pg_quote(key, strlen(key)).s, wanted);
 }
 
+/* The same of a value that is there. */
+static int wrong(const struct reading *r, const char *where, const char *key, const json_t *v,
+                 const char *wanted)
+{
+    char found[80], what[160];
+    const char *text = json_string_value(v);
+    if (json_is_number(v))
+        snprintf(found, sizeof(found), "%g", json_number_value(v));
+    else if (text)
+        snprintf(found, sizeof(found), "\"%.60s\"", pg_quote(text, strlen(text)).s);
+    else
+        snprintf(found, sizeof(found), "%s",
+                 json_is_null(v)      ? "null"
+                 : json_is_boolean(v) ? "true or false"
+                                      : "a list or an object");
+    snprintf(what, sizeof(what), "%s found, %s", found, wanted);
+    return bad(r, where, key, what);
+}
+
 static int take(const struct reading *r, const char *where, const struct key *k, const json_t *v)
 {
     char wanted[80];
@@ -80,7 +99,7 @@ static int take(const struct reading *r, const char *where, const struct key *k,
     double x = json_number_value(v);
     if (k->kind == FLAG) {
         if (!json_is_boolean(v))
-            return bad(r, where, k->name, "true or false");
+            return wrong(r, where, k->name, v, "true or false");
         *(bool *)at = json_is_true(v);
         return 0;
     }
@@ -88,7 +107,7 @@ static int take(const struct reading *r, const char *where, const struct key *k,
              k->kind == COUNT ? "whole number" : "number", k->least, k->most);
     if (!json_is_number(v) || !(x >= k->least && x <= k->most) ||
         (k->kind == COUNT && !json_is_integer(v)))
-        return bad(r, where, k->name, wanted);
+        return wrong(r, where, k->name, v, wanted);
     if (k->kind == COUNT)
         *(int *)at = (int)x;
     else
@@ -121,7 +140,7 @@ static int take_object(const struct reading *r, const char *where, const json_t 
         if (k)
             PG_TRY(take(r, where, k, v));
         else if (!known)
-            return bad(r, where, name, "no such key");
+            return bad(r, where, name, "found, no such key is");
     }
     for (; keys->name; keys++)
         if (keys->needed && !json_object_get(o, keys->name))
@@ -141,9 +160,9 @@ static int take_top(const struct reading *r, const json_t *o)
     snprintf(r->m->name, sizeof(r->m->name), "%.63s", pg_quote(name, strlen(name)).s);
     r->m->type = type ? pg_type_parse(json_string_value(type) ? json_string_value(type) : "") : -1;
     if (type && r->m->type < 0)
-        return bad(r, "", "type", "a format such as F32, F16 or Q4_K");
+        return wrong(r, "", "type", type, "a format such as F32, F16 or Q4_K");
     if (gb && !(json_number_value(gb) > 0 && json_number_value(gb) < 1e9))
-        return bad(r, "", "fast_memory_gb", "a positive number");
+        return wrong(r, "", "fast_memory_gb", gb, "a number above 0 and below 1e9");
     r->m->memory_bytes = (uint64_t)(json_number_value(gb) * GB);
     return 0;
 }

@@ -41,7 +41,11 @@ static int check_trace(const struct pg_sim *s, struct pg_err *err)
         return pg_fail(err, PG_EARG, "routes and a number of active experts: one of them wanted");
     if (r->n_blocks == s->shape.n_moe && r->n_used == s->shape.n_used &&
         r->n_expert <= s->shape.n_expert)
-        return 0;
+        return pg_routes_gap(r) < 0 ? 0
+                                    : pg_fail(err, PG_EARG,
+                                              "the route trace has no token that goes through "
+                                              "block %d, and all are drawn from it",
+                                              pg_routes_gap(r));
     return pg_fail(err, PG_EARG,
                    "routes of %d blocks, %d of %d experts each, found; %s has %d blocks, %d of %d",
                    r->n_blocks, r->n_used, r->n_expert, s->shape.name, s->shape.n_moe,
@@ -51,6 +55,9 @@ static int check_trace(const struct pg_sim *s, struct pg_err *err)
 static int open_draws(struct pg_sim *s, struct pg_err *err)
 {
     PG_TRY(check_trace(s, err));
+    if (s->opt->n_active_source > 0 && s->shape.n_stack == 1)
+        return pg_fail(err, PG_EARG, "%s: %g active experts of a source found, it has no encoder",
+                       s->shape.name, (double)s->opt->n_active_source);
     for (int stack = 0; stack < s->shape.n_stack; stack++) {
         const bool source = stack < last_stack(s);
         struct pg_sim_draw *d = &s->of[stack].draw;

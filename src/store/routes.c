@@ -303,6 +303,14 @@ const uint16_t *pg_routes_forced(const pg_routes *r, int pos, int block)
     return pg_routes_ids(r, r->line_of[s->first + pos % s->n], block);
 }
 
+int pg_routes_n_forced(const pg_routes *r, int block)
+{
+    if (!r->stack_of)
+        return r->n_tokens;
+    const struct pg_routes_stack *s = stack_with(r, block);
+    return s ? s->n : 0;
+}
+
 int pg_routes_gap(const pg_routes *r)
 {
     for (int block = 0; r->stack_of && block < r->n_blocks; block++)

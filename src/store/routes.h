@@ -34,6 +34,8 @@ struct pg_span pg_routes_span(const pg_routes *r, int token);
 /* What is forced on position `pos` in a block: the ids of that one of the tokens that go through
  * it, counted round and round. */
 const uint16_t *pg_routes_forced(const pg_routes *r, int pos, int block);
+/* How many those are. */
+int pg_routes_n_forced(const pg_routes *r, int block);
 /* The first block that no token goes through; -1: there is none. */
 int pg_routes_gap(const pg_routes *r);
 

@@ -292,6 +292,37 @@ static void test_routes(void **state)
     pg_routes_close(routes);
 }
 
+/* Of a run: a line for each token of the source, then one for each of the text. */
+static void test_routes_of_stacks(void **state)
+{
+    char text[8192] = "", path[128];
+    struct pg_err err;
+    pg_routes *routes;
+    (void)state;
+    for (int has_source = 1; has_source >= 0; has_source--) {
+        text[0] = 0;
+        for (int tok = 0; tok < 12; tok++)
+            snprintf(text + strlen(text), sizeof(text) - strlen(text),
+                     has_source && tok < 5 ? "{\"layers\": [[%d], [1], [], []]}\n"
+                                           : "{\"layers\": [[], [], [%d], [7]]}\n",
+                     tok % 8);
+        put_text(in_dir(path, "trace.jsonl"), text);
+        must(pg_routes_open(&routes, path, &err), &err);
+        struct pg_sim_options o = {PG_SIM_OPTIONS_INIT, .shape = "switch-tiny",
+                                   .machine = MACHINES "h200.json", .mode = PG_MODE_ONDEMAND,
+                                   .routes = routes};
+        if (has_source) {
+            struct pg_sim_report r = simulate(&o);
+            assert_true(r.active == 1 && r.active_source == 3); /* of 5 and of 1 */
+        } else {
+            struct pg_sim_report r;
+            assert_int_equal(pg_simulate(&o, &r, &err), PG_EARG);
+            says(err.text, "no token that goes through block 0");
+        }
+        pg_routes_close(routes);
+    }
+}
+
 /* ---- machine files */
 
 static void test_machine_files(void **state)
@@ -305,30 +336,31 @@ static void test_machine_files(void **state)
         {"{\"name\": \"x\", \"copy\": {}, \"compute\": {}}", "copy.gb_per_s: missing"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1}}", "compute: missing"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 0}, \"compute\": {}}",
-         "copy.gb_per_s: a number"},
-        {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": \"1\"}, \"compute\": {}}", "copy.gb_per_s"},
+         "copy.gb_per_s: 0 found, a number"},
+        {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": \"1\"}, \"compute\": {}}",
+         "copy.gb_per_s: \"1\" found"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1, \"in_flight\": 1.5}, \"compute\": {}}",
-         "copy.in_flight: a whole number from 1 to 64"},
+         "copy.in_flight: 1.5 found, a whole number from 1 to 64"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1, \"in_order\": 1}, \"compute\": {}}",
-         "copy.in_order: true or false"},
+         "copy.in_order: 1 found, true or false"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1, \"latency\": 1}, \"compute\": {}}",
-         "copy.latency: no such key"},
+         "copy.latency: found, no such key"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1, \"staged\": true}, \"compute\": {}}",
          "compute.memory_gb_per_s"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1}, \"compute\": {\"overhead_us\": []}}",
          "compute.overhead_us: an object"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1}, \"compute\": {\"overhead_us\": {\"head\":"
          " -1}}}",
-         "compute.overhead_us.head: a number from 0"},
+         "compute.overhead_us.head: -1 found, a number from 0"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1}, \"compute\": {}, \"type\": \"F31\"}",
-         "type: a format"},
+         "type: \"F31\" found, a format"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1}, \"compute\": {}, \"software\": 1}",
          "software: an object"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1}, \"compute\": {}, \"cpu\": 1}",
-         "cpu: no such key"},
+         "cpu: found, no such key"},
         {"{\"name\": \"x\", \"name\": \"y\"}", "duplicate"},
         {"{\"name\": \"x\", \"copy\": {\"gb_per_s\": 1}, \"compute\": {}, \"fast_memory_gb\": 0}",
-         "fast_memory_gb: a positive number"},
+         "fast_memory_gb: 0 found, a number above 0"},
     };
     (void)state;
     in_dir(machine, "machine.json");
@@ -394,6 +426,7 @@ int main(void)
         cmocka_unit_test(test_active),
         cmocka_unit_test(test_file),
         cmocka_unit_test(test_routes),
+        cmocka_unit_test(test_routes_of_stacks),
         cmocka_unit_test(test_machine_files),
         cmocka_unit_test(test_refused),
     };
