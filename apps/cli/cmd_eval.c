@@ -34,17 +34,31 @@ static bool has_sidecar(const struct pg_options *base)
     return opt.sidecar || pg_plan_make(&plan, &opt, &err) != PG_EARG;
 }
 
-/* Bytes that the data will take: text is held once as it is and once as tokens, JSON as the values
- * that it is made of. Each session has a piece of text beside it, and perhaps a source. */
-static uint64_t data_bytes(const struct cli_args *args, const struct pg_options *opt)
+/* Bytes that a byte of the data will take: text is held once as it is and once as tokens, and for a
+ * model with an encoder in normal form, too, pairs besides as JSON; all other JSON as the values
+ * that it is made of. */
+static uint64_t times_of(const struct cli_args *args, bool has_encoder)
+{
+    const size_t n = strlen(args->data_file);
+    if (args->task != PG_EVAL_PPL && args->task != PG_EVAL_AGREE)
+        return 16;
+    if (!has_encoder)
+        return 4;
+    return n >= 6 && !strcmp(args->data_file + n - 6, ".jsonl") ? 8 : 7;
+}
+
+/* Bytes that the data will take. Each session has a piece of text beside it, and perhaps a source.
+ */
+static uint64_t data_bytes(const struct cli_args *args, const struct pg_options *opt,
+                           bool has_encoder)
 {
     struct stat st;
-    const bool is_text = args->task == PG_EVAL_PPL || args->task == PG_EVAL_AGREE;
     const int piece = (opt->n_ctx ? opt->n_ctx : 4096) + (opt->n_source ? opt->n_source : 512);
     const uint64_t pieces = (uint64_t)opt->n_sessions * (uint64_t)piece;
     if (stat(args->data_file, &st) || !S_ISREG(st.st_mode))
         return 0; /* pg_eval will say so */
-    return (uint64_t)st.st_size * (is_text ? 4 : 16) + pieces * sizeof(int32_t) + (1u << 16);
+    return (uint64_t)st.st_size * times_of(args, has_encoder) + pieces * sizeof(int32_t) +
+           (1u << 16);
 }
 
 /* As many sessions as fill a batch with short texts, while their caches take a small part of the
@@ -54,11 +68,15 @@ static void choose_sessions(struct pg_options *opt, const struct cli_args *args)
     struct pg_plan one, plan;
     struct pg_err err = {0};
     opt->n_sessions = 1;
-    opt->caller_bytes = data_bytes(args, opt);
+    opt->caller_bytes = data_bytes(args, opt, false);
     if (pg_plan_make(&one, opt, &err))
         return; /* opening will say why */
+    const bool has_encoder = one.n_source > 0;
+    opt->caller_bytes = data_bytes(args, opt, has_encoder);
+    if (has_encoder && pg_plan_make(&one, opt, &err))
+        return;
     for (opt->n_sessions = 16; opt->n_sessions > 0; opt->n_sessions /= 2) {
-        opt->caller_bytes = data_bytes(args, opt);
+        opt->caller_bytes = data_bytes(args, opt, has_encoder);
         /* What opens barely now may not in a moment; the minimum has that to spare. */
         const bool fits =
             !pg_plan_make(&plan, opt, &err) && plan.mode == one.mode && plan.minimum <= plan.budget;

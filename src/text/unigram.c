@@ -15,6 +15,24 @@
 #define SPACE_LEN   3
 #define UNK_PENALTY 10.0f
 
+/* Where the next space begins, from `at` on; n: nowhere. */
+static size_t next_space(const char *s, size_t at, size_t n)
+{
+    const char *found = at < n ? memmem(s + at, n - at, SPACE, SPACE_LEN) : NULL;
+    return found ? (size_t)(found - s) : n;
+}
+
+/* Whether a piece goes on behind a space. T5's do not, so that no cut crosses a word's end. */
+static bool piece_crosses(const struct pg_vocab *v)
+{
+    for (uint32_t id = 0; id < v->pieces.n; id++) {
+        struct pg_str s = pg_pieces_text(&v->pieces, id);
+        if (next_space(s.s, 1, s.n) < s.n)
+            return true;
+    }
+    return false;
+}
+
 int pg_unigram_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *err)
 {
     float lowest = INFINITY;
@@ -24,6 +42,7 @@ int pg_unigram_load(struct pg_vocab *v, const struct pg_gguf *g, struct pg_err *
         if (v->pieces.type[id] == PG_PIECE_NORMAL)
             lowest = fminf(lowest, v->score[id]);
     v->unk_score = (isfinite(lowest) ? lowest : 0.0f) - UNK_PENALTY;
+    v->crosses_spaces = piece_crosses(v);
     v->space_prefix = v->trim = true;
     PG_TRY(pg_gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", PG_GGUF_OPTIONAL,
                             &v->space_prefix, err));
@@ -135,6 +154,7 @@ static int reserve_path(struct pg_encoder *e, size_t n, struct pg_err *err)
 {
     if (n <= e->cap_path)
         return 0;
+    n = PG_MAX(n, 2 * e->cap_path);
     free(e->path);
     e->cap_path = 0;
     e->path = calloc(n, sizeof(*e->path));
@@ -144,24 +164,17 @@ static int reserve_path(struct pg_encoder *e, size_t n, struct pg_err *err)
     return 0;
 }
 
-int pg_unigram_encode(struct pg_encoder *e, struct pg_str text, struct pg_err *err)
+/* Puts the best cut of s, behind a text of this score; returns that of both. */
+static float put_part(struct pg_encoder *e, const char *s, uint32_t n, float score, int32_t *before)
 {
-    const pg_vocab *v = e->vocab;
-    size_t n = normalise(v, text, NULL);
     uint32_t next = 0;
-    int32_t before = -1;
-
-    if (n > INT32_MAX)
-        return pg_fail(err, PG_EARG, "text has %zu bytes when normalised, wanted at most %d", n,
-                       INT32_MAX);
-    PG_TRY(pg_encoder_reserve(e, n + 8, err));
-    PG_TRY(reserve_path(e, n + 1, err));
-    n = normalise(v, text, e->text);
-    for (size_t i = 0; i <= n; i++)
+    for (uint32_t i = 0; i <= n; i++)
         e->path[i] = (struct pg_path){.id = -1};
-    find_path(v, e->text, (uint32_t)n, e->path);
+    e->path[0].score = score;
+    find_path(e->vocab, s, n, e->path);
+    score = e->path[n].score;
     /* The path is known from its end: turn it around, `from` now naming where each piece ends. */
-    for (uint32_t at = (uint32_t)n; at > 0;) {
+    for (uint32_t at = n; at > 0;) {
         uint32_t from = e->path[at].from;
         e->path[at].from = next;
         next = at;
@@ -169,9 +182,31 @@ int pg_unigram_encode(struct pg_encoder *e, struct pg_str text, struct pg_err *e
     }
     for (uint32_t at = next; at > 0; at = e->path[at].from) {
         int32_t id = e->path[at].id;
-        if (id != v->unk || id != before)
+        if (id != e->vocab->unk || id != *before)
             pg_ids_put(&e->ids, id);
-        before = id;
+        *before = id;
+    }
+    return score;
+}
+
+/* Word by word where no piece crosses a space, since then the best cut of a text is that of each of
+ * its words, and a long text takes no more room than its longest word. */
+int pg_unigram_encode(struct pg_encoder *e, struct pg_str text, struct pg_err *err)
+{
+    const pg_vocab *v = e->vocab;
+    size_t n = normalise(v, text, NULL);
+    int32_t before = -1;
+    float score = 0;
+
+    if (n > INT32_MAX)
+        return pg_fail(err, PG_EARG, "text has %zu bytes when normalised, wanted at most %d", n,
+                       INT32_MAX);
+    PG_TRY(pg_encoder_reserve(e, n + 8, err));
+    n = normalise(v, text, e->text);
+    for (size_t at = 0, end; at < n; at = end) {
+        end = v->crosses_spaces ? n : next_space(e->text, at + 1, n);
+        PG_TRY(reserve_path(e, end - at + 1, err));
+        score = put_part(e, e->text + at, (uint32_t)(end - at), score, &before);
     }
     return 0;
 }

@@ -76,7 +76,8 @@ struct pg_vocab {
     struct pg_charsmap charsmap;
     float *score; /* [n] */
     float unk_score;
-    bool trim; /* spaces at both ends go, and of several one stays */
+    bool crosses_spaces; /* a piece may go on behind a space */
+    bool trim;           /* spaces at both ends go, and of several one stays */
 
     /* gpt2 */
     struct pg_merge *merge; /* by rank */
