@@ -399,8 +399,8 @@ def write_page(lab, quality):
     write(lab.out / "paper.md", "\n".join(out))
 
 
-HOW = ["```", "make && bench/paper                     # half an hour on a quiet machine, then two hours of training; results in build/paper",
-       "cp build/paper/paper.md build/paper/paper-*.svg build/paper/paper.jsonl docs/", "bench/paper --quick                     # four minutes, the smallest shape",
+HOW = ["```", "make && bench/paper                     # half an hour on a quiet machine, then two hours of training",
+       "cp build/paper/paper.md build/paper/paper-*.svg build/paper/paper.jsonl docs/", "bench/paper --quick                     # the smallest shapes, few steps",
        "```", "", "Each run is a line of [paper.jsonl](paper.jsonl), with its command."]
 
 WORDS = {

@@ -78,8 +78,15 @@ static int put_texts(struct pg_hf_vocab *v, const char *path, json_t *map, int t
     json_object_foreach(map, text, id)
     {
         const size_t n = strlen(text);
+        const long long at = json_integer_value(id); /* 0 where it is none */
+        if (!json_is_integer(id))
+            return pg_fail(err, PG_EFORMAT, "%s: the id of '%s' is no whole number", path,
+                           pg_quote(text, n).s);
+        if (at >= 0 && at < v->n && v->text[at] && strcmp(v->text[at], text) != 0)
+            return pg_fail(err, PG_EFORMAT, "%s: '%s' has the id %lld, which is that of '%s'", path,
+                           pg_quote(text, n).s, at, pg_quote(v->text[at], strlen(v->text[at])).s);
         const bool control = n > 4 && !strncmp(text, "<|", 2) && !strcmp(text + n - 2, "|>");
-        const struct pg_hf_token t = {.id = json_is_integer(id) ? json_integer_value(id) : -1,
+        const struct pg_hf_token t = {.id = at,
                                       .text = {text, n},
                                       .type = type      ? type
                                               : control ? PG_HF_CONTROL

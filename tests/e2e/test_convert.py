@@ -389,7 +389,7 @@ class Convert(Case):
         keys = read_gguf(self.path("q.gguf"))[0]
         self.assertEqual((keys["tokenizer.ggml.pre"], keys["tokenizer.ggml.merges"], keys["tokenizer.ggml.tokens"][:3]),
                          ("qwen2", ["a b"], ["a", "b", "ab"]))
-        for said, vocab in ((["token -1"], {"a": "0"}), (["token 99999"], {"a": 99999}), (["no tokens"], {}), (["vocab.json"], ["a"])):
+        for said, vocab in ((["the id of 'a'"], {"a": "0"}), (["'b' has the id 0"], {"a": 0, "b": 0}), (["token 99999"], {"a": 99999}), (["no tokens"], {}), (["vocab.json"], ["a"])):
             self.put("qwen/vocab.json", json.dumps(vocab))
             self.bad(said, qwen)
         os.remove(os.path.join(qwen, "vocab.json"))
