@@ -96,7 +96,7 @@ def modes_jobs(plan, shape):
         "budget": lambda lab: ["--memory", share_of(lab.path_of(shape), 0.23), "--modes", "pregate,ondemand", "--no-measure", *few,
                                "-p", plan["n_source"], "--source", plan["n_source"], "--routes", Even(layers(shape), n_expert(shape)).path(lab)],
     }
-    if shape == plan["one_thread"]:  # computing takes twice as long, reading does not
+    if shape == plan["one_thread"]:  # computing takes longer, reading does not
         rows["needed-1"] = ["--slots", 2, "--modes", "pregate,ondemand", "-t", 1, *few, *p]
         rows["resident-1"] = ["--modes", "resident", "-t", 1, "--no-measure", *few, *p]
     return [Job("modes", f"modes-{shape}-{row}", rep, args) for rep in range(plan["reps"]) for row, args in rows.items()]

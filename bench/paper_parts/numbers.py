@@ -4,8 +4,12 @@ import statistics
 from .measure import n_expert
 
 
+def deviation(values):
+    return statistics.stdev(values) if len(values) > 1 else 0
+
+
 class Row:
-    """A mode of a run, over its repetitions. Times in ms."""
+    """A mode of a run, over its repetitions: medians, since one of them may meet a slow minute. Times in ms."""
 
     def __init__(self, found):
         self.rows = [(page, row) for page, row in found if "error" not in row]
@@ -24,43 +28,46 @@ class Row:
     def each(self, value):
         return [value(row, row["repetitions"][0]) for _, row in self.rows]
 
-    def mean(self, value):
-        return statistics.mean(self.each(value))
+    def median(self, value):
+        return statistics.median(self.each(value))
 
     def count(self, key):
-        return self.mean(lambda row, rep: row[key])
+        return self.median(lambda row, rep: row[key])
 
     def blocks(self, which):
-        """ms of each of these blocks a step, mean over the repetitions."""
-        return [self.mean(lambda row, rep, il=il: rep["block_seconds"][il] * 1e3 / self.n) for il in which]
+        """ms of a block of these a step, mean over them, of each repetition."""
+        return self.each(lambda row, rep: statistics.mean(rep["block_seconds"][il] for il in which) * 1e3 / self.n)
 
     def block(self):
-        return statistics.mean(self.blocks(self.moe))
+        return statistics.median(self.blocks(self.moe))
 
     def block_sd(self):
-        means = self.each(lambda row, rep: statistics.mean(rep["block_seconds"][il] for il in self.moe) * 1e3 / self.n)
-        return statistics.stdev(means) if len(means) > 1 else 0
+        return deviation(self.blocks(self.moe))
+
+    def block_to(self, other):
+        """Of another mode's block, of each repetition."""
+        return [a / b for a, b in zip(self.blocks(self.moe), other.blocks(other.moe))]
 
     def first(self):
-        return self.blocks(self.moe)[0]
+        return statistics.median(self.blocks(self.moe[:1]))
 
     def later(self):
-        return statistics.mean(self.blocks(self.moe)[1:])
+        return statistics.median(self.blocks(self.moe[1:]))
 
     def steps(self):
         return self.each(lambda row, rep: rep["decode_seconds"] * 1e3 / self.n)
 
     def step(self):
-        return statistics.mean(self.steps())
+        return statistics.median(self.steps())
 
     def step_sd(self):
-        return statistics.stdev(self.steps()) if len(self.rows) > 1 else 0
+        return deviation(self.steps())
 
     def tps(self):
         return 1e3 * self.n_parallel / self.step()
 
     def encode(self):
-        return self.mean(lambda row, rep: rep["prefill_seconds"] * 1e3)
+        return self.median(lambda row, rep: rep["prefill_seconds"] * 1e3)
 
     def peak(self):
         return max(self.each(lambda row, rep: row["peak_rss_bytes"]))
@@ -75,7 +82,7 @@ class Row:
 
     def computing_of_block(self):
         """The block without its stalls, all of which are in blocks with experts."""
-        return self.block() - self.mean(lambda row, rep: row["stall_seconds"]) * 1e3 / self.n / len(self.moe)
+        return self.block() - self.median(lambda row, rep: row["stall_seconds"]) * 1e3 / self.n / len(self.moe)
 
     def hashes(self):
         return set(self.each(lambda row, rep: rep["tokens_hash"]))
@@ -93,9 +100,9 @@ def rows(lab, name, reps, evict=None):
 
 
 def roof(lab, name, reps, key="roof_disk_bytes_per_s"):
-    """Mean over the repetitions: the disk gives more in one minute than in another, to all that is measured in it."""
+    """Over the repetitions: the disk gives more in one minute than in another, to all that is measured in it."""
     found = [page["machine"][key] for page in (lab.result(f"{name}-rep{rep}") for rep in range(reps)) if page]
-    return statistics.mean(found) if found else 0
+    return statistics.median(found) if found else 0
 
 
 class Shape:
@@ -132,7 +139,7 @@ class Shape:
         self.expert = demand.count("expert_bytes_read") / max(1, demand.count("missed"))
         self.read = self.expert / self.disk * 1e3
         self.moe = best.block() if resident else demand.computing_of_block()
-        self.dense = statistics.mean(best.blocks(best.dense))
+        self.dense = statistics.median(best.blocks(best.dense))
         self.window = self.moe + self.dense
         step = best.step()
         self.compute = step if resident else step - demand.count("stall_seconds") * 1e3 / demand.n
@@ -151,7 +158,7 @@ class Shape:
         return first, max(0, rest - self.window)
 
     def floor(self, mode):
-        """Of a block, mean."""
+        """Of a block, mean over the blocks."""
         first, later = self.exposed(mode, self.disk)
         n = len(self.rows[mode].moe)
         return self.moe + (first + (n - 1) * later) / n
@@ -161,7 +168,8 @@ class Shape:
         return self.compute + first + (len(self.rows[mode].moe) - 1) * later
 
     def of_floor(self, mode):
-        """Of its floor at the disk's roof, and at the least bandwidth that the disk showed in the same runs."""
+        """Of its floor at the disk's roof, and at the least bandwidth that the disk showed in the same runs, which is no
+        floor but says how much of the distance may be the disk's."""
         return [self.floor_step(mode, disk) / self.rows[mode].step() for disk in (self.disk, self.disk_least)]
 
     def simple_floor_step(self, mode):

@@ -1,7 +1,7 @@
 """Texts and tasks for a small Switch: what it is pre-trained on, and three tasks to learn, to choose by and to be tested on.
 
 All is in small letters, as the books and stories of the repository are; what marks answers takes no notice of letters'
-size. Nothing of a validation or test set is in what is learned from.
+size. Nothing is learned from that the sets have in their validation or test parts (SciTLDR has some abstracts in two parts).
 """
 import collections
 import json

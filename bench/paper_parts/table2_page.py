@@ -144,16 +144,18 @@ def head(lab, plan):
         BPE), made by `bench/paper_parts/table2.py` from nothing: in {plan['mending']['steps']} steps it learns to
         mend pieces of books, stories, abstracts and passages in which words are missing, in {plan['asking']['steps']} to answer
         questions that these texts ask by themselves (a sentence without words that stand in one nearby). Then it is fine-tuned on each task, all weights, conventionally and
-        with pre-gates deciding in both stacks. Conventional fine-tuning and level 1 choose rate and steps on validation text,
-        with the first seed, by the loss; further levels and the other form take what level 1 has chosen, since the paper
+        with pre-gates deciding in both stacks. Conventional fine-tuning and level 1 choose on the first {plan['most_valid']}
+        validation examples, with the first seed, by the loss: the rate ({', '.join(plan['rates'])}) with the fewest steps, then the
+        steps, of which all took the most that there are, so that none is at its best; further levels and the other form take what level 1 has chosen, since the paper
         fine-tunes all in one way. The test text is measured once, with seeds {seeds}, paired; ± is the half of a 95 % interval
         (Student's t). {len(seconds)} runs, {sum(seconds) / 3600:.1f} hours of the clock.""")]
 
 
 PROTOCOL = """All texts are in small letters. **SciTLDR-A** stands for Xsum, of which no licensed text is at hand: abstract to one
-sentence, train, dev and test as given; sources end after 128 tokens. **WebQuestions** is closed-book, 2,834, 755 and 2,032
-questions. **SQuAD's form**: 2,604 answerable questions of 13 articles of SQuAD 2.0's development set to learn from, 306 of three
-others to choose by, 838 of XQuAD's other 32 articles to be tested on; the passage is the sentence that the answer is in, the
+sentence, train, dev and test as given; sources end after 128 tokens, which nearly all are longer than. The set itself has two of
+the 618 abstracts of its test in its train part, and near duplicates of six more, the same for all ways. **WebQuestions** is closed-book, 2,834, 755 and 2,032
+questions. **SQuAD's form**: 2,604 answerable questions of 13 articles of SQuAD 2.0's development set to learn from, of 306 of three
+others the first 300 to choose by, 838 of XQuAD's other 32 articles to be tested on; the passage is the sentence that the answer is in, the
 easiest form in which such a model gets anything right, so its EM and F1 are not those of SQuAD. The loss is in nats a token of the
 first answer, its end included. "Own routers" are the routers on the same weights, which were trained with pre-gates deciding: in
 the paper's form the routers of later blocks learn nothing meanwhile, so this says what the training did to the rest."""
