@@ -163,7 +163,8 @@ the paper's form the routers of later blocks learn nothing meanwhile, so this sa
 MEANS = """What a model of this size can show is whether choosing experts one, two or three MoE blocks early costs anything where all
 else is equal: the loss of a target's token tells differences of a hundredth. What it cannot show is what the paper's marks are of,
 knowledge and reading: it has read a few million tokens, most of its answers are wrong, and one question more or less is 0.05 to
-0.12 points. Nor can it show what becomes of 128 experts."""
+0.12 points. Nor can it show what becomes of 128 experts. Where two ways have chosen other rates (last column), a difference is of
+both."""
 
 
 def section(lab, plan):
