@@ -124,7 +124,7 @@ static const struct options all[] = {
     {AT(n_runners_up), INT, 0, 1 << 16},
     {AT(weigher), INT, 0, PG_GATE_PREGATE},
     {AT(imitate), FLOAT, -BIG, 1e6},
-    {AT(dropout), FLOAT, 0, 0.99f},
+    {AT(dropout), FLOAT, 0, (double)0.99f},
     {AT(checkpoint_every), INT, 0, INT32_MAX},
     {AT(n_threads), INT, 0, PG_THREADS_MAX}}},
 #undef STRUCT
