@@ -343,9 +343,10 @@ class Encoder(Case):
 
     def test_tune(self):
         """Gates of both stacks learn, each from the tokens that go through its own."""
+        if SANITIZED:  # what runs here runs in the next test, too
+            return
         data, text, sidecar = self.put_stories(), self.put("a.txt", stories(9000)), self.path("s.gguf")
-        ways = (["--data", data, "-c", "64"], ["--data", text, "-c", "24", "--for", "decide"])
-        for how in ways[SANITIZED:]:
+        for how in (["--data", data, "-c", "64"], ["--data", text, "-c", "24", "--for", "decide"]):
             found = json.loads(self.tune(*how, "--hidden", "8", "-o", sidecar, "--json").stdout)
             self.assertEqual([b["block"] for b in found["after"]], [1, 3])
             self.assertGreater(found["tokens"], 3 * found["tokens_held_out"])
