@@ -55,7 +55,7 @@ def paper_of(values, large, shape, mode):
         return "-"
     if "large" in shape:
         return times(large[mode], 1) if large[mode] else "does not fit"
-    mean = values[mode][0]
+    mean = values[mode]
     return "avg " + (f"{mean:.2f}×" if mean < 1 else f"{mean:g}×")
 
 
