@@ -189,7 +189,9 @@ struct pg_options {
     /* Experts a token and block, instead of the model's: the gates choose so many, and a forced
      * routing has to have so many. Another answer. 0 = the model's. */
     int n_expert_used;
-    int reserved; /* 0 */
+    /* Tokens of all sessions' contexts together that the plan makes room for, which may be fewer
+     * than n_sessions x n_ctx where not all are full at once. 0 = n_sessions x n_ctx. */
+    int n_kv;
 };
 #define PG_OPTIONS_INIT .size = sizeof(struct pg_options)
 
@@ -240,6 +242,7 @@ struct pg_plan {
     int n_expert_token; /* experts in the blocks that a token of a timeline goes through: all, or
                          * those of the decoder */
     int n_source;       /* tokens of a source that there is room for; 0: no encoder */
+    int n_kv;           /* tokens of all contexts together */
 };
 
 struct pg_model_info {

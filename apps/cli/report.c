@@ -182,7 +182,7 @@ json_t *cli_json_plan(const struct pg_plan *from)
     SIZE(budget) SIZE(minimum) SIZE(dense) SIZE(kv) SIZE(scratch) SIZE(overhead)
     SIZE(caller) SIZE(slots) SIZE(slot_bytes) SIZE(n_slots) SIZE(n_expert_total) SIZE(expert_bytes)
     SIZE(token_expert_bytes) SIZE(token_dense_bytes) SIZE(n_batch) SIZE(n_expert_token)
-    SIZE(n_source)
+    SIZE(n_source) SIZE(n_kv)
     return o;
 }
 

@@ -52,7 +52,8 @@ static const struct options all[] = {
     {AT(n_block_bias), INT, 0, INT32_MAX},
     {AT(n_source), INT, 0, 1 << 16},
     {AT(capacity), INT, 0, 1 << 16},
-    {AT(n_expert_used), INT, 0, 4096}}},
+    {AT(n_expert_used), INT, 0, 4096},
+    {AT(n_kv), INT, 0, INT32_MAX}}},
 #undef STRUCT
 #define STRUCT pg_session_options
 [PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {

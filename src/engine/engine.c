@@ -35,6 +35,7 @@ static int map_memory(struct pg_engine *e, struct pg_err *err)
     PG_TRY(map_block(e, &e->dense, e->model.dense_bytes, "dense weights", err));
     PG_TRY(map_block(e, &e->slots, e->plan.slots, "expert slots", err));
     PG_TRY(map_block(e, &e->tables, pg_tables_bytes(e), "pre-gates", err));
+    PG_TRY(map_block(e, &e->contexts, pg_contexts_bytes(e), "contexts", err));
     return map_block(e, &e->scratch, e->plan.scratch, "scratch", err);
 }
 
@@ -151,7 +152,9 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
     PG_TRY(pg_tables_fill(e, err));
     struct pg_arena scratch = {e->scratch.base, e->scratch.bytes, 0};
     pg_engine_carve(e, e->plan.n_batch, &scratch);
-    e->session_bytes_left = e->plan.kv;
+    struct pg_arena contexts = {e->contexts.base, e->contexts.bytes, 0};
+    pg_contexts_carve(e, &contexts);
+    e->session_bytes_left = e->plan.kv - e->contexts.bytes;
     pg_gguf_close(e->gguf);
     e->gguf = NULL;
     if (e->store && e->opt.mode == PG_MODE_RESIDENT) {
@@ -208,6 +211,7 @@ void pg_engine_close(pg_engine *e)
     unmap_block(&e->slots);
     unmap_block(&e->tables);
     unmap_block(&e->scratch);
+    unmap_block(&e->contexts);
     free(e->block_of);
     free(e->routers);
     free(e->cache_bias);

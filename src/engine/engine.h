@@ -15,7 +15,8 @@
  *   slots    n_slots * slot_bytes, experts
  *   tables   pre-gates (F32) of the modes that have them
  *   scratch  buffers of one step
- * A session maps its KV cache, its tokens and its logits.
+ *   contexts pages of the KV cache, which sessions take and share
+ * A session maps its tokens, its logits, and what of its cache is not in pages.
  */
 #ifndef PG_ENGINE_ENGINE_H
 #define PG_ENGINE_ENGINE_H
@@ -50,7 +51,8 @@ struct pg_engine {
     struct pg_gate gate;
     struct pg_routes_out routes_out;
     struct pg_forward forward;
-    struct pg_block_memory dense, slots, tables, scratch;
+    struct pg_block_memory dense, slots, tables, scratch, contexts;
+    struct pg_kv_pool pool;      /* in `contexts` */
     int *block_of;               /* [n_moe] among all blocks, for the trace */
     struct pg_pregate *routers;  /* [n_moe] */
     float *cache_bias;           /* [n_moe]; NULL: none */
@@ -71,7 +73,7 @@ struct pg_engine {
     float *logits; /* [PG_LOGIT_ROWS, n_vocab] when several sessions are stepped together */
     struct pg_candidate *cand;     /* [n_vocab] of the sampling under way */
     int n_sessions;                /* open now */
-    uint64_t session_bytes_left;   /* of plan.kv */
+    uint64_t session_bytes_left;   /* of what the plan has for sessions beside the pool */
     struct pg_stats stats;         /* the engine's own part */
     struct pg_store_stats at_open; /* what loading counted; not part of the statistics */
 };
@@ -111,8 +113,17 @@ size_t pg_tables_bytes(const struct pg_engine *e);
 int pg_tables_fill(struct pg_engine *e, struct pg_err *err);
 
 /* session.c */
-/* What a session of n_ctx tokens takes, measured by the code that takes it. */
+/* What a session of n_ctx tokens takes beside pages, measured by the code that takes it. */
 uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
+/* Positions of all contexts together, and the pages that hold them, likewise. */
+int pg_contexts_tokens(const struct pg_engine *e);
+uint64_t pg_contexts_bytes(const struct pg_engine *e);
+void pg_contexts_carve(struct pg_engine *e, struct pg_arena *a);
+/* Sessions of n_ctx tokens that there is room for. */
+int pg_sessions_left(const struct pg_engine *e, int n_ctx);
+/* Room in the pool for n of the session's n_ctx tokens, instead of what it had; false: there is
+ * not. */
+bool pg_session_reserve(pg_session *s, int n);
 /* Logits [n, n_vocab] of rows of the step that has just been run. PG_ENUMERIC names the position of
  * the first whose logits are not finite. */
 int pg_step_logits(struct pg_engine *e, const int32_t *at, int n, float *logits,

@@ -19,8 +19,7 @@ static int open_sessions(struct pg_lanes *l, int n, struct pg_err *err)
 int pg_lanes_open(struct pg_lanes *l, const struct pg_lanes_options *opt, struct pg_err *err)
 {
     struct pg_engine *e = opt->engine;
-    uint64_t room = e->session_bytes_left / pg_session_bytes(e, e->opt.n_ctx);
-    int n = (int)PG_MIN(room, (uint64_t)e->opt.n_batch), rc;
+    int n = PG_MIN(pg_sessions_left(e, e->opt.n_ctx), e->opt.n_batch), rc;
     n = opt->n_most ? PG_MIN(n, opt->n_most) : n;
     n = PG_MAX(n, 1); /* an engine without room for one says so when it is asked */
     *l = (struct pg_lanes){.opt = *opt};

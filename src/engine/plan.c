@@ -96,8 +96,9 @@ static uint64_t overhead_bytes(const struct pg_engine *e, int n_slots)
 /* Tokens that all contexts together could take in one step. */
 static int most_in_step(const struct pg_engine *e)
 {
-    int64_t n = PG_MAX(e->opt.n_ctx, e->opt.n_source);
-    return (int)PG_MIN(n * e->opt.n_sessions, 1 << 16);
+    int64_t contexts = PG_MIN((int64_t)e->opt.n_ctx * e->opt.n_sessions, pg_contexts_tokens(e));
+    int64_t sources = (int64_t)e->opt.n_source * e->opt.n_sessions;
+    return (int)PG_MIN(PG_MAX(contexts, sources), 1 << 16);
 }
 
 static uint64_t caller_bytes(const struct pg_engine *e, int n_batch)
@@ -197,7 +198,8 @@ static bool fill_plan(struct pg_engine *e)
     int least = least_slots(e, total);
     p->mode = e->opt.mode;
     p->dense = m->dense_bytes + pg_tables_bytes(e);
-    p->kv = (uint64_t)e->opt.n_sessions * pg_session_bytes(e, e->opt.n_ctx);
+    p->kv = pg_contexts_bytes(e) + (uint64_t)e->opt.n_sessions * pg_session_bytes(e, e->opt.n_ctx);
+    p->n_kv = pg_contexts_tokens(e);
     p->slot_bytes = total ? pg_store_slot_bytes(m->place, total) : 0;
     p->expert_bytes = m->expert_bytes;
     p->token_expert_bytes = m->token_expert_bytes;
@@ -393,6 +395,15 @@ static int resolve_source(struct pg_engine *e, struct pg_err *err)
     return 0;
 }
 
+static int check_contexts(const struct pg_engine *e, struct pg_err *err)
+{
+    const struct pg_options *o = &e->opt;
+    if (o->n_kv && o->n_kv < o->n_ctx)
+        return pg_fail(err, PG_EARG, "n_kv: %d found, the context of %d tokens at least wanted",
+                       o->n_kv, o->n_ctx);
+    return 0;
+}
+
 /* Defaults and bounds of the options that need the model's shape. */
 static int resolve_options(struct pg_engine *e, struct pg_err *err)
 {
@@ -400,6 +411,7 @@ static int resolve_options(struct pg_engine *e, struct pg_err *err)
     int train = e->model.h.n_ctx_train;
     o->n_ctx = o->n_ctx ? o->n_ctx : PG_MIN(train, DEFAULT_CTX);
     o->n_sessions = o->n_sessions ? o->n_sessions : 1;
+    PG_TRY(check_contexts(e, err));
     o->n_threads = o->n_threads ? o->n_threads : PG_MIN(pg_os_n_cpu(), PG_THREADS_MAX);
     if (o->lookahead > PG_MAX(1, pg_most_level(&e->model)))
         return pg_fail(err, PG_EARG, "lookahead: %d found, 0 to %d wanted", o->lookahead,

@@ -16,11 +16,46 @@ static void carve(pg_session *s, const struct pg_engine *e, int n_ctx, struct pg
     struct pg_kv_shape shape = {.type = e->opt.kv_type,
                                 .n_ctx = n_ctx,
                                 .n_source = e->opt.n_source,
+                                .pool = (struct pg_kv_pool *)&e->pool,
                                 .n_step = PG_MIN(n_ctx, e->opt.n_batch ? e->opt.n_batch : n_ctx)};
     pg_kv_carve(&s->kv, e->model.cache, e->model.n_cache, &shape, a);
     s->n_ctx = n_ctx;
     s->tokens = pg_arena_take(a, (size_t)n_ctx * sizeof(int32_t));
     s->logits = pg_arena_take(a, (size_t)e->model.h.n_vocab * sizeof(float));
+}
+
+int pg_contexts_tokens(const struct pg_engine *e)
+{
+    const int64_t all = (int64_t)e->opt.n_sessions * pg_kv_pages_of(e->opt.n_ctx) * PG_KV_PAGE;
+    const int64_t wanted = e->opt.n_kv ? PG_MIN(all, e->opt.n_kv) : all;
+    return (int)PG_MIN(wanted, INT32_MAX - PG_KV_PAGE); /* a context is 2^24 at most */
+}
+
+void pg_contexts_carve(struct pg_engine *e, struct pg_arena *a)
+{
+    const struct pg_model *m = &e->model;
+    const size_t page = pg_kv_page_bytes(m->cache, m->n_cache, e->opt.kv_type);
+    pg_kv_pool_carve(&e->pool, page, pg_kv_pages_of(pg_contexts_tokens(e)), a);
+}
+
+uint64_t pg_contexts_bytes(const struct pg_engine *e)
+{
+    struct pg_engine measured = *e;
+    struct pg_arena measure = {0};
+    pg_contexts_carve(&measured, &measure);
+    return (measure.used / PG_PAGE + 1) * PG_PAGE;
+}
+
+int pg_sessions_left(const struct pg_engine *e, int n_ctx)
+{
+    const uint64_t own = e->session_bytes_left / pg_session_bytes(e, n_ctx);
+    const int pages = (e->pool.n_pages - e->pool.n_reserved) / pg_kv_pages_of(n_ctx);
+    return (int)PG_MIN(own, (uint64_t)pages);
+}
+
+bool pg_session_reserve(pg_session *s, int n)
+{
+    return pg_kv_reserve(&s->kv, n);
 }
 
 uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
@@ -29,6 +64,15 @@ uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx)
     struct pg_arena measure = {0};
     carve(&s, e, n_ctx, &measure);
     return (measure.used / PG_PAGE + 1) * PG_PAGE;
+}
+
+static int no_room(const struct pg_engine *e, struct pg_err *err)
+{
+    return pg_fail(
+        err, PG_EBUDGET,
+        "the plan made room for %d sessions and %d tokens of theirs; open the engine with "
+        "more n_sessions or n_kv",
+        e->opt.n_sessions, pg_contexts_tokens(e));
 }
 
 int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_options *opt,
@@ -44,12 +88,8 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
                        n_ctx, e->opt.n_ctx);
     }
     uint64_t bytes = pg_session_bytes(e, n_ctx);
-    if (bytes > e->session_bytes_left) {
-        return pg_fail(err, PG_EBUDGET,
-                       "the plan made room for %d sessions of %d tokens; open the engine with more "
-                       "n_sessions",
-                       e->opt.n_sessions, e->opt.n_ctx);
-    }
+    if (bytes > e->session_bytes_left)
+        return no_room(e, err);
     pg_session *s = pg_calloc(1, sizeof(*s));
     if (!s)
         return pg_fail(err, PG_ENOMEM, "out of memory");
@@ -63,6 +103,11 @@ int pg_session_open(pg_session **out, pg_engine *e, const struct pg_session_opti
         pg_pages_touch(s->memory.base, bytes);
     struct pg_arena a = {s->memory.base, bytes, 0};
     carve(s, e, n_ctx, &a);
+    if (!pg_session_reserve(s, n_ctx)) {
+        pg_pages_unmap(s->memory.base, bytes);
+        free(s);
+        return no_room(e, err);
+    }
     s->engine = e;
     e->session_bytes_left -= bytes;
     e->n_sessions++;
@@ -74,6 +119,8 @@ void pg_session_close(pg_session *s)
 {
     if (!s)
         return;
+    pg_kv_truncate(&s->kv, 0);
+    pg_session_reserve(s, 0);
     s->engine->session_bytes_left += s->memory.bytes;
     s->engine->n_sessions--;
     pg_pages_unmap(s->memory.base, s->memory.bytes);
@@ -106,7 +153,7 @@ int pg_session_copy(pg_session *to, const pg_session *from, struct pg_err *err)
 {
     if (to->engine != from->engine)
         return pg_fail(err, PG_EARG, "a session is copied to one of its own engine");
-    if (from->n_tokens > to->n_ctx)
+    if (from->n_tokens > to->n_ctx || pg_kv_pages_of(from->n_tokens) > to->kv.n_reserved)
         return pg_fail(err, PG_ECONTEXT, "session context: %d found, %d tokens are to be copied",
                        to->n_ctx, from->n_tokens);
     if (to == from)
@@ -185,7 +232,8 @@ static int flatten(struct pg_engine *e, const struct pg_row *rows, int n_rows, b
         e->last_row[i] = n - 1;
     }
     for (int i = 0; i < n_rows && !source; i++)
-        pg_kv_write(&rows[i].session->kv, rows[i].session->n_tokens + rows[i].n);
+        pg_kv_write(&rows[i].session->kv, rows[i].session->n_tokens,
+                    rows[i].session->n_tokens + rows[i].n);
     return n;
 }
 
@@ -234,6 +282,7 @@ static void advance(const struct pg_row *row)
 {
     pg_session *s = row->session;
     memcpy(s->tokens + s->n_tokens, row->tokens, (size_t)row->n * sizeof(int32_t));
+    pg_kv_written(&s->kv, s->n_tokens, row->tokens, row->n);
     s->n_tokens += row->n;
     s->has_logits = !row->no_logits;
 }

@@ -139,9 +139,10 @@ static void append(void *self, const struct pg_op_append *op)
 
 /* One head of one row over n positions. */
 struct head {
+    const struct pg_kv *kv;
+    int cache, head; /* of keys and values */
     const float *q;
-    const void *keys, *values; /* [n, k_dim], [n, v_dim] in the cache's type */
-    float *score, *out;        /* [n], [v_dim] */
+    float *score, *out; /* [n], [v_dim] */
     int n, k_dim, v_dim;
     float scale;
     struct pg_position_bias bias; /* of the head; at NULL: none */
@@ -158,28 +159,46 @@ static void add_bias(const struct head *h)
     }
 }
 
+/* Positions from `at` on whose rows lie behind each other. */
+static int run_of(const struct head *h, int at)
+{
+    return PG_MIN(PG_KV_PAGE, h->n - at);
+}
+
 static void attend_f32(const struct pg_kernels *k, const struct head *h)
 {
-    const float *keys = h->keys, *values = h->values;
-    for (int j = 0; j < h->n; j++)
-        h->score[j] = k->dot(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
+    for (int at = 0; at < h->n; at += PG_KV_PAGE) {
+        const float *keys = pg_kv_k(h->kv, h->cache, h->head, at);
+        for (int j = 0, n = run_of(h, at); j < n; j++)
+            h->score[at + j] =
+                k->dot(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
+    }
     add_bias(h);
     k->softmax(h->score, h->n);
     memset(h->out, 0, (size_t)h->v_dim * sizeof(float));
-    for (int j = 0; j < h->n; j++)
-        k->axpy(h->score[j], values + (size_t)j * (size_t)h->v_dim, h->out, h->v_dim);
+    for (int at = 0; at < h->n; at += PG_KV_PAGE) {
+        const float *values = pg_kv_v(h->kv, h->cache, h->head, at);
+        for (int j = 0, n = run_of(h, at); j < n; j++)
+            k->axpy(h->score[at + j], values + (size_t)j * (size_t)h->v_dim, h->out, h->v_dim);
+    }
 }
 
 static void attend_f16(const struct pg_kernels *k, const struct head *h)
 {
-    const uint16_t *keys = h->keys, *values = h->values;
-    for (int j = 0; j < h->n; j++)
-        h->score[j] = k->dot_f16(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
+    for (int at = 0; at < h->n; at += PG_KV_PAGE) {
+        const uint16_t *keys = pg_kv_k(h->kv, h->cache, h->head, at);
+        for (int j = 0, n = run_of(h, at); j < n; j++)
+            h->score[at + j] =
+                k->dot_f16(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
+    }
     add_bias(h);
     k->softmax(h->score, h->n);
     memset(h->out, 0, (size_t)h->v_dim * sizeof(float));
-    for (int j = 0; j < h->n; j++)
-        k->axpy_f16(h->score[j], values + (size_t)j * (size_t)h->v_dim, h->out, h->v_dim);
+    for (int at = 0; at < h->n; at += PG_KV_PAGE) {
+        const uint16_t *values = pg_kv_v(h->kv, h->cache, h->head, at);
+        for (int j = 0, n = run_of(h, at); j < n; j++)
+            k->axpy_f16(h->score[at + j], values + (size_t)j * (size_t)h->v_dim, h->out, h->v_dim);
+    }
 }
 
 /* Task: one head of one row. */
@@ -192,9 +211,10 @@ static void attend_head(void *arg, int task, int thread)
     const struct pg_cache *cache = kv->block[o->cache].cache;
     int head_kv = head / (o->n_head / cache->n_head);
     struct head h = {
+        .kv = kv,
+        .cache = o->cache,
+        .head = head_kv,
         .q = o->q + (size_t)task * (size_t)cache->k_dim,
-        .keys = pg_kv_k(kv, o->cache, head_kv, 0),
-        .values = pg_kv_v(kv, o->cache, head_kv, 0),
         .score = o->score + (size_t)thread * (size_t)o->n_ctx,
         .out = o->out + (size_t)task * (size_t)cache->v_dim,
         .n = o->n_seen[t],
@@ -207,7 +227,7 @@ static void attend_head(void *arg, int task, int thread)
         h.bias.at += (size_t)head * (size_t)(2 * h.bias.reach + 1);
         h.pos = o->pos[t];
     }
-    /* Positions in a row; a window's ring would need two runs. */
+    /* Positions from the first; a window's ring would begin elsewhere. */
     PG_ASSERT(h.n >= 1 && h.n <= kv->block[o->cache].n_rows && h.n <= o->n_ctx);
     (kv->shape.type == PG_KV_F32 ? attend_f32 : attend_f16)(&w->c->k, &h);
 }

@@ -11,29 +11,44 @@
 
 enum { N_CTX = 40, N_SOURCE = 12, N_STEP = 4 };
 
-static const struct pg_kv_shape shape = {PG_KV_F32, N_CTX, N_SOURCE, N_STEP};
+enum { N_PAGES = (N_CTX + PG_KV_PAGE - 1) / PG_KV_PAGE };
 
+/* What a session takes beside pages. */
 static size_t bytes_of(const struct pg_cache *c, int n, enum pg_kv_type type)
 {
     struct pg_kv kv;
     struct pg_arena a = {0};
-    const struct pg_kv_shape s = {type, N_CTX, N_SOURCE, N_STEP};
+    const struct pg_kv_shape s = {type, N_CTX, N_SOURCE, N_STEP, NULL};
     pg_kv_carve(&kv, c, n, &s, &a);
     return a.used;
 }
 
+/* With a pool of its own, all of it reserved. */
 static void open_kv(struct pg_kv *kv, const struct pg_cache *c, int n)
 {
-    size_t size = bytes_of(c, n, PG_KV_F32);
-    struct pg_arena a = {calloc(1, size), size, 0};
-    assert_non_null(a.base);
-    pg_kv_carve(kv, c, n, &shape, &a);
+    const size_t size = bytes_of(c, n, PG_KV_F32);
+    struct pg_kv_pool *pool = calloc(1, sizeof(*pool));
+    struct pg_arena measure = {0}, a = {calloc(1, size), size, 0};
+    assert_true(pool && a.base);
+    pg_kv_pool_carve(pool, pg_kv_page_bytes(c, n, PG_KV_F32), N_PAGES, &measure);
+    struct pg_arena pages = {calloc(1, measure.used), measure.used, 0};
+    assert_non_null(pages.base);
+    pg_kv_pool_carve(pool, pg_kv_page_bytes(c, n, PG_KV_F32), N_PAGES, &pages);
+    pg_kv_carve(kv, c, n, &(struct pg_kv_shape){PG_KV_F32, N_CTX, N_SOURCE, N_STEP, pool}, &a);
     assert_int_equal(a.used, size);
+    assert_true(pg_kv_reserve(kv, N_CTX));
 }
 
 static void close_kv(struct pg_kv *kv)
 {
-    free(kv->block); /* it was carved first */
+    free(kv->pool->page); /* carved first, as the blocks were */
+    free(kv->pool);
+    free(kv->block);
+}
+
+static size_t page_of(const struct pg_cache *c, enum pg_kv_type type)
+{
+    return pg_kv_page_bytes(c, 1, type);
 }
 
 static void test_bytes(void **state)
@@ -43,14 +58,16 @@ static void test_bytes(void **state)
     const struct pg_cache window = {.n_head = 2, .k_dim = 16, .v_dim = 16, .window = 8},
                           large = {.n_head = 2, .k_dim = 16, .v_dim = 16, .window = 38};
     const struct pg_cache recurrent = {.state_bytes = 1024};
-    size_t own = (sizeof(struct pg_kv_block) + 63) / 64 * 64;
+    size_t own = 2 * 64; /* the block, and the list of pages */
     (void)state;
-    assert_int_equal(bytes_of(&rows, 1, PG_KV_F32), own + 2 * 2 * N_CTX * 16 * 4);
-    assert_int_equal(bytes_of(&rows, 1, PG_KV_F16), own + 2 * 2 * N_CTX * 16 * 2);
-    assert_int_equal(bytes_of(&wide, 1, PG_KV_F32), own + 2 * N_CTX * (24 + 8) * 4);
+    assert_int_equal(bytes_of(&rows, 1, PG_KV_F32), own - 64 + N_PAGES * sizeof(int32_t));
+    assert_int_equal(page_of(&rows, PG_KV_F32), 2 * 2 * PG_KV_PAGE * 16 * 4);
+    assert_int_equal(page_of(&rows, PG_KV_F16), 2 * 2 * PG_KV_PAGE * 16 * 2);
+    assert_int_equal(page_of(&wide, PG_KV_F32), 2 * PG_KV_PAGE * (24 + 8) * 4);
     assert_int_equal(bytes_of(&window, 1, PG_KV_F32), own + 2 * 2 * (8 + N_STEP) * 16 * 4);
-    assert_int_equal(bytes_of(&large, 1, PG_KV_F32), bytes_of(&rows, 1, PG_KV_F32));
+    assert_int_equal(bytes_of(&large, 1, PG_KV_F32), own + 2 * 2 * N_CTX * 16 * 4);
     assert_int_equal(bytes_of(&recurrent, 1, PG_KV_F32), own + 1024);
+    assert_int_equal(page_of(&window, PG_KV_F32) + page_of(&recurrent, PG_KV_F32), 0);
 }
 
 /* Rows of all blocks, heads and positions are written; each that must be there keeps its own. */
@@ -62,6 +79,7 @@ static void test_rows_apart(void **state)
     struct pg_kv kv;
     (void)state;
     open_kv(&kv, c, 3);
+    pg_kv_write(&kv, 0, N_CTX);
     for (int pos = 0; pos < N_CTX; pos++)
         for (int il = 0; il < 3; il += 2)
             for (int head = 0; head < c[il].n_head; head++) {
@@ -93,20 +111,19 @@ static void test_source(void **state)
     const struct pg_cache c[] = {passing, passing, {.n_head = 1, .k_dim = 4, .v_dim = 4},
                                  source,  passing, source};
     size_t one = bytes_of(&source, 1, PG_KV_F32), two = bytes_of(&passing, 1, PG_KV_F32);
-    size_t own = (sizeof(struct pg_kv_block) + 63) / 64 * 64;
+    size_t own = 2 * 64;
     struct pg_kv kv;
     (void)state;
     assert_int_equal(one, own + 2 * N_SOURCE * 4 * 4);
     assert_int_equal(two, own + 2 * 2 * N_SOURCE * 4 * 4);
     const struct pg_cache both[] = {passing, passing};
     assert_int_equal(bytes_of(both, 2, PG_KV_F32),
-                     bytes_of(&passing, 1, PG_KV_F32) - own +
-                         (2 * sizeof(struct pg_kv_block) + 63) / 64 * 64);
+                     two - own + (2 * sizeof(struct pg_kv_block) + 63) / 64 * 64 + 64);
     open_kv(&kv, c, 6);
     assert_ptr_equal(pg_kv_k(&kv, 0, 1, 3), pg_kv_k(&kv, 4, 1, 3));
     assert_ptr_not_equal(pg_kv_k(&kv, 3, 0, 0), pg_kv_k(&kv, 5, 0, 0));
     *(float *)pg_kv_k(&kv, 5, 0, N_SOURCE - 1) = 7;
-    pg_kv_write(&kv, N_CTX);
+    pg_kv_write(&kv, 0, N_CTX);
     for (int n = N_CTX; n >= 0; n--)
         assert_int_equal(pg_kv_truncate(&kv, n), 0);
     assert_true(*(float *)pg_kv_k(&kv, 5, 0, N_SOURCE - 1) == 7);
@@ -120,7 +137,7 @@ static void test_rows_forget_anything(void **state)
     struct pg_kv kv;
     (void)state;
     open_kv(&kv, c, 2);
-    pg_kv_write(&kv, N_CTX);
+    pg_kv_write(&kv, 0, N_CTX);
     for (int n = N_CTX; n >= 0; n--)
         assert_int_equal(pg_kv_truncate(&kv, n), 0);
     close_kv(&kv);
@@ -134,7 +151,7 @@ static void test_window_forgets_what_it_can(void **state)
     for (int high = 1; high <= N_CTX; high++) {
         struct pg_kv kv;
         open_kv(&kv, &c, 1);
-        pg_kv_write(&kv, high);
+        pg_kv_write(&kv, 0, high);
         for (int pos = 0; pos < high; pos++)
             *(float *)pg_kv_k(&kv, 0, 0, pos) = (float)pos;
         for (int n = high; n > 0; n--) {
@@ -155,7 +172,7 @@ static void test_state_starts_again_only(void **state)
     struct pg_kv kv;
     (void)state;
     open_kv(&kv, c, 2);
-    pg_kv_write(&kv, 5);
+    pg_kv_write(&kv, 0, 5);
     memset(kv.block[1].k, 7, 8);
     for (int n = 1; n < 5; n++)
         assert_int_equal(pg_kv_truncate(&kv, n), PG_ENOTSUP);
@@ -190,12 +207,13 @@ static void test_session_asks(void **state)
     assert_non_null(want);
     assert_true(e->plan.kv >= bytes);
     e->model.cache[1].window = 8;
-    assert_true(pg_session_bytes(e, CTX) < bytes);
+    e->session_bytes_left +=
+        pg_session_bytes(e, CTX); /* beside pages, which the plan did not know */
     must(pg_session_open(&s, e, NULL, &err), &err);
     must(pg_session_sync(s, token, 6, &err), &err);
     memcpy(want, pg_session_logits(s), row);
     must(pg_session_sync(s, token, N, &err), &err);
-    pg_kv_write(&s->kv, CTX); /* as a step that failed has */
+    pg_kv_write(&s->kv, N, CTX); /* as a step that failed has */
     assert_int_equal(pg_session_truncate(s, 3), PG_ENOTSUP);
     assert_int_equal(pg_session_n_tokens(s), N);
     assert_non_null(pg_session_logits(s));
