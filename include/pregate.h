@@ -66,7 +66,8 @@ extern "C" {
     X(PG_ECONTEXT, -7, "context is full")                                                          \
     X(PG_ENUMERIC, -8, "numerical error")                                                          \
     X(PG_ECANCELLED, -9, "cancelled")                                                              \
-    X(PG_ESYSTEM, -10, "system call failed")
+    X(PG_ESYSTEM, -10, "system call failed")                                                       \
+    X(PG_EBUSY, -11, "too much is waiting")
 
 enum pg_error {
 #define X(name, value, text) name = value,
@@ -320,6 +321,12 @@ PG_API int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float
  * cache cannot go back that far (none of today's families); 0 always works. */
 PG_API int pg_session_truncate(pg_session *s, size_t n);
 
+/* The session's timeline becomes the longest beginning of `tokens` that any session of the engine
+ * has, or has had so lately that its memory is not needed yet: returns how many tokens that is. The
+ * bits are those of evaluating them, but there are no logits until more is evaluated. Of a model
+ * with an encoder nothing is found. */
+PG_API size_t pg_session_reuse(pg_session *s, const int32_t *tokens, size_t n);
+
 PG_API size_t pg_session_n_tokens(const pg_session *s);
 /* Logits of the last evaluated token, [n_vocab], all finite. Valid until the next step; NULL before
  * the first. */
@@ -355,6 +362,131 @@ PG_API int pg_session_copy(pg_session *to, const pg_session *from, struct pg_err
  * greedy. */
 PG_API int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
                              struct pg_err *err);
+
+/* ------------------------------------------------------------------ requests ---------------- */
+
+/* Many requests through one engine. Those that run share each step: a token of each that writes,
+ * and a part of the prompts of the others. Those for whose context there is no room wait. Who runs
+ * beside whom, the budget and the order change no bit of an answer. What has ended keeps its
+ * context until the room is needed, and a request goes on from the longest beginning of any.
+ *
+ * One thread is in pg_scheduler_run, and the callbacks are on it; the others' calls may come from
+ * any thread, callbacks included. */
+typedef struct pg_scheduler pg_scheduler;
+
+struct pg_scheduler_options {
+    size_t size;
+    pg_engine *engine; /* all of its sessions are the scheduler's; none is open */
+    int n_parallel;    /* requests that run at once at most; 0 = the engine's n_sessions */
+    int n_waiting;     /* that wait at most; 0 = 64 */
+    /* While requests write or wait, a step takes no more of prompts than keeps it below this, but
+     * 16 tokens; 0 = 200. */
+    float itl_ms;
+    void (*log)(void *user, enum pg_log_level level, const char *text);
+    void *user; /* handed to log */
+};
+#define PG_SCHEDULER_OPTIONS_INIT .size = sizeof(struct pg_scheduler_options)
+
+/* A token of the vocabulary, and how probable the model held it. */
+struct pg_token {
+    int32_t id;
+    float logprob; /* before penalties and the like; NaN unless asked for */
+    int n_top;     /* the most probable, best first */
+    const int32_t *top_id;
+    const float *top_logprob;
+};
+
+enum pg_request_stop {
+    PG_STOP_END,       /* an end token */
+    PG_STOP_LENGTH,    /* n_predict tokens */
+    PG_STOP_CONTEXT,   /* the context is full */
+    PG_STOP_CALLER,    /* the callback said so */
+    PG_STOP_CANCELLED, /* pg_scheduler_cancel, _stop, _close */
+    PG_STOP_ERROR
+};
+
+struct pg_request_report {
+    enum pg_request_stop stop;
+    struct pg_err err;      /* of PG_STOP_ERROR */
+    int n_prompt, n_reused; /* tokens of the prompt; of these, not evaluated but found */
+    int n_predicted;
+    double queue_seconds;       /* waiting for room */
+    double prompt_seconds;      /* from there to the first token */
+    double decode_seconds;      /* from there to the end */
+    uint64_t expert_bytes_read; /* its share of its steps', by tokens */
+};
+
+enum { PG_TOP_LOGPROBS = 20 };
+
+struct pg_request {
+    size_t size;
+    const int32_t *tokens; /* the prompt [n_tokens], one at least; copied */
+    size_t n_tokens;
+    int n_predict; /* tokens at most; 0 = as many as the context has room for */
+    const struct pg_sampling *sampling; /* NULL: greedy. Copied */
+    bool ignore_eos;
+    bool no_reuse;     /* the whole prompt is evaluated */
+    bool logprobs;     /* of each token */
+    int n_top;         /* and of so many most probable ones, up to PG_TOP_LOGPROBS */
+    const char *owner; /* requests of different owners take turns; NULL = "". Copied */
+    /* `done` of the prompt's `total` tokens are evaluated or found. May be NULL. */
+    void (*progress)(void *user, int done, int total);
+    /* A token, end tokens aside. Not 0: the request ends here (PG_STOP_CALLER). */
+    int (*token)(void *user, const struct pg_token *t);
+    /* Once for each request that submit has taken, after all else. */
+    void (*end)(void *user, const struct pg_request_report *r);
+    void *user;
+};
+#define PG_REQUEST_INIT .size = sizeof(struct pg_request)
+
+/* What a scheduler takes beside its engine, for `caller_bytes` of pg_options. */
+PG_API uint64_t pg_scheduler_bytes(const struct pg_scheduler_options *opt, int n_ctx);
+PG_API int pg_scheduler_open(pg_scheduler **out, const struct pg_scheduler_options *opt,
+                             struct pg_err *err);
+/* Nobody is in pg_scheduler_run. What still runs or waits ends as cancelled. */
+PG_API void pg_scheduler_close(pg_scheduler *s);
+/* PG_EBUSY: as many wait as may. PG_ECONTEXT: prompt and n_predict are more than a context. */
+PG_API int pg_scheduler_submit(pg_scheduler *s, const struct pg_request *r, uint64_t *id,
+                               struct pg_err *err);
+/* Its `end` comes soon: a step that is long or its alone ends at the next block. Unknown ids are
+ * fine. */
+PG_API void pg_scheduler_cancel(pg_scheduler *s, uint64_t id);
+/* Steps, and sleeps while there is nothing to do, until pg_scheduler_stop. An error that is no
+ * single request's ends it, and then all requests end with it. */
+PG_API int pg_scheduler_run(pg_scheduler *s, struct pg_err *err);
+/* `run` returns after its step; what runs and waits goes on when it is called again. */
+PG_API void pg_scheduler_stop(pg_scheduler *s);
+
+/* As they were after some step of the last 100 ms, or after the last one. */
+struct pg_scheduler_state {
+    struct pg_stats engine; /* since it was opened */
+    int n_parallel, n_running, n_waiting;
+    int n_kv, n_kv_used,
+        n_kv_kept; /* tokens: room for; of what runs, in whole pages; of the past */
+    uint64_t n_steps;
+    uint64_t n_requests, n_done, n_cancelled, n_failed, n_refused, n_preempted;
+    uint64_t n_prompt, n_reused,
+        n_predicted; /* tokens; evaluated prompts are n_prompt - n_reused */
+};
+PG_API void pg_scheduler_state(pg_scheduler *s, struct pg_scheduler_state *out);
+
+struct pg_request_state {
+    uint64_t id;
+    bool waits;
+    int n_prompt, n_done, n_reused; /* of the prompt: all, evaluated or found, found */
+    int n_predicted;
+    double seconds; /* since it came */
+};
+/* Those that run and wait: fills at most cap of out, returns how many there are. */
+PG_API int pg_scheduler_requests(pg_scheduler *s, struct pg_request_state *out, int cap);
+
+/* Where the experts are, a byte each [n_moe_layer, n_expert] of these bits. */
+#define PG_EXPERT_SLOT     1 /* in a slot */
+#define PG_EXPERT_ARRIVING 2 /* its read is under way */
+#define PG_EXPERT_USED     4 /* wanted since the last look */
+/* Copies at most cap bytes, returns how many there are. What is copied is younger than 200 ms while
+ * steps are done and looks come faster than once in two seconds. */
+PG_API size_t pg_scheduler_look(pg_scheduler *s, uint8_t *out, size_t cap);
 
 /* ------------------------------------------------------------------ text -------------------- */
 

@@ -33,6 +33,7 @@ MAY_USE = {
     "net/rows": ("base", "cpu"),
     "net": ("base", "quant", "store", "gate", "model", "net/rows"),
     "train": ("base", "quant", "format", "text", "model", "data", "net", "net/rows"),
+    "serve": ("base", "cpu", "store", "model", "engine"),
     "distil": ("base", "cpu", "store", "gate", "model", "engine", "data", "net", "net/rows"),
     "eval": ("base", "format", "text", "gate", "model", "engine", "data"),
 }

@@ -59,6 +59,19 @@ static const struct options all[] = {
 [PG_OPTIONS_SESSION] = {"PG_SESSION_OPTIONS_INIT", sizeof(struct STRUCT), {
     {AT(n_ctx), INT, 0, 1 << 24}}},
 #undef STRUCT
+#define STRUCT pg_scheduler_options
+[PG_OPTIONS_SCHEDULER] = {"PG_SCHEDULER_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(engine), GIVEN, 0, 0},
+    {AT(n_parallel), INT, 0, 4096},
+    {AT(n_waiting), INT, 0, 1 << 16},
+    {AT(itl_ms), FLOAT, 0, 1e6}}},
+#undef STRUCT
+#define STRUCT pg_request
+[PG_OPTIONS_REQUEST] = {"PG_REQUEST_INIT", sizeof(struct STRUCT), {
+    {AT(tokens), GIVEN, 0, 0},
+    {AT(n_predict), INT, 0, 1 << 24},
+    {AT(n_top), INT, 0, PG_TOP_LOGPROBS}}},
+#undef STRUCT
 #define STRUCT pg_sampling
 [PG_OPTIONS_SAMPLING] = {"PG_SAMPLING_INIT", sizeof(struct STRUCT), {
     {AT(temp), FLOAT, 0, 1e4},

@@ -153,7 +153,7 @@ static int open_parts(struct pg_engine *e, const struct pg_options *opt, struct 
     struct pg_arena scratch = {e->scratch.base, e->scratch.bytes, 0};
     pg_engine_carve(e, e->plan.n_batch, &scratch);
     struct pg_arena contexts = {e->contexts.base, e->contexts.bytes, 0};
-    pg_contexts_carve(e, &contexts);
+    pg_contexts_carve(e, &e->pool, &contexts);
     e->session_bytes_left = e->plan.kv - e->contexts.bytes;
     pg_gguf_close(e->gguf);
     e->gguf = NULL;

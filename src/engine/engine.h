@@ -65,6 +65,7 @@ struct pg_engine {
     enum pg_gate_kind weigher;   /* likewise */
     struct pg_pregate_form form; /* of the pre-gates */
     uint64_t file_bytes;
+    _Atomic bool interrupted; /* the step under way ends at its next block */
 
     int32_t *token, *pos;       /* [n_batch] of the step under way */
     int32_t *n_seen, *n_source; /* likewise */
@@ -118,7 +119,7 @@ uint64_t pg_session_bytes(const struct pg_engine *e, int n_ctx);
 /* Positions of all contexts together, and the pages that hold them, likewise. */
 int pg_contexts_tokens(const struct pg_engine *e);
 uint64_t pg_contexts_bytes(const struct pg_engine *e);
-void pg_contexts_carve(struct pg_engine *e, struct pg_arena *a);
+void pg_contexts_carve(const struct pg_engine *e, struct pg_kv_pool *pool, struct pg_arena *a);
 /* Sessions of n_ctx tokens that there is room for. */
 int pg_sessions_left(const struct pg_engine *e, int n_ctx);
 /* Room in the pool for n of the session's n_ctx tokens, instead of what it had; false: there is

@@ -12,6 +12,8 @@ static int open_sessions(struct pg_lanes *l, int n, struct pg_err *err)
         struct pg_sequence *s = &l->lane[l->n_lanes];
         s->lane = l->n_lanes;
         PG_TRY(pg_session_open(&s->session, e, NULL, err));
+        if (l->opt.open)
+            pg_session_reserve(s->session, 0);
     }
     return 0;
 }
@@ -20,21 +22,23 @@ int pg_lanes_open(struct pg_lanes *l, const struct pg_lanes_options *opt, struct
 {
     struct pg_engine *e = opt->engine;
     int n = PG_MIN(pg_sessions_left(e, e->opt.n_ctx), e->opt.n_batch), rc;
-    n = opt->n_most ? PG_MIN(n, opt->n_most) : n;
+    n = opt->open ? opt->n_most : opt->n_most ? PG_MIN(n, opt->n_most) : n;
     n = PG_MAX(n, 1); /* an engine without room for one says so when it is asked */
     *l = (struct pg_lanes){.opt = *opt};
     const bool encodes = e->model.h.n_stack > 1;
     l->lane = pg_calloc((size_t)n, sizeof(*l->lane));
     if (encodes)
         l->source = pg_calloc((size_t)n * (size_t)e->opt.n_source, sizeof(*l->source));
-    l->token = pg_calloc((size_t)n * (size_t)e->opt.n_ctx, sizeof(*l->token));
+    if (!opt->open)
+        l->token = pg_calloc((size_t)n * (size_t)e->opt.n_ctx, sizeof(*l->token));
     l->part = pg_calloc((size_t)n, sizeof(*l->part));
+    l->of = pg_calloc((size_t)n, sizeof(struct pg_sequence *));
     l->row = pg_calloc((size_t)e->opt.n_batch, sizeof(*l->row));
     if (opt->logits && !e->logits) /* an engine of several sessions has such a buffer */
         l->own = pg_calloc(PG_LOGIT_ROWS * (size_t)e->model.h.n_vocab, sizeof(*l->own));
     l->logits = l->own ? l->own : e->logits;
-    if (!l->lane || !l->token || !l->part || !l->row || (opt->logits && !l->logits) ||
-        (encodes && !l->source))
+    if (!l->lane || (!l->token && !opt->open) || !l->part || !l->of || !l->row ||
+        (opt->logits && !l->logits) || (encodes && !l->source))
         rc = pg_fail(err, PG_ENOMEM, "out of memory for %d sequences side by side", n);
     else
         rc = open_sessions(l, n, err);
@@ -51,6 +55,7 @@ void pg_lanes_close(struct pg_lanes *l)
     free(l->token);
     free(l->source);
     free(l->part);
+    free(l->of);
     free(l->row);
     free(l->own);
     *l = (struct pg_lanes){0};
@@ -71,10 +76,11 @@ static int check_length(const struct pg_sequence *s, const char *what, int n, in
 static void clear(struct pg_lanes *l, struct pg_sequence *s)
 {
     const struct pg_engine *e = l->opt.engine;
-    *s = (struct pg_sequence){.token = l->token + (size_t)s->lane * (size_t)e->opt.n_ctx,
-                              .lane = s->lane,
-                              .session = s->session,
-                              .number = l->n_taken};
+    *s = (struct pg_sequence){.lane = s->lane, .session = s->session, .number = l->n_taken};
+    if (l->token)
+        s->token = l->token + (size_t)s->lane * (size_t)e->opt.n_ctx;
+    pg_session_truncate(s->session, 0);
+    s->session->seeded = false;
     if (l->source) {
         s->source = l->source + (size_t)s->lane * (size_t)e->opt.n_source;
         s->token[0] = e->model.h.decoder_start;
@@ -92,8 +98,7 @@ static int take(struct pg_lanes *l, struct pg_sequence *s, struct pg_err *err)
     PG_TRY(check_length(s, "", s->n, o->n_ctx, err));
     if (l->source)
         PG_TRY(check_length(s, " of a source", s->n_source, o->n_source, err));
-    pg_session_truncate(s->session, 0);
-    s->session->seeded = false;
+    PG_ASSERT(s->n_run >= 0 && s->n_run < s->n);
     s->n_given = s->n;
     s->runs = true;
     l->n_taken++;
@@ -109,19 +114,40 @@ static int take_all(struct pg_lanes *l, struct pg_err *err)
     return PG_MIN(rc, 0);
 }
 
-/* Rows of the lanes that write, or of those that do not yet. */
-static void fill(struct pg_lanes *l, bool writes)
+static bool writes(const struct pg_sequence *s)
 {
-    for (int i = 0; i < l->n_lanes && l->n_rows < l->opt.engine->opt.n_batch; i++) {
-        struct pg_sequence *s = &l->lane[i];
-        if (!s->runs || (s->n_run >= s->n_given) != writes)
-            continue;
-        int n = PG_MIN(s->n - s->n_run, l->opt.engine->opt.n_batch - l->n_rows);
-        bool samples = s->how && s->n_run + n == s->n; /* what is handed out is computed apart */
-        l->part[l->n_parts++] = (struct pg_row){s->session, s->token + s->n_run, n, !samples};
-        for (int k = 0; k < n; k++)
-            l->row[l->n_rows++] = (struct pg_lane_row){.seq = s, .at = s->n_run + k};
+    return s->n_run >= s->n_given;
+}
+
+/* As many tokens of the sequence as there are and as there is room for, n_most at most. */
+static void put(struct pg_lanes *l, struct pg_sequence *s, int n_most)
+{
+    int n = PG_MIN(s->n - s->n_run, l->opt.engine->opt.n_batch - l->n_rows);
+    n = PG_MIN(n, n_most);
+    if (n < 1)
+        return;
+    bool samples = s->how && s->n_run + n == s->n; /* what is handed out is computed apart */
+    l->of[l->n_parts] = s;
+    l->part[l->n_parts++] = (struct pg_row){s->session, s->token + s->n_run, n, !samples};
+    for (int k = 0; k < n; k++)
+        l->row[l->n_rows++] = (struct pg_lane_row){.seq = s, .at = s->n_run + k};
+}
+
+/* Rows of the lanes that write, then of those that do not yet. */
+static void fill(struct pg_lanes *l)
+{
+    struct pg_sequence *s;
+    l->n_parts = l->n_rows = 0;
+    for (int i = 0; i < l->n_lanes; i++)
+        if (l->lane[i].runs && writes(&l->lane[i]))
+            put(l, &l->lane[i], INT32_MAX);
+    for (int i = 0, n; l->opt.prompt && (s = l->opt.prompt(l->opt.user, i, &n)); i++) {
+        PG_ASSERT(s->runs && !writes(s));
+        put(l, s, n);
     }
+    for (int i = 0; i < l->n_lanes && !l->opt.prompt; i++)
+        if (l->lane[i].runs && !writes(&l->lane[i]))
+            put(l, &l->lane[i], INT32_MAX);
 }
 
 static bool is_wanted(const struct pg_lane_row *row)
@@ -185,6 +211,7 @@ static void fill_sources(struct pg_lanes *l)
         struct pg_sequence *s = &l->lane[i];
         if (!s->runs || s->encoded || s->n_source > l->opt.engine->opt.n_batch - l->n_rows)
             continue;
+        l->of[l->n_parts] = s;
         l->part[l->n_parts++] = (struct pg_row){s->session, s->source, s->n_source, true};
         for (int k = 0; k < s->n_source; k++)
             l->row[l->n_rows++] = (struct pg_lane_row){.seq = s, .at = k, .is_source = true};
@@ -202,22 +229,56 @@ static int encode(struct pg_lanes *l, struct pg_err *err)
     return 0;
 }
 
+void pg_lanes_drop(struct pg_lanes *l, struct pg_sequence *s)
+{
+    PG_ASSERT(s == &l->lane[s->lane] && s->runs);
+    s->runs = false;
+}
+
+/* Each part as a step of its own: the bits are the same, and who fails fails alone. */
+static int run_parts(struct pg_lanes *l)
+{
+    struct pg_err own = {0};
+    for (int i = 0; i < l->n_parts; i++) {
+        struct pg_sequence *s = l->of[i];
+        const int rc = pg_step(l->opt.engine, &l->part[i], 1, &own);
+        if (rc == PG_ECANCELLED) /* the step was a shorter one */
+            return 0;
+        if (!rc) {
+            s->n_run += l->part[i].n;
+            continue;
+        }
+        s->runs = false;
+        l->opt.failed(l->opt.user, s, &own);
+    }
+    return 0;
+}
+
+static int run_step(struct pg_lanes *l, struct pg_err *err)
+{
+    const int rc = pg_step(l->opt.engine, l->part, l->n_parts, err);
+    if (rc && rc != PG_ECANCELLED && l->opt.failed)
+        return run_parts(l);
+    for (int i = 0; i < l->n_parts && !rc; i++)
+        l->of[i]->n_run += l->part[i].n;
+    return rc;
+}
+
 int pg_lanes_step(struct pg_lanes *l, int *n_rows, struct pg_err *err)
 {
     *n_rows = 0;
     PG_TRY(take_all(l, err));
     if (l->source)
         PG_TRY(encode(l, err));
-    l->n_parts = l->n_rows = 0;
-    fill(l, true);
-    fill(l, false);
+    fill(l);
     if (l->n_rows == 0)
         return 0;
-    PG_TRY(pg_step(l->opt.engine, l->part, l->n_parts, err));
-    for (int i = 0; i < l->n_rows; i++)
-        l->row[i].seq->n_run++;
+    PG_TRY(run_step(l, err));
+    if (l->opt.stepped)
+        l->opt.stepped(l->opt.user);
     l->done += l->opt.count_sequences ? 0 : (uint64_t)l->n_rows;
-    PG_TRY(hand_out_logits(l, err));
+    if (l->opt.logits)
+        PG_TRY(hand_out_logits(l, err));
     for (int i = 0; i < l->n_lanes; i++)
         if (l->lane[i].runs && l->lane[i].n_run == l->lane[i].n)
             PG_TRY(go_on(l, &l->lane[i], err));

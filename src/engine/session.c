@@ -31,18 +31,18 @@ int pg_contexts_tokens(const struct pg_engine *e)
     return (int)PG_MIN(wanted, INT32_MAX - PG_KV_PAGE); /* a context is 2^24 at most */
 }
 
-void pg_contexts_carve(struct pg_engine *e, struct pg_arena *a)
+void pg_contexts_carve(const struct pg_engine *e, struct pg_kv_pool *pool, struct pg_arena *a)
 {
     const struct pg_model *m = &e->model;
     const size_t page = pg_kv_page_bytes(m->cache, m->n_cache, e->opt.kv_type);
-    pg_kv_pool_carve(&e->pool, page, pg_kv_pages_of(pg_contexts_tokens(e)), a);
+    pg_kv_pool_carve(pool, page, pg_kv_pages_of(pg_contexts_tokens(e)), a);
 }
 
 uint64_t pg_contexts_bytes(const struct pg_engine *e)
 {
-    struct pg_engine measured = *e;
+    struct pg_kv_pool pool;
     struct pg_arena measure = {0};
-    pg_contexts_carve(&measured, &measure);
+    pg_contexts_carve(e, &pool, &measure);
     return (measure.used / PG_PAGE + 1) * PG_PAGE;
 }
 
@@ -245,6 +245,7 @@ static int run_stack(struct pg_engine *e, int stack, int n, struct pg_err *err)
     if (moe.n)
         pg_store_span(e->store, moe);
     f->n_tok = n;
+    f->interrupted = &e->interrupted;
     f->token = e->token;
     f->pos = e->pos;
     f->n_seen = e->n_seen;
@@ -442,6 +443,16 @@ int pg_session_eval(pg_session *s, const int32_t *tokens, size_t n, float *logit
             return pg_fail(err, PG_ECANCELLED, "cancelled after %zu of %zu prompt tokens", done, n);
     }
     return 0;
+}
+
+size_t pg_session_reuse(pg_session *s, const int32_t *tokens, size_t n)
+{
+    if (s->engine->model.h.n_stack > 1 || !pg_kv_is_paged(&s->kv) || n > (size_t)s->n_ctx)
+        return 0;
+    pg_session_truncate(s, 0);
+    s->n_tokens = pg_kv_find(&s->kv, tokens, (int)n);
+    memcpy(s->tokens, tokens, (size_t)s->n_tokens * sizeof(s->tokens[0]));
+    return (size_t)s->n_tokens;
 }
 
 int pg_session_sync(pg_session *s, const int32_t *tokens, size_t n, struct pg_err *err)

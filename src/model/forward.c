@@ -2,6 +2,7 @@
 #include "model/forward.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -132,8 +133,11 @@ int pg_forward_run(struct pg_forward *f, int stack, struct pg_err *err)
         .sines = f->rope_sin,
     };
     f->ops->embed(f->c, &op);
-    for (int il = s->first; il < s->first + s->n_layer; il++)
+    for (int il = s->first; il < s->first + s->n_layer; il++) {
+        if (f->interrupted && atomic_load_explicit(f->interrupted, memory_order_relaxed))
+            return pg_fail(err, PG_ECANCELLED, "the step was interrupted before block %d", il);
         PG_TRY(pg_block(f, il));
+    }
     return 0;
 }
 

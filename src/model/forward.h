@@ -64,6 +64,7 @@ struct pg_forward {
                                          looks at */
     struct pg_kv *const *kv;          /* [n_tok] the session of each row */
     struct pg_err *err;
+    const _Atomic bool *interrupted; /* the run ends at the next block with PG_ECANCELLED */
 
     float *x, *h, *q, *k, *v, *att, *proj, *rope_cos, *rope_sin, *score;
     float *y, *gate_ff, *up_ff;

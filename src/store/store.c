@@ -128,6 +128,7 @@ static size_t carve(struct pg_store *s, struct pg_arena *a)
     TAKE(hints, n_block);
     TAKE(hint_ids, n_key);
     TAKE(hinted, n_key);
+    TAKE(used, n_key);
     TAKE(ghost, n_key);
 #undef TAKE
     return a->used;
@@ -556,6 +557,18 @@ void pg_store_here(const struct pg_store *s, int block, uint8_t *here)
         here[e] = slot_of[e] >= 0;
 }
 
+void pg_store_look(struct pg_store *s, uint8_t *out)
+{
+    const int n = s->opt.n_block * s->opt.n_expert;
+    for (int key = 0; key < n; key++) {
+        const int slot = s->slot_of[key];
+        const bool loading = slot >= 0 && s->slots[slot].state == SLOT_LOADING;
+        out[key] = (uint8_t)(slot < 0 ? 0 : loading ? PG_EXPERT_ARRIVING : PG_EXPERT_SLOT);
+        out[key] |= s->used[key] ? PG_EXPERT_USED : 0;
+        s->used[key] = 0;
+    }
+}
+
 void pg_store_span(struct pg_store *s, struct pg_span span)
 {
     PG_ASSERT(!s->wave.active);
@@ -604,6 +617,7 @@ static void want_id(struct pg_store *s, int i)
     struct pg_slot *it = slot < 0 ? NULL : &s->slots[slot];
     bool hinted = it && it->hinted;
     bool ready = it && it->state == SLOT_READY;
+    s->used[key] = 1;
     pg_policy_use(s->policy, key);
     s->stats.requests++;
     s->stats.hits += ready && !hinted;

@@ -106,6 +106,9 @@ void pg_store_abandon(struct pg_store *s);
 /* here[e], e < n_expert: whether expert e of the block has a slot, arrived or on its way. */
 void pg_store_here(const struct pg_store *s, int block, uint8_t *here);
 
+/* out[block * n_expert + e]: PG_EXPERT_… of pregate.h; used since the last look. */
+void pg_store_look(struct pg_store *s, uint8_t *out);
+
 /* ids in order of confidence. certain: they will be wanted (a pre-gate has decided), so the policy
  * and the self-check treat them as such. A new hint for a block replaces what is still queued. */
 void pg_store_hint(struct pg_store *s, int block, const int32_t *ids, int n, bool certain);

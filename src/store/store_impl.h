@@ -96,6 +96,7 @@ struct pg_store {
     struct pg_hint *hints;            /* [n_block] */
     int32_t *hint_ids;                /* [n_block][n_expert] */
     uint8_t *hinted;                  /* [n_block * n_expert] 0: no, 1: uncertain, 2: certain */
+    uint8_t *used;                    /* [n_block * n_expert] wanted since the last look */
     int n_hints_queued;               /* over all blocks */
     int hint_slot;                    /* slot whose hinted reads are partly submitted, -1 */
     struct pg_under_way demand, hint; /* reads of slots that are wanted, and of slots that wait */
