@@ -382,6 +382,11 @@ struct pg_scheduler_options {
     /* While requests write or wait, a step takes no more of prompts than keeps it below this, but
      * 16 tokens; 0 = 200. */
     float itl_ms;
+    /* A folder, made if it is not there, in which contexts of what has ended are kept, too, when
+     * there is nothing else to do: whole and checked, the longest unused removed beyond so many
+     * bytes. NULL: none; 0 = 4 GiB. */
+    const char *cache_dir;
+    uint64_t cache_bytes;
     void (*log)(void *user, enum pg_log_level level, const char *text);
     void *user; /* handed to log */
 };
@@ -461,12 +466,14 @@ PG_API void pg_scheduler_stop(pg_scheduler *s);
 struct pg_scheduler_state {
     struct pg_stats engine; /* since it was opened */
     int n_parallel, n_running, n_waiting;
-    int n_kv, n_kv_used,
-        n_kv_kept; /* tokens: room for; of what runs, in whole pages; of the past */
+    int n_kv;      /* tokens of contexts that there is room for */
+    int n_kv_used; /* of these of what runs, in whole pages */
+    int n_kv_kept; /* and of what has ended */
     uint64_t n_steps;
     uint64_t n_requests, n_done, n_cancelled, n_failed, n_refused, n_preempted;
-    uint64_t n_prompt, n_reused,
-        n_predicted; /* tokens; evaluated prompts are n_prompt - n_reused */
+    uint64_t n_prompt, n_predicted; /* tokens, of all requests */
+    uint64_t n_reused;              /* of n_prompt, not evaluated but found */
+    uint64_t n_restored;            /* of n_reused, in cache_dir */
 };
 PG_API void pg_scheduler_state(pg_scheduler *s, struct pg_scheduler_state *out);
 

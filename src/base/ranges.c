@@ -64,7 +64,8 @@ static const struct options all[] = {
     {AT(engine), GIVEN, 0, 0},
     {AT(n_parallel), INT, 0, 4096},
     {AT(n_waiting), INT, 0, 1 << 16},
-    {AT(itl_ms), FLOAT, 0, 1e6}}},
+    {AT(itl_ms), FLOAT, 0, 1e6},
+    {AT(cache_bytes), BYTES, 0, 0x1p60}}},
 #undef STRUCT
 #define STRUCT pg_request
 [PG_OPTIONS_REQUEST] = {"PG_REQUEST_INIT", sizeof(struct STRUCT), {

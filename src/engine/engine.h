@@ -65,6 +65,7 @@ struct pg_engine {
     enum pg_gate_kind weigher;   /* likewise */
     struct pg_pregate_form form; /* of the pre-gates */
     uint64_t file_bytes;
+    uint64_t files_hash;      /* of the sizes of the model's files and of when they were written */
     _Atomic bool interrupted; /* the step under way ends at its next block */
 
     int32_t *token, *pos;       /* [n_batch] of the step under way */

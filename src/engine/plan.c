@@ -4,6 +4,7 @@
  */
 #include "engine/engine.h"
 
+#include "base/hash.h"
 #include "base/ranges.h"
 
 #include <stdio.h>
@@ -446,6 +447,12 @@ int pg_engine_begin(struct pg_engine *e, const struct pg_options *opt, struct pg
                        e->opt.model, pg_vocab_n(e->vocab), e->model.h.n_vocab);
     }
     e->file_bytes = pg_gguf_file_bytes(e->gguf);
+    e->files_hash = PG_HASH_START;
+    for (int i = 0; i < pg_gguf_n_parts(e->gguf); i++) {
+        const struct pg_stamp *stamp = pg_gguf_part_stamp(e->gguf, i);
+        const uint64_t what[] = {stamp->bytes, (uint64_t)stamp->written_ns};
+        e->files_hash = pg_hash_bytes(e->files_hash, what, sizeof(what));
+    }
     if (e->opt.n_expert_used)
         PG_TRY(pg_model_use(&e->model, e->opt.n_expert_used, err));
     PG_TRY(resolve_options(e, err));

@@ -8,6 +8,8 @@
 #include <string.h>
 
 enum { DEFAULT_WAITING = 64, DEFAULT_ITL_MS = 200 };
+#define DEFAULT_CACHE ((uint64_t)4 << 30)
+#define DISK_BYTES    ((uint64_t)10 << 20) /* its list, and what a file is written through */
 
 /* ------------------------------------------------------------------ lists ------------------- */
 
@@ -251,8 +253,10 @@ int pg_scheduler_run(pg_scheduler *s, struct pg_err *err)
         int n_rows = 0;
         rc = pg_scheduler_step(s, &n_rows, &own);
         rc = rc == PG_ECANCELLED ? 0 : rc; /* interrupted: again, as things are now */
-        if (!rc && n_rows == 0)
+        if (!rc && n_rows == 0) {
+            pg_scheduler_save(s);
             sleep_until_work(s);
+        }
     }
     if (rc) {
         end_all(s, PG_STOP_ERROR, &own);
@@ -274,8 +278,9 @@ uint64_t pg_scheduler_bytes(const struct pg_scheduler_options *opt, int n_ctx)
     const uint64_t waiting = (uint64_t)(opt->n_waiting ? opt->n_waiting : DEFAULT_WAITING);
     const uint64_t task = sizeof(struct pg_task) + (uint64_t)n_ctx * sizeof(int32_t) + 2 * HEAP;
     const uint64_t lane = sizeof(struct pg_sequence) + sizeof(struct pg_row) + sizeof(void *);
-    return (waiting + (uint64_t)n_parallel_of(opt)) * task + (uint64_t)n_parallel_of(opt) * lane +
-           sizeof(struct pg_scheduler) + 4096;
+    const uint64_t disk = opt->cache_dir ? PG_TO_SAVE * 4ull * (uint64_t)n_ctx + DISK_BYTES : 0;
+    return disk + (waiting + (uint64_t)n_parallel_of(opt)) * task +
+           (uint64_t)n_parallel_of(opt) * lane + sizeof(struct pg_scheduler) + 4096;
 }
 
 static int open_parts(pg_scheduler *s, struct pg_err *err)
@@ -297,6 +302,11 @@ static int open_parts(pg_scheduler *s, struct pg_err *err)
     if (!s->picture || !s->top_id || !s->top_logprob)
         return pg_fail(err, PG_ENOMEM, "out of memory for a scheduler");
     PG_TRY(pg_lanes_open(&s->lanes, &lanes, err));
+    const struct pg_disk_options disk = {s->engine, s->opt.cache_dir, s->opt.cache_bytes,
+                                         PG_LOG_OF(&s->opt)};
+    if (s->opt.cache_dir)
+        PG_TRY(pg_disk_open(&s->disk, &disk, err));
+    s->opt.cache_dir = NULL; /* the caller's */
     pg_scheduler_show(s, true);
     return 0;
 }
@@ -306,6 +316,7 @@ static int check_options(struct pg_scheduler_options *o, struct pg_err *err)
     const struct pg_engine *e = o->engine;
     o->n_parallel = n_parallel_of(o);
     o->n_waiting = o->n_waiting ? o->n_waiting : DEFAULT_WAITING;
+    o->cache_bytes = o->cache_bytes ? o->cache_bytes : DEFAULT_CACHE;
     o->itl_ms = o->itl_ms > 0 ? o->itl_ms : DEFAULT_ITL_MS;
     if (e->model.h.n_stack > 1)
         return pg_fail(err, PG_ENOTSUP, "requests: models with an encoder are not served");
@@ -329,6 +340,7 @@ int pg_scheduler_open(pg_scheduler **out, const struct pg_scheduler_options *opt
         return pg_fail(err, PG_ENOMEM, "out of memory for a scheduler");
     s->opt = o;
     s->engine = o.engine;
+    s->disk.folder = -1;
     pthread_mutex_init(&s->lock, NULL); /* both cannot fail on Linux */
     pthread_cond_init(&s->wake, NULL);
     const int rc = open_parts(s, err);
@@ -345,6 +357,14 @@ void pg_scheduler_close(pg_scheduler *s)
     if (!s)
         return;
     end_all(s, PG_STOP_CANCELLED, NULL);
+    for (int i = 0; i < s->lanes.n_lanes; i++) {
+        pg_session_truncate(s->lanes.lane[i].session, 0);
+        pg_session_reserve(s->lanes.lane[i].session, 0);
+    }
+    pg_scheduler_save(s);
+    for (int i = 0; i < s->n_ended; i++)
+        free(s->ended[i].tokens);
+    pg_disk_close(&s->disk);
     pg_lanes_close(&s->lanes);
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);

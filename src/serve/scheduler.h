@@ -3,6 +3,7 @@
  *
  *   scheduler.c   open, submit, cancel, run; who waits, who is next
  *   steps.c       what a step takes, and what becomes of it: the callbacks of the lanes
+ *   disk.c        contexts in a folder (disk.h)
  *   looks.c       statistics and pictures for other threads
  *   logprob.c     log probabilities of a step's tokens
  *
@@ -19,6 +20,7 @@
 #define PG_SERVE_SCHEDULER_H
 
 #include "engine/lanes.h"
+#include "serve/disk.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,7 +29,14 @@ enum {
     PG_ROOM_STEP = 64,   /* tokens that a request's room grows by */
     PG_CHUNK_LEAST = 16, /* tokens of prompts in a step, however long it takes */
     PG_CHUNK_SIZES = 18, /* powers of two up to the largest batch */
-    PG_OWNER_BYTES = 64
+    PG_OWNER_BYTES = 64,
+    PG_TO_SAVE = 16 /* texts that wait for a file */
+};
+
+/* Tokens of a text that has ended, to be saved when there is time. */
+struct pg_ended {
+    int32_t *tokens;
+    int n;
 };
 
 struct pg_task {
@@ -72,7 +81,10 @@ struct pg_scheduler {
     bool greedy; /* this step took all it could, since nobody waited */
     uint64_t n_turns;
     struct pg_store_stats before; /* the step */
-    int32_t *top_id;              /* [PG_TOP_LOGPROBS] */
+    struct pg_disk disk;
+    struct pg_ended ended[PG_TO_SAVE]; /* the oldest first */
+    int n_ended;
+    int32_t *top_id; /* [PG_TOP_LOGPROBS] */
     float *top_logprob;
 
     pthread_mutex_t lock;
@@ -93,6 +105,8 @@ int pg_scheduler_token(void *user, const struct pg_sequence *s, int32_t token, s
 int pg_scheduler_end(void *user, const struct pg_sequence *s, struct pg_err *err);
 void pg_scheduler_stepped(void *user);
 void pg_scheduler_failed(void *user, const struct pg_sequence *s, const struct pg_err *err);
+/* What has ended as files, while nothing comes that waits; no lane runs. */
+void pg_scheduler_save(pg_scheduler *s);
 /* One step with what is to be done before and after it; *n_rows 0: nothing runs. */
 int pg_scheduler_step(pg_scheduler *s, int *n_rows, struct pg_err *err);
 

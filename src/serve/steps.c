@@ -2,6 +2,7 @@
 #include "serve/scheduler.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct pg_task *task_of(const struct pg_sequence *s)
@@ -10,6 +11,21 @@ static struct pg_task *task_of(const struct pg_sequence *s)
 }
 
 /* ------------------------------------------------------------------ room -------------------- */
+
+/* The text of a lane is to be saved; of too many the oldest is forgotten. */
+static void keep_for_disk(pg_scheduler *s, struct pg_task *t)
+{
+    const int n = t->seq->session->n_tokens;
+    if (s->disk.folder < 0 || n < PG_DISK_LEAST)
+        return;
+    if (s->n_ended == PG_TO_SAVE) {
+        free(s->ended[0].tokens);
+        memmove(s->ended, s->ended + 1, sizeof(s->ended) - sizeof(s->ended[0]));
+        s->n_ended--;
+    }
+    s->ended[s->n_ended++] = (struct pg_ended){t->tokens, n};
+    t->tokens = NULL;
+}
 
 /* Its lane and its room are free again; its pages stay until they are needed. */
 static void leave_lane(struct pg_task *t)
@@ -90,6 +106,19 @@ static struct pg_task *admit(pg_scheduler *s, pg_session *session)
     return t;
 }
 
+/* What the pool has of the text, or a file if that has more. */
+static int reuse(pg_scheduler *s, const struct pg_task *t, pg_session *session)
+{
+    const int most = t->n - 1, n = (int)pg_session_reuse(session, t->tokens, (size_t)most);
+    if (s->disk.folder < 0)
+        return n;
+    const int with_disk = pg_disk_load(&s->disk, session, t->tokens, most);
+    pthread_mutex_lock(&s->lock);
+    s->state.n_restored += (uint64_t)PG_MAX(0, with_disk - n);
+    pthread_mutex_unlock(&s->lock);
+    return with_disk;
+}
+
 int pg_scheduler_take(void *user, struct pg_sequence *seq, struct pg_err *err)
 {
     pg_scheduler *s = user;
@@ -104,7 +133,7 @@ int pg_scheduler_take(void *user, struct pg_sequence *seq, struct pg_err *err)
     seq->session->seeded = t->seeded;
     seq->session->random = t->random;
     if (!t->r.no_reuse || t->waits_again)
-        seq->n_run = (int)pg_session_reuse(seq->session, t->tokens, (size_t)t->n - 1);
+        seq->n_run = reuse(s, t, seq->session);
     if (!t->waits_again) {
         t->n_reused = seq->n_run;
         t->began_ns = pg_now_ns();
@@ -269,6 +298,7 @@ int pg_scheduler_end(void *user, const struct pg_sequence *seq, struct pg_err *e
         wait_again(s, t);
         return 0;
     }
+    keep_for_disk(s, t);
     leave_lane(t);
     leave_list(s, t);
     pg_task_end(s, t);
@@ -283,6 +313,45 @@ void pg_scheduler_failed(void *user, const struct pg_sequence *seq, const struct
     leave_lane(t);
     leave_list(user, t);
     pg_task_end(user, t);
+}
+
+/* ------------------------------------------------------------------ files ------------------- */
+
+static bool somebody_waits(void *user)
+{
+    pg_scheduler *s = user;
+    pthread_mutex_lock(&s->lock);
+    const bool waits = s->waiting.first;
+    pthread_mutex_unlock(&s->lock);
+    return waits;
+}
+
+/* PG_ECANCELLED: not done, somebody waits. */
+static int save_one(pg_scheduler *s, const struct pg_ended *x, struct pg_err *err)
+{
+    pg_session *session = s->lanes.lane[0].session;
+    pg_session_truncate(session, 0);
+    PG_ASSERT(pg_session_reserve(session, x->n)); /* nothing runs that has room */
+    pg_session_reuse(session, x->tokens, (size_t)x->n);
+    const int rc = pg_disk_save(&s->disk, session, somebody_waits, s, err);
+    pg_session_truncate(session, 0);
+    pg_session_reserve(session, 0);
+    return rc;
+}
+
+void pg_scheduler_save(pg_scheduler *s)
+{
+    struct pg_err err;
+    while (s->n_ended > 0 && !somebody_waits(s)) {
+        const struct pg_ended x = s->ended[s->n_ended - 1]; /* the youngest: its pages are there */
+        const int rc = save_one(s, &x, &err);
+        if (rc == PG_ECANCELLED)
+            return;
+        if (rc)
+            pg_say(PG_LOG_OF(&s->opt), PG_LOG_WARN, "a context was not kept: %s", err.text);
+        free(x.tokens);
+        s->n_ended--;
+    }
 }
 
 /* ------------------------------------------------------------------ a step ------------------ */

@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "serve/scheduler.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -146,6 +147,16 @@ static void check(const struct one *r)
     assert_int_equal(r->report.n_predicted, r->n_want);
     assert_int_equal(r->last_done, r->report.n_reused == r->n_prompt ? 0 : r->n_prompt);
     assert_int_equal(r->report.stop, r->n_want < r->n_predict ? PG_STOP_END : PG_STOP_LENGTH);
+}
+
+static pg_scheduler *open_with_disk(pg_engine *e, const char *folder, uint64_t bytes)
+{
+    struct pg_scheduler_options o = {PG_SCHEDULER_OPTIONS_INIT, .engine = e, .cache_dir = folder,
+                                     .cache_bytes = bytes};
+    struct pg_err err;
+    pg_scheduler *s;
+    must(pg_scheduler_open(&s, &o, &err), &err);
+    return s;
 }
 
 static pg_scheduler *open_scheduler(pg_engine *e, int n_parallel)
@@ -330,6 +341,113 @@ static void test_logprobs(void **state)
     assert_true(fabs(sum - 1) < 1e-5);
 }
 
+/* ------------------------------------------------------------------ files ------------------- */
+
+enum { N_LONG = 4, LONG = 100 };
+
+static void make_long(struct one *all)
+{
+    pg_engine *e = open_engine(1, 0, 64);
+    for (int i = 0; i < N_LONG; i++) {
+        make(&all[i], i, e->model.h.n_vocab);
+        all[i].n_prompt = LONG;
+        all[i].n_predict = 10;
+        for (int j = 0; j < LONG; j++)
+            all[i].prompt[j] = 7 + (i * 31 + j * 17) % 500;
+        run_alone(e, &all[i]);
+    }
+    pg_engine_close(e);
+}
+
+/* All of them through a new engine; how many tokens came from files. */
+static uint64_t run_long(struct one *all, const char *folder, uint64_t bytes)
+{
+    struct pg_scheduler_state state;
+    pg_engine *e = open_engine(N_LONG, 0, 32); /* room for all when they are saved */
+    pg_scheduler *s = open_with_disk(e, folder, bytes);
+    for (int i = 0; i < N_LONG; i++)
+        submit(s, &all[i]);
+    finish(s);
+    for (int i = 0; i < N_LONG; i++)
+        check(&all[i]);
+    pg_scheduler_state(s, &state);
+    pg_scheduler_close(s); /* which saves */
+    pg_engine_close(e);
+    return state.n_restored;
+}
+
+static int for_each_file(const char *folder, void (*what)(const char *path))
+{
+    int n = 0;
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    for (struct dirent *each; (each = readdir(dir));) {
+        char path[512];
+        snprintf(path, sizeof(path), "%s/%s", folder, each->d_name);
+        if (each->d_name[0] == '.')
+            continue;
+        n++;
+        if (what)
+            what(path);
+    }
+    closedir(dir);
+    return n;
+}
+
+static void damage(const char *path)
+{
+    FILE *f = fopen(path, "r+");
+    assert_non_null(f);
+    fseek(f, -40, SEEK_END); /* in the last page */
+    const int c = fgetc(f);
+    fseek(f, -40, SEEK_END);
+    fputc(c ^ 1, f);
+    fclose(f);
+}
+
+static void cut(const char *path)
+{
+    assert_int_equal(truncate(path, 5000), 0);
+}
+
+static void spoil_tokens(const char *path)
+{
+    FILE *f = fopen(path, "r+");
+    assert_non_null(f);
+    fseek(f, 100, SEEK_SET);
+    fputc(77, f);
+    fclose(f);
+}
+
+static void remove_it(const char *path)
+{
+    unlink(path);
+}
+
+/* What another process has left gives the same text; what is damaged is not believed. */
+static void test_disk(void **state)
+{
+    struct one *all = calloc(N_LONG, sizeof(*all));
+    char folder[] = "/tmp/pregate-contexts-XXXXXX";
+    (void)state;
+    assert_true(all && mkdtemp(folder));
+    make_long(all);
+    assert_int_equal(run_long(all, folder, 0), 0);
+    assert_int_equal(for_each_file(folder, NULL), N_LONG);
+    assert_int_equal(run_long(all, folder, 0), N_LONG * 96); /* whole pages */
+    for_each_file(folder, damage);
+    assert_int_equal(run_long(all, folder, 0), N_LONG * 64);
+    assert_int_equal(for_each_file(folder, NULL), N_LONG);
+    for_each_file(folder, cut);
+    assert_int_equal(run_long(all, folder, 0), 0);
+    for_each_file(folder, spoil_tokens);
+    assert_int_equal(run_long(all, folder, 0), 0);
+    assert_int_equal(run_long(all, folder, 1), 0); /* no room: all go */
+    assert_int_equal(for_each_file(folder, remove_it), 0);
+    rmdir(folder);
+    free(all);
+}
+
 /* ------------------------------------------------------------------ threads ----------------- */
 
 struct client {
@@ -406,7 +524,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_text), cmocka_unit_test(test_second_turn),
         cmocka_unit_test(test_cancel),    cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_logprobs),  cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_logprobs),  cmocka_unit_test(test_disk),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests_name("serve", tests, NULL, NULL);
 }
