@@ -141,7 +141,9 @@ int pg_session_truncate(pg_session *s, size_t n)
 {
     if (n > (size_t)s->n_tokens)
         return PG_EARG;
-    if (n < (size_t)s->n_tokens) {
+    if (n == (size_t)s->n_tokens) {
+        pg_kv_drop_ahead(&s->kv, (int)n);
+    } else {
         PG_TRY(pg_kv_truncate(&s->kv, (int)n));
         s->n_tokens = (int)n;
         s->has_logits = false;

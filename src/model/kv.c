@@ -149,7 +149,7 @@ static void make_writable(struct pg_kv *kv, int i, int m)
 void pg_kv_write(struct pg_kv *kv, int from, int n)
 {
     PG_ASSERT(from <= n && n <= kv->shape.n_ctx && pg_kv_pages_of(n) <= kv->n_reserved);
-    drop_pages(kv, pg_kv_pages_of(from)); /* those that a step which failed has taken */
+    pg_kv_drop_ahead(kv, from);
     for (int i = from / PG_KV_PAGE; i < pg_kv_pages_of(n); i++) {
         if (i < kv->n_pages) {
             make_writable(kv, i, PG_MAX(0, from - i * PG_KV_PAGE));
@@ -238,6 +238,11 @@ static bool can_forget(const struct pg_kv *kv, const struct pg_kv_block *l, int 
         return false;
     int oldest = l->cache->window ? PG_MAX(0, n + 1 - l->cache->window) : 0;
     return oldest >= kv->n_high - l->n_rows;
+}
+
+void pg_kv_drop_ahead(struct pg_kv *kv, int n)
+{
+    drop_pages(kv, pg_kv_pages_of(n));
 }
 
 int pg_kv_truncate(struct pg_kv *kv, int n)

@@ -72,6 +72,8 @@ bool pg_kv_is_paged(const struct pg_kv *kv);
 /* An empty timeline becomes the longest beginning of tokens [n] that the pool still has; how many.
  */
 int pg_kv_find(struct pg_kv *kv, const int32_t *tokens, int n);
+/* n positions are there: gives back the pages that a step which failed has taken for more. */
+void pg_kv_drop_ahead(struct pg_kv *kv, int n);
 /* Forgets positions from n on. PG_ENOTSUP, and nothing is changed, if a block no longer has what
  * the next token would look back on; all forget everything. */
 int pg_kv_truncate(struct pg_kv *kv, int n);
