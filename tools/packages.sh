@@ -18,6 +18,7 @@ package_is_there()
         blas=$(/sbin/ldconfig -p | sed -n 's/.*libopenblas\.so\.0 .*=> //p')
         [ -n "$blas" ] && [[ $(readlink -f "${blas%%$'\n'*}") != *serial* ]]
         ;;
+    libevent-dev) pkg-config --exists libevent 2>/dev/null ;;
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
     qemu-user) command -v qemu-x86_64 >/dev/null ;;

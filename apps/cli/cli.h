@@ -43,7 +43,11 @@ struct cli_args {
         *decoder_tokens;
     const char *routes_out, *predictions;
     const char *from, *batch, *freeze, *csv, *svg;
-    const char *machine, *batches; /* of plan */
+    const char *machine, *batches;                                          /* of plan */
+    const char *prompts, *clients, *rates, *metrics, *model_name, *api_key; /* of load */
+    double duration, timeout;
+    int n_requests, n_max_tokens;
+    bool chat, completions, shuffle;
     double cache, active, active_source, hint_right;
     const char *modes, *memories, *policies, *type, *slots, *ratios;
     struct cli_files data; /* its array is freed by main */
@@ -113,6 +117,7 @@ int cli_replay(const struct cli_args *args);
 int cli_tune(const struct cli_args *args);
 int cli_train(const struct cli_args *args);
 int cli_eval(const struct cli_args *args);
+int cli_load(const struct cli_args *args);
 
 /* ---------------------------------------------------------------- messages ------------------ */
 

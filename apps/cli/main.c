@@ -101,6 +101,16 @@ static const struct cli_command commands[] = {
  "  pregate train model.gguf --data stories.txt --gate pregate -o tuned.gguf\n"
  "  pregate train model.gguf --data a.txt b.txt --from scratch --steps 3000 --lr 2e-3 --schedule cosine -o new.gguf\n"
  "  pregate train model.gguf --data stories.txt --freeze 'token_embd*,*.attn_*' -o tuned.gguf --resume\n", cli_train},
+{"load", "URL", "measure a server under load",
+ "Sends streamed requests to any server that speaks OpenAI's interface over HTTP, and measures times to\n"
+ "the first token, between tokens and of whole replies, and tokens a second. --clients is a closed loop,\n"
+ "--rate an open one, whose times count from when a request was due. A row in which a request failed is\n"
+ "named, and the exit code is 1 then. Ctrl-C ends the row and prints what there is.",
+ "  pregate load http://127.0.0.1:8080 --prompts prompts.txt --clients 1,4,16,64\n"
+ "  pregate load http://127.0.0.1:8080 --prompts prompts.jsonl --rate 0.5,1,2 --duration 120 --svg load.svg\n"
+ "  pregate load http://127.0.0.1:8080 -p Hello --requests 100 --ignore-eos -n 64 --json --out requests.jsonl\n"
+ "  pregate load http://127.0.0.1:8080 --prompts prompts.txt --clients 8 --metrics pregate_expert_bytes_read_total\n",
+ cli_load},
 {"replay", "TRACE", "compare eviction policies on a recorded routing",
  "Plays a trace of expert choices through each policy and through the optimum, which knows the\n"
  "future (Belady). The whole trace in milliseconds; no model is needed.",

@@ -29,7 +29,8 @@ enum on {
     CONVERT = 4096,
     QUANTIZE = 8192,
     PACK = 16384,
-    ALL = 32767,
+    LOAD = 32768,
+    ALL = 65535,
     ENGINE = RUN | BENCH | PLAN | LOGITS | EVAL,
     MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL |
             QUANTIZE | PACK
@@ -125,7 +126,7 @@ static const char *choice_task(int i)
 static const struct option options[] = {
 {"model", 'm', "FILE", MODEL, TEXT, AT(subject), 0, 0, NULL, "GGUF file; of a split set, its first file"},
 /* what to do */
-{"prompt", 'p', "TEXT", RUN | TOKENIZE, TEXT, AT(prompt), 0, 0, NULL, "text, taken as it is"},
+{"prompt", 'p', "TEXT", RUN | TOKENIZE | LOAD, TEXT, AT(prompt), 0, 0, NULL, "text, taken as it is"},
 {"file", 'f', "FILE", RUN | TOKENIZE, TEXT, AT(file), 0, 0, NULL, "text from a file; - is standard input"},
 {"n-predict", 'n', "N", RUN, INTEGER, AT(n_predict), -1, BIG, NULL, "tokens to write; -1 = until the text or the context ends (128)"},
 {"tokens", 0, "IDS", LOGITS, TEXT, AT(tokens), 0, 0, NULL, "token ids with commas between, as 1,2,3"},
@@ -171,8 +172,8 @@ static const struct option options[] = {
 {"frequency-penalty", 0, "X", RUN, REAL, AT(frequency_penalty), -100, 100, NULL, "the same, times how often they came (0)"},
 {"repeat-last-n", 0, "N", RUN, INTEGER, AT(last_n), 1, BIG, NULL, "how many tokens are recent (64)"},
 {"beams", 0, "N", RUN, INTEGER, AT(n_beams), 1, 64, NULL, "beam search over N texts instead of sampling: the likeliest text, shown when it is whole"},
-{"seed", 's', "S", RUN | BENCH | SYNTH | TRAIN | TUNE | PLAN, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run: new each time; else 1)"},
-{"ignore-eos", 0, NULL, RUN, FLAG, AT(ignore_eos), 0, 0, NULL, "go on after an end-of-text token"},
+{"seed", 's', "S", RUN | BENCH | SYNTH | TRAIN | TUNE | PLAN | LOAD, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run: new each time; else 1)"},
+{"ignore-eos", 0, NULL, RUN | LOAD, FLAG, AT(ignore_eos), 0, 0, NULL, "go on after an end-of-text token"},
 /* text */
 {"special", 0, NULL, RUN | TOKENIZE, FLAG, AT(special), 0, 0, NULL, "special tokens written in the text become those tokens"},
 {"echo", 0, NULL, RUN, FLAG, AT(echo), 0, 0, NULL, "print the prompt before the text"},
@@ -250,12 +251,30 @@ static const struct option options[] = {
 {"active-source", 0, "X", PLAN, REAL, AT(active_source), 1, 65536, NULL, "simulate: the same of the encoder's blocks"},
 {"right", 0, "PART", PLAN, REAL, AT(hint_right), 0.01, 1, NULL, "simulate: of what lookahead and hint name, how much is right (0.75)"},
 {"type", 0, "TYPE", PLAN, TEXT, AT(type), 0, 0, NULL, "simulate: of a named shape's matrices (the machine's)"},
+/* load */
+{"prompts", 0, "FILE", LOAD, TEXT, AT(prompts), 0, 0, NULL, "a prompt a line, or JSON lines with \"prompt\" or \"messages\" (and \"max_tokens\")"},
+{"shuffle", 0, NULL, LOAD, FLAG, AT(shuffle), 0, 0, NULL, "prompts in an order drawn from --seed, anew each time all have been sent (in order)"},
+{"clients", 0, "LIST", LOAD, TEXT, AT(clients), 0, 0, NULL, "closed loop, a row for each number: so many clients, each of which sends when its last reply has ended (1)"},
+{"rate", 0, "LIST", LOAD, TEXT, AT(rates), 0, 0, NULL, "open loop, a row for each number: Poisson arrivals of so many requests a second, sent when they are due"},
+{"duration", 0, "S", LOAD, REAL, AT(duration), 0.01, 1e6, NULL, "seconds in which a row sends (30)"},
+{"requests", 0, "N", LOAD, INTEGER, AT(n_requests), 1, BIG, NULL, "requests of a row, instead of --duration"},
+{"warmup", 0, "N", LOAD, INTEGER, AT(n_warmup), 0, BIG, NULL, "requests before the first row that are not counted (0)"},
+{"max-tokens", 'n', "N", LOAD, INTEGER, AT(n_max_tokens), 1, BIG, NULL, "tokens of a reply at most (128)"},
+{"chat", 0, NULL, LOAD, FLAG, AT(chat), 0, 0, NULL, "POST /v1/chat/completions (the default)"},
+{"completions", 0, NULL, LOAD, FLAG, AT(completions), 0, 0, NULL, "POST /v1/completions"},
+{"model", 'm', "NAME", LOAD, TEXT, AT(model_name), 0, 0, NULL, "the server's name of the model (the first that it lists)"},
+{"temp", 0, "T", LOAD, REAL, AT(temp), 0, 1000, NULL, "temperature that is asked for (the server's own)"},
+{"api-key", 0, "FILE", LOAD, TEXT, AT(api_key), 0, 0, NULL, "key in the first line of a file"},
+{"timeout", 0, "S", LOAD, REAL, AT(timeout), 0.001, 1e6, NULL, "seconds after which a request has failed (600)"},
+{"metrics", 0, "LIST", LOAD, TEXT, AT(metrics), 0, 0, NULL, "counters of the server's GET /metrics, commas between: what a row adds to them, and a token"},
 /* results */
 {"out", 'o', "FILE", LOGITS | SYNTH | SIDECAR | TRAIN | TUNE | CONVERT | QUANTIZE | PACK, TEXT, AT(output), 0, 0, NULL, "file to write; appears when it is whole"},
 {"format", 'o', "FORMAT", REPLAY, TEXT, AT(format), 0, 0, NULL, "md or json (md)"},
-{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN | TUNE | EVAL, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
+{"json", 0, NULL, RUN | PLAN | INSPECT | REPLAY | TRAIN | TUNE | EVAL | LOAD, FLAG, AT(json), 0, 0, NULL, "one JSON object on standard output instead"},
 {"routes-out", 0, "FILE", RUN | EVAL, TEXT, AT(routes_out), 0, 0, NULL, "write which experts each token used, for replay and --routes (JSON lines)"},
 {"predictions", 0, "FILE", EVAL, TEXT, AT(predictions), 0, 0, NULL, "qa, summarize: write each answer with its marks (JSON lines)"},
+{"out", 'o', "FILE", LOAD, TEXT, AT(output), 0, 0, NULL, "write each request with its times (JSON lines)"},
+{"svg", 0, "FILE", LOAD, TEXT, AT(svg), 0, 0, NULL, "draw times and throughput of all rows"},
 {"trace", 0, "FILE", RUN, TEXT, AT(trace), 0, 0, NULL, "write what happened when, for ui.perfetto.dev"},
 {"verbose", 'v', NULL, ALL, FLAG, AT(verbose), 0, 0, NULL, "say more on standard error"},
 {"help", 'h', NULL, ALL, FLAG, AT(help), 0, 0, NULL, "this text"},
@@ -309,9 +328,9 @@ const char *cli_nearest(const char *word, const char *const *names)
 
 static unsigned command_bit(const char *name)
 {
-    static const char *const names[] = {"run",    "bench", "inspect", "plan",     "tokenize",
-                                        "logits", "synth", "sidecar", "replay",   "train",
-                                        "tune",   "eval",  "convert", "quantize", "pack"};
+    static const char *const names[] = {
+        "run",    "bench", "inspect", "plan", "tokenize", "logits",   "synth", "sidecar",
+        "replay", "train", "tune",    "eval", "convert",  "quantize", "pack",  "load"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (!strcmp(name, names[i]))
             return 1u << i;
@@ -339,6 +358,9 @@ static void defaults(struct cli_args *a, const char *command)
                            .balance = 0.01,
                            .imitate = -1,
                            .n_hidden = 64,
+                           .duration = 30,
+                           .timeout = 600,
+                           .n_max_tokens = 128,
                            .holdout = 0.1};
     if (!strcmp(command, "tune")) {
         a->lr = 0; /* as the library has it */

@@ -24,7 +24,7 @@ from common import MIB, PROGRAM, SANITIZED, SOURCE, STORIES, TRAINED, Case, main
 ROW_KEYS = """mode memory_bytes prefill_tps decode_tps decode_tps_sd peak_rss_bytes expert_bytes_read
     expert_requests hits hinted_in_time hinted_late missed stall_seconds compute_seconds
     floor_seconds overlap_efficiency""".split()
-COMMANDS = "run bench inspect plan tokenize logits synth convert quantize sidecar tune eval replay train".split()
+COMMANDS = "run bench inspect plan tokenize logits synth convert quantize sidecar tune eval replay train load".split()
 
 
 def text_of(result):
