@@ -197,7 +197,7 @@ static json_t *json_failures(const struct load_row *r)
         cli_put_size(f, "n", (uint64_t)r->n_cause[c]);
         json_object_set_new(f, "first", cli_json_text(r->said[c], strlen(r->said[c])));
         for (int status = 0; status < 600 && c == LOAD_STATUS; status++) {
-            char name[8];
+            char name[16];
             snprintf(name, sizeof(name), "%d", status);
             if (r->n_status[status])
                 cli_put_size(f, name, (uint64_t)r->n_status[status]);

@@ -4,9 +4,9 @@
 reports is computed again from the requests it wrote down, by other code."""
 import json
 import math
-import os
-import re
+import signal
 import socket
+import subprocess
 import time
 import xml.etree.ElementTree
 
@@ -186,23 +186,23 @@ class Load(Case):
 
     CAUSES = {"cut": "cut", "no-done": "cut", "cut-chunk": "cut", "gone": "cut", "not-json": "sse", "not-chunk": "sse",
               "bad-usage": "sse", "huge-usage": "sse", "no-stream": "sse", "huge-event": "sse", "deep": "sse",
-              "error-event": "error", "busy": "status", "plain-500": "status", "long-500": "status",
-              "silence": "timeout", "slow-death": "timeout"}
+              "error-event": "error", "busy": "status", "plain-500": "status", "long-500": "status"}
+    ENDLESS = ["silence", "slow-death", "endless"]
 
     def test_failures(self):
         """Each way to go wrong once; all other requests are as good as ever."""
-        names = [*WRONG, "endless"]
+        names = [name for name in WRONG if name not in self.ENDLESS]
         prompts = self.put("p.txt", "".join(f"{name}\nwrite 3 1 1\n" for name in names))
         n = len(names)
         with Stub() as stub:
             report, requests, said = self.load(stub, "--prompts", prompts, "--requests", 2 * n, "--clients", n,
-                                               "--timeout", "0.9", "--svg", self.path("x.svg"), code=1)
+                                               "--svg", self.path("x.svg"), code=1)
         row = report["rows"][0]
         self.assertEqual((row["sent"], row["done"], row["failed"]), (2 * n, n, n))
         want = {}
         for r in requests:
             name = names[r["prompt"] // 2]
-            cause = "done" if r["prompt"] % 2 else self.CAUSES.get(name, "timeout" if name == "endless" else "http")
+            cause = "done" if r["prompt"] % 2 else self.CAUSES.get(name, "http")
             self.assertEqual(r["cause"], cause, (name, r))
             want[cause] = want.get(cause, 0) + 1
             if cause != "done":
@@ -215,6 +215,16 @@ class Load(Case):
         self.assertIn("some requests failed", self.bytes_of("x.svg").decode())
         self.assertEqual(row["request_seconds"]["n"], n)
 
+    def test_timeouts(self):
+        prompts = self.put("p.txt", "\n".join(self.ENDLESS))
+        with Stub() as stub:
+            report, requests, _ = self.load(stub, "--prompts", prompts, "--requests", "3", "--clients", "3",
+                                            "--timeout", "0.4", code=1)
+        self.assertEqual(report["rows"][0]["failures"], {"timeout": {"n": 3, "first": "no end within 0.4 s"}})
+        for r in requests:
+            self.assertGreater(r["end_ns"] - r["sent_ns"], 0.39e9)
+            self.assertEqual(len(r["piece_ns"]), r["prompt"] == 1)
+
     def test_server_that_goes(self):
         with Stub() as stub:
             url = stub.url
@@ -224,7 +234,6 @@ class Load(Case):
         with socket.create_server(("127.0.0.1", 0)) as s:  # takes one connection, and is gone
             args = ["load", f"http://127.0.0.1:{s.getsockname()[1]}", "-p", "x", "--model", "m", "--clients", "2",
                     "--duration", "0.3", "--json", "--timeout", "1"]
-            import subprocess
             with subprocess.Popen([PROGRAM, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
                 s.accept()[0].close()
                 s.close()
@@ -235,8 +244,6 @@ class Load(Case):
 
     def test_interrupted(self):
         with Stub() as stub:
-            import signal
-            import subprocess
             args = ["load", stub.url, "-p", "write 100 1 20", "--clients", "2,4", "--json"]
             with subprocess.Popen([PROGRAM, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
                 while stub.busy < 2:
