@@ -405,8 +405,9 @@ static void run_loop(struct run *r)
         for (int i = 0; i < r->n_slots; i++)
             slot_start_soon(r->slot[i], 0);
     } else {
+        const struct timeval at_once = {0, 0};
         next_arrival(r);
-        on_arrival(-1, 0, r);
+        event_add(r->arrival, &at_once);
     }
     if (event_base_dispatch(r->load->client.base) < 0)
         r->rc = r->rc ? r->rc : cli_fail(r->err, PG_ESYSTEM, "libevent stopped");

@@ -10,7 +10,7 @@ static int add(struct load_sse *s, char **buffer, size_t *n, size_t *cap, const 
                size_t n_bytes)
 {
     if (n_bytes > LOAD_EVENT_MAX - *n) {
-        s->what = "an event of more than 1 MiB";
+        s->what = "an event of more than 256 KiB";
         return -1;
     }
     if (*n + n_bytes > *cap) {

@@ -12,11 +12,11 @@
 #include <stdint.h>
 
 enum {
-    LOAD_LINE_MAX = 8 << 10,   /* of a header, or of a chunk's size */
-    LOAD_HEAD_MAX = 64 << 10,  /* all headers of a reply, its trailers too */
-    LOAD_EVENT_MAX = 1 << 20,  /* data of an event */
-    LOAD_BODY_MAX = 256 << 20, /* a reply */
-    LOAD_CHUNKS_MAX = 1 << 20, /* pieces of text in a reply */
+    LOAD_LINE_MAX = 8 << 10,    /* of a header, or of a chunk's size */
+    LOAD_HEAD_MAX = 64 << 10,   /* all headers of a reply, its trailers too */
+    LOAD_EVENT_MAX = 256 << 10, /* data of an event */
+    LOAD_BODY_MAX = 256 << 20,  /* a reply */
+    LOAD_CHUNKS_MAX = 1 << 20,  /* pieces of text in a reply */
     LOAD_SAID = 240
 };
 

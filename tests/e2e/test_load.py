@@ -131,6 +131,13 @@ class Load(Case):
         self.assertAlmostEqual(row["requests_per_second"], sum(r["end_ns"] < 5e8 for r in requests) / 0.5, delta=1e-6)
         self.assertLess(in_time, row["tokens"])
 
+    def test_no_arrival(self):
+        with Stub() as stub:
+            report, requests, _ = self.load(stub, "-p", "x", "--rate", "0.001", "--duration", "0.1")
+            self.assertEqual((stub.requests, requests), ([], []))
+        row = report["rows"][0]
+        self.assertEqual((row["sent"], row["request_seconds"], row["seconds"]), (0, {"n": 0}, 0.1))
+
     def test_requests_as_asked(self):
         lines = [{"prompt": "write 1 0 0", "max_tokens": 5, "other": 1},
                  {"messages": [{"role": "system", "content": "Be."}, {"role": "user", "content": "write 1 1 1"}]}]
@@ -272,7 +279,8 @@ class Load(Case):
                 (["out"], *good, "--out", "-")]:
             self.refused(self.call(*args), 2, words)
         for content, words in [("", ["no prompt"]), (" \n\t\n", ["no prompt"]), ('{"prompt": 1}', [":1:"]),
-                               ('{"prompt": "a"}\n{"prompt": "b", "messages": []}', [":2:"]), ('{"prompt": "a"}\nb', [":2:"]),
+                               ('{"prompt": "a"}\n{"prompt": "b", "messages": []}', [":2:"]),
+                               ('{"prompt": "a"}\nb', [":2:"]),
                                ('{"prompt": "a", "max_tokens": 0}', [":1:", "max_tokens"]), (b"\xff\xfe", ["UTF-8"]),
                                (b'{"prompt": "a\xff"}', [":1:"])]:
             with self.subTest(content), Stub() as stub:
