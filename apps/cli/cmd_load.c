@@ -157,7 +157,7 @@ static void say_failures(const struct load_row *r)
         return;
     char what[48];
     if (r->n_clients)
-        snprintf(what, sizeof(what), "%d clients", r->n_clients);
+        snprintf(what, sizeof(what), "%d client%s", r->n_clients, r->n_clients > 1 ? "s" : "");
     else
         snprintf(what, sizeof(what), "%g requests a second", r->rate);
     cli_error("%s: %" PRId64 " of %" PRId64 " requests FAILED", what, failed, r->n_sent);

@@ -362,7 +362,8 @@ static int run_open(struct run *r)
     if (r->number < 0)
         snprintf(r->what, sizeof(r->what), "warm-up");
     else if (r->row->n_clients)
-        snprintf(r->what, sizeof(r->what), "%d clients", r->row->n_clients);
+        snprintf(r->what, sizeof(r->what), "%d client%s", r->row->n_clients,
+                 r->row->n_clients > 1 ? "s" : "");
     else
         snprintf(r->what, sizeof(r->what), "%g requests a second", r->row->rate);
     bool good = r->slot && r->tick && r->arrival && event_add(r->tick, &tick) == 0;
