@@ -185,7 +185,9 @@ class Load(Case):
             before = stub.connections
             self.load(stub, "-p", "write 1 0 0 hang-up", "--requests", "5")
             self.load(stub, "-p", "write 1 0 0 until-close", "--requests", "5")
-            self.load(stub, "-p", "write 1 0 0 no-end", "--requests", "2")
+            # [DONE] is the end; the client then waits a moment for that of the HTTP reply.
+            _, (one, two), _ = self.load(stub, "-p", "write 1 0 0 no-end", "--requests", "2")
+            self.assertGreater(two["sent_ns"] - one["end_ns"], 0.24e9)
             self.assertGreaterEqual(stub.connections - before, 12)
             text = self.good("load", stub.url, "-p", "write 4 1 1 pairs", "--requests", "2").stdout.decode()
         self.assertIn("16 tokens came in 8 pieces", text)
