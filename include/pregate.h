@@ -535,6 +535,58 @@ struct pg_detok {
 #define PG_PIECE_MAX 1024
 PG_API size_t pg_detokenize(struct pg_detok *d, int32_t id, char *out);
 
+/* ------------------------------------------------------------------ chat text --------------- */
+
+/* A chat template: the model's own Jinja, by an interpreter of the part of the language that
+ * templates use, without access to anything but its input, and bounded in steps, depth and memory
+ * (docs/decisions/023-chat-templates.md). Constant once open; threads may share it. */
+typedef struct pg_chat pg_chat;
+
+struct pg_chat_options {
+    size_t size;
+    const char *model;   /* GGUF file that has the template; weights are not needed */
+    const char *variant; /* NULL: the default, and "tool_use" for requests with tools where the
+                          * file has it */
+    const char *source;  /* the template itself, [n_source], instead of the model's; the texts of
+                          * its bos and eos tokens still come from `model` if that is given */
+    size_t n_source;
+};
+#define PG_CHAT_OPTIONS_INIT .size = sizeof(struct pg_chat_options)
+
+/* PG_ENOTSUP: the file has no template. */
+PG_API int pg_chat_open(pg_chat **out, const struct pg_chat_options *opt, struct pg_err *err);
+PG_API void pg_chat_close(pg_chat *c);
+PG_API const char *pg_chat_source(const pg_chat *c); /* of the default; lives with c */
+
+/* What a template made of a conversation: markup is the template's own text, content came from the
+ * conversation. Content never becomes a special token. */
+struct pg_segment {
+    const char *text;
+    size_t n;
+    bool content;
+};
+struct pg_chat_text {
+    const struct pg_segment *segment; /* [n], in order, none empty, neighbours differ in kind */
+    int n;
+};
+
+/* `request` is a JSON object [n_request]: "messages" (as OpenAI's, content a string, null or text
+ * parts), "tools" (OpenAI's; absent, null or [] = none), "add_generation_prompt" (default true),
+ * and anything else, which the template sees as variables ("enable_thinking", ...). "now", if it is
+ * there, is what the template takes for the present: seconds since 1970, or "YYYY-MM-DD"; the clock
+ * is read only without it, and days are those of UTC.
+ *
+ * Text parts are one string with newlines between, unless the template looks into parts itself.
+ * "arguments" of a call that are the text of an object become that object, and null content stays
+ * null; the text, and "", where the template fails with these or writes them as Python spells them.
+ *
+ * Parts that are not text are PG_ENOTSUP. A request of another form, and what the template refuses
+ * by raise_exception (with its sentence), is PG_EARG; a template that does not parse, fails, or
+ * passes a bound, PG_EFORMAT with line and column. */
+PG_API int pg_chat_render(const pg_chat *c, const char *request, size_t n_request,
+                          struct pg_chat_text *out, struct pg_err *err);
+PG_API void pg_chat_text_free(struct pg_chat_text *t);
+
 /* ------------------------------------------------------------------ files ------------------- */
 
 /* The directory of a GGUF file (or split set): keys and tensors, no data. */

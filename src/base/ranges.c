@@ -194,6 +194,9 @@ static const struct options all[] = {
     {AT(n_active), FLOAT, 0, 65536},
     {AT(n_active_source), FLOAT, 0, 65536},
     {AT(hint_right), FLOAT, 0, 1}}},
+#undef STRUCT
+#define STRUCT pg_chat_options
+[PG_OPTIONS_CHAT] = {"PG_CHAT_OPTIONS_INIT", sizeof(struct STRUCT), {{0}}},
 };
 // clang-format on
 

@@ -130,6 +130,14 @@ static int evaluate(const void *opt, struct pg_err *err)
     return rc;
 }
 
+static int open_chat(const void *opt, struct pg_err *err)
+{
+    pg_chat *c;
+    int rc = pg_chat_open(&c, opt, err);
+    pg_chat_close(c);
+    return rc;
+}
+
 /* Options that are good up to `old` bytes, where a first header may have ended; the result of the
  * call with those is `rc`. What is read from no file shows by PG_EIO that options were taken. */
 static const char *const text[] = {PG_TEST_DATA "/first20/stories.txt"};
@@ -149,6 +157,7 @@ static const struct pg_tune_options tune_options = {PG_TUNE_OPTIONS_INIT, .model
 static const struct pg_eval_options eval_options = {PG_EVAL_OPTIONS_INIT, .data = "none.txt"};
 static const struct pg_sim_options sim_options = {PG_SIM_OPTIONS_INIT, .shape = "switch-tiny",
                                                   .machine = "none.json", .mode = PG_MODE_PREGATE};
+static const struct pg_chat_options chat_options = {PG_CHAT_OPTIONS_INIT, .model = "none.gguf"};
 
 static const struct user {
     int (*call)(const void *opt, struct pg_err *err);
@@ -179,6 +188,8 @@ static const struct user {
      offsetof(struct pg_quantize_options, experts_only), "PG_QUANTIZE_OPTIONS_INIT", PG_EIO},
     {simulate, &sim_options, sizeof(struct pg_sim_options), offsetof(struct pg_sim_options, cache),
      "PG_SIM_OPTIONS_INIT", PG_EIO},
+    {open_chat, &chat_options, sizeof(struct pg_chat_options),
+     offsetof(struct pg_chat_options, variant), "PG_CHAT_OPTIONS_INIT", PG_EIO},
 };
 
 /* The good options with another size, and nonsense from `keep` on. */
