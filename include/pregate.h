@@ -587,6 +587,13 @@ PG_API int pg_chat_render(const pg_chat *c, const char *request, size_t n_reques
                           struct pg_chat_text *out, struct pg_err *err);
 PG_API void pg_chat_text_free(struct pg_chat_text *t);
 
+/* Ids as pg_tokenize gives them. Special tokens are found in markup only; between two of them
+ * markup and content are one text, so that what holds no special token gets the ids that the whole
+ * text would get. The beginning-of-text token is put first if the vocabulary wants one and the
+ * template has not written it. */
+PG_API int pg_chat_tokenize(const pg_vocab *v, const struct pg_chat_text *t, struct pg_ids *out,
+                            struct pg_err *err);
+
 /* ------------------------------------------------------------------ files ------------------- */
 
 /* The directory of a GGUF file (or split set): keys and tensors, no data. */
