@@ -128,6 +128,9 @@ PG_API int pg_evict_parse(const char *name);
 /* A recorded routing that is forced on the model (pg_routes_open). */
 typedef struct pg_routes pg_routes;
 
+/* Which tokens may come next in a text that a grammar describes (pg_matcher_open). */
+typedef struct pg_matcher pg_matcher;
+
 struct pg_options {
     size_t size;           /* sizeof(struct pg_options); PG_OPTIONS_INIT sets it */
     const char *model;     /* GGUF file; of a split set, its first file */
@@ -593,6 +596,37 @@ PG_API void pg_chat_text_free(struct pg_chat_text *t);
  * template has not written it. */
 PG_API int pg_chat_tokenize(const pg_vocab *v, const struct pg_chat_text *t, struct pg_ids *out,
                             struct pg_err *err);
+/* ------------------------------------------------------------------ grammars ---------------- */
+
+/* What a text may be: a context-free grammar over characters, in GBNF (docs/grammar.md). Constant;
+ * threads may share it. What is wrong with it is found here: PG_EFORMAT with line and column,
+ * PG_ENOTSUP where it is too large. */
+typedef struct pg_grammar pg_grammar;
+PG_API int pg_grammar_open(pg_grammar **out, const char *gbnf, size_t n, struct pg_err *err);
+PG_API const char *pg_grammar_text(const pg_grammar *g); /* its GBNF; lives with g */
+PG_API void pg_grammar_close(pg_grammar *g);
+
+/* Where a text stands in a grammar, and which tokens may come next. Takes all its memory at open.
+ * `g` and `v` must outlive it. The text is what pg_detokenize prints of the tokens in the middle of
+ * a text; where it drops a space at the beginning of one (space_prefix), a space that the first
+ * token begins with need not be in the grammar. Tokens that print nothing never match. */
+PG_API int pg_matcher_open(pg_matcher **out, const pg_grammar *g, const pg_vocab *v,
+                           struct pg_err *err);
+PG_API void pg_matcher_close(pg_matcher *m);
+/* What pg_matcher_open takes, as a caller_bytes of pg_options wants to know it. g NULL: what the
+ * first one of a vocabulary takes beside that, and `v` keeps. 0 when out of memory. */
+PG_API uint64_t pg_matcher_bytes(const pg_grammar *g, const pg_vocab *v);
+PG_API void pg_matcher_reset(pg_matcher *m); /* to the beginning of a text */
+/* bits [(n_vocab + 31) / 32]: bit id % 32 of word id / 32 is set if the token may come next; end
+ * tokens where the text may end. Fails closed: PG_EFORMAT if nothing may come, PG_ENOTSUP if the
+ * text stands in more ways at once than there is room for; no bit is set then. */
+PG_API int pg_matcher_mask(pg_matcher *m, uint32_t *bits, struct pg_err *err);
+PG_API bool pg_matcher_allows(pg_matcher *m, int32_t id);
+/* The text goes on with the token; PG_EARG, and nothing changes, if it may not. After an end token
+ * nothing may come. */
+PG_API int pg_matcher_accept(pg_matcher *m, int32_t id, struct pg_err *err);
+PG_API bool pg_matcher_may_end(const pg_matcher *m);
+PG_API bool pg_matcher_must_end(const pg_matcher *m); /* nothing but its end may come */
 
 /* ------------------------------------------------------------------ files ------------------- */
 

@@ -439,9 +439,11 @@ int pg_vocab_from_gguf(pg_vocab **out, const struct pg_gguf *g, struct pg_err *e
 {
     const char *path = pg_gguf_part_path(g, 0);
     struct pg_vocab *v = *out = calloc(1, sizeof(*v));
-    if (v)
+    if (v) {
         v->path = strdup(path);
-    int rc = v && v->path ? load(v, g, err) : pg_fail(err, PG_ENOMEM, "out of memory");
+        v->tokens = pg_token_home_open();
+    }
+    int rc = v && v->path && v->tokens ? load(v, g, err) : pg_fail(err, PG_ENOMEM, "out of memory");
     if (rc) {
         pg_vocab_close(v);
         *out = NULL;
@@ -470,6 +472,7 @@ void pg_vocab_close(pg_vocab *v)
     if (!v)
         return;
     free(v->path);
+    pg_token_home_close(v->tokens);
     free(v->pieces.at);
     free(v->pieces.type);
     free(v->pieces.text);

@@ -19,6 +19,7 @@
 #include "text/charsmap.h"
 #include "text/sorted.h"
 #include "text/strmap.h"
+#include "text/token_index.h"
 #include "text/vocab.h"
 
 enum pg_piece_type { /* the numbers that tokenizer.ggml.token_type holds */
@@ -60,7 +61,8 @@ struct pg_vocab {
     int n_ends;
     bool add_bos, add_eos;
 
-    struct pg_sorted special; /* unknown, control and user pieces */
+    struct pg_sorted special;     /* unknown, control and user pieces */
+    struct pg_token_home *tokens; /* as a tree, once a grammar wants them */
 
     /* llama: every piece that joining may make. gpt2: pieces that a word may be, where the
      * pre-tokenizer's rule says that a word that is a piece is not joined from bytes. */
