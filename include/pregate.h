@@ -603,6 +603,9 @@ PG_API int pg_chat_tokenize(const pg_vocab *v, const struct pg_chat_text *t, str
  * PG_ENOTSUP where it is too large. */
 typedef struct pg_grammar pg_grammar;
 PG_API int pg_grammar_open(pg_grammar **out, const char *gbnf, size_t n, struct pg_err *err);
+/* Of a JSON schema. The subset is in docs/grammar.md; anything else is PG_ENOTSUP and named. n = 0:
+ * any JSON object. */
+PG_API int pg_grammar_of_schema(pg_grammar **out, const char *schema, size_t n, struct pg_err *err);
 PG_API const char *pg_grammar_text(const pg_grammar *g); /* its GBNF; lives with g */
 PG_API void pg_grammar_close(pg_grammar *g);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * GBNF text as trees, one for each rule: what grammar.c makes an automaton of.
+ * GBNF text as trees, one for each rule: what positions.c makes an automaton of.
  */
 #ifndef PG_TEXT_GBNF_H
 #define PG_TEXT_GBNF_H
@@ -24,7 +24,7 @@ enum pg_gbnf_kind {
     PG_GBNF_RULE    /* rule `at` */
 };
 
-/* Children hang together from the last to the first, the order in which grammar.c wants them. */
+/* Children hang together from the last to the first, the order in which positions.c wants them. */
 struct pg_gbnf_node {
     uint8_t kind;
     uint16_t height;

@@ -2,7 +2,7 @@
  * The inside of a grammar: an automaton over bytes that calls rules.
  *
  *   gbnf.c          GBNF text -> trees
- *   grammar.c       trees -> positions, and the checks that make every position safe to walk
+ *   positions.c     trees -> positions, and the checks that make every position safe to walk
  *   schema.c        a JSON schema -> GBNF text; schema_*.c its parts
  *   stacks.c        sets of stacks of positions: where a text stands
  *   token_index.c   the vocabulary as a tree of bytes
