@@ -216,6 +216,13 @@ struct pg_sampling {
     float frequency_penalty;
     int penalty_last_n; /* tokens the penalties look back on; 0 = 64 */
     uint64_t seed;      /* of the session's random stream; taken at the first sampled token */
+    float typical_p;    /* 0 or 1 = off: tokens about as surprising as the distribution on average
+                         * (locally typical sampling, arXiv 2202.00666), until they sum to this */
+    const int32_t *bias_id; /* [n_bias], added to the logits; borrowed */
+    const float *bias;      /* -inf forbids */
+    int n_bias;
+    pg_matcher *matcher; /* only what its grammar allows; goes on with what was sampled; borrowed.
+                          * PG_EFORMAT if that is nothing */
 };
 #define PG_SAMPLING_INIT .size = sizeof(struct pg_sampling)
 

@@ -82,7 +82,9 @@ static const struct options all[] = {
     {AT(repeat_penalty), FLOAT, 0, 1e4},
     {AT(presence_penalty), FLOAT, -1e4, 1e4},
     {AT(frequency_penalty), FLOAT, -1e4, 1e4},
-    {AT(penalty_last_n), INT, 0, INT32_MAX}}},
+    {AT(penalty_last_n), INT, 0, INT32_MAX},
+    {AT(typical_p), FLOAT, 0, 1},
+    {AT(n_bias), INT, 0, INT32_MAX}}},
 #undef STRUCT
 #define STRUCT pg_synth_options
 [PG_OPTIONS_SYNTH] = {"PG_SYNTH_OPTIONS_INIT", sizeof(struct STRUCT), {

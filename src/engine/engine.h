@@ -74,6 +74,7 @@ struct pg_engine {
     int32_t *last_row;          /* [n_batch] rows whose logits are wanted */
     float *logits; /* [PG_LOGIT_ROWS, n_vocab] when several sessions are stepped together */
     struct pg_candidate *cand;     /* [n_vocab] of the sampling under way */
+    uint32_t *mask;                /* a bit for each: what a grammar allows */
     int n_sessions;                /* open now */
     uint64_t session_bytes_left;   /* of what the plan has for sessions beside the pool */
     struct pg_stats stats;         /* the engine's own part */

@@ -68,6 +68,7 @@ void pg_engine_carve(struct pg_engine *e, int n_batch, struct pg_arena *a)
     e->last_row = pg_arena_take(a, n * sizeof(int32_t));
     e->kv = pg_arena_take(a, n * sizeof(struct pg_kv *));
     e->cand = pg_arena_take(a, (size_t)e->model.h.n_vocab * sizeof(struct pg_candidate));
+    e->mask = pg_arena_take(a, ((size_t)pg_vocab_n(e->vocab) + 31) / 32 * sizeof(*e->mask));
     if (e->opt.n_sessions > 1)
         e->logits = pg_arena_take(a, PG_LOGIT_ROWS * (size_t)e->model.h.n_vocab * sizeof(float));
 }

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT
- * From logits to a token: penalties, top-k, top-p, min-p, temperature, draw, in this order.
+ * From logits to a token: bias, grammar, penalties, top-k, typical, top-p, min-p, temperature,
+ * draw, in this order.
  *
  * All work is done in the engine's candidate array. Ties go to the lower id, so that the same seed
- * gives the same text everywhere.
+ * gives the same text everywhere. What may not come has a logit of minus infinity, and is taken out
+ * of the array before anything is cut or drawn.
  */
 #include "base/random.h"
 #include "base/ranges.h"
 #include "engine/engine.h"
+#include "text/matcher.h"
 
 #include <math.h>
 #include <string.h>
@@ -88,6 +91,27 @@ static void to_probabilities(struct pg_candidate *c, int n)
         c[i].p /= sum;
 }
 
+/* Of candidates in order with their probabilities: those whose logit is nearest to the expected
+ * one, which is as near as their surprise is to the entropy, until they sum to typical_p. They lie
+ * side by side. Returns how many; they are moved to the beginning. */
+static int cut_typical(struct pg_candidate *c, int n, float typical_p)
+{
+    float mean = 0, sum = 0;
+    for (int i = 0; i < n; i++)
+        mean += c[i].p > 0 ? c[i].p * (c[i].logit - c[0].logit) : 0;
+    mean += c[0].logit;
+    int to = 0;
+    while (to < n && c[to].logit >= mean)
+        to++;
+    int from = to;
+    while (from + n - to > 0 && (sum < typical_p || from == to)) {
+        bool up = to == n || (from > 0 && c[from - 1].logit - mean <= mean - c[to].logit);
+        sum += up ? c[--from].p : c[to++].p;
+    }
+    memmove(c, c + from, (size_t)(to - from) * sizeof(*c));
+    return to - from;
+}
+
 static int cut_top_p(struct pg_candidate *c, int n, float top_p)
 {
     float sum = 0;
@@ -121,6 +145,119 @@ static int32_t draw(struct pg_candidate *c, int n, float temp, uint64_t *random)
     return c[n - 1].id;
 }
 
+/* ------------------------------------------------------------------ what may come ----------- */
+
+static int check_extras(const pg_session *s, const struct pg_sampling *h, struct pg_err *err)
+{
+    const int n = s->engine->model.h.n_vocab;
+    if (h->n_bias && (!h->bias_id || !h->bias))
+        return pg_fail(err, PG_EARG, "options: n_bias is %d, and there is no bias", h->n_bias);
+    for (int i = 0; i < h->n_bias; i++) {
+        if (h->bias_id[i] < 0 || h->bias_id[i] >= n)
+            return pg_fail(err, PG_EARG, "options: bias_id[%d] is %d, 0 to %d wanted", i,
+                           (int)h->bias_id[i], n - 1);
+        if (!(h->bias[i] < INFINITY)) /* nor is it no number */
+            return pg_fail(err, PG_EARG, "options: bias[%d] is %g, a number or -inf wanted", i,
+                           (double)h->bias[i]);
+    }
+    if (h->matcher && pg_matcher_n_vocab(h->matcher) != pg_vocab_n(s->engine->vocab))
+        return pg_fail(err, PG_EARG, "options: matcher: one for %d tokens found, %d wanted",
+                       pg_matcher_n_vocab(h->matcher), pg_vocab_n(s->engine->vocab));
+    return 0;
+}
+
+static void add_bias(const struct pg_sampling *h, struct pg_candidate *c)
+{
+    for (int i = 0; i < h->n_bias; i++)
+        c[h->bias_id[i]].logit += h->bias[i];
+}
+
+/* Forbids what the grammar does not allow; the array is indexed by id. */
+static int forbid(const pg_session *s, pg_matcher *m, struct pg_candidate *c, struct pg_err *err)
+{
+    uint32_t *bits = s->engine->mask;
+    const int n = pg_matcher_n_vocab(m);
+    PG_TRY(pg_matcher_mask(m, bits, err));
+    for (int i = 0; i < s->engine->model.h.n_vocab; i++)
+        if (i >= n || !(bits[i / 32] >> (i % 32) & 1))
+            c[i].logit = -INFINITY;
+    return 0;
+}
+
+static int take_out_forbidden(struct pg_candidate *c, int n)
+{
+    int to = 0;
+    for (int i = 0; i < n; i++)
+        if (c[i].logit > -INFINITY)
+            c[to++] = c[i];
+    return to;
+}
+
+/* The candidates by id, biased and penalised. With a greedy choice nothing is forbidden yet: the
+ * first in order nearly always may come, and then all others do not matter. */
+static int begin_candidates(const pg_session *s, const struct pg_sampling *h, bool strict,
+                            struct pg_err *err)
+{
+    struct pg_candidate *c = s->engine->cand;
+    for (int i = 0; i < s->engine->model.h.n_vocab; i++)
+        c[i] = (struct pg_candidate){s->logits[i], 0, i};
+    add_bias(h, c);
+    if (h->matcher && strict)
+        PG_TRY(forbid(s, h->matcher, c, err));
+    penalise(s, h, c);
+    return 0;
+}
+
+static int check_best(const struct pg_candidate *c, int n, struct pg_err *err)
+{
+    if (n == 0)
+        return pg_fail(err, PG_EARG, "options: all tokens that may come are forbidden by a bias");
+    /* A penalty may make infinity of what was finite. */
+    if (!isfinite(c[0].logit))
+        return pg_fail(err, PG_ENUMERIC, "numerical error: the largest of the logits is %g",
+                       (double)c[0].logit);
+    return 0;
+}
+
+/* The first k of all candidates in order into the engine's array; *n is how many. */
+static int first_of(const pg_session *s, const struct pg_sampling *h, int k, int *n,
+                    struct pg_err *err)
+{
+    const int n_vocab = s->engine->model.h.n_vocab;
+    struct pg_candidate *c = s->engine->cand;
+    const bool greedy = h->matcher && k == 1;
+    for (int strict = !greedy; strict < 2; strict++) {
+        PG_TRY(begin_candidates(s, h, strict, err));
+        *n = h->matcher || h->n_bias ? take_out_forbidden(c, n_vocab) : n_vocab;
+        *n = *n ? sort_first(c, *n, PG_MIN(k, *n)) : 0;
+        PG_TRY(check_best(c, *n, err));
+        if (!strict && pg_matcher_allows(h->matcher, c[0].id))
+            break;
+    }
+    return 0;
+}
+
+static int32_t choose(pg_session *s, const struct pg_sampling *h, int n)
+{
+    struct pg_candidate *c = s->engine->cand;
+    if (h->temp == 0 || n == 1)
+        return c[0].id;
+    if (!s->seeded) {
+        s->random = h->seed;
+        s->seeded = true;
+    }
+    to_probabilities(c, n);
+    if (h->typical_p > 0 && h->typical_p < 1) {
+        n = cut_typical(c, n, h->typical_p);
+        to_probabilities(c, n);
+    }
+    if (h->top_p > 0 && h->top_p < 1)
+        n = cut_top_p(c, n, h->top_p);
+    if (h->min_p > 0)
+        n = cut_min_p(c, n, h->min_p);
+    return draw(c, n, h->temp, &s->random);
+}
+
 int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *token,
                       struct pg_err *err)
 {
@@ -129,31 +266,13 @@ int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *tok
         PG_TRY(pg_options_take(PG_OPTIONS_SAMPLING, &h, how, err));
     if (!s->has_logits)
         return pg_fail(err, PG_EARG, "nothing to sample from: the session has no logits yet");
+    PG_TRY(check_extras(s, &h, err));
     int n = s->engine->model.h.n_vocab;
-    struct pg_candidate *c = s->engine->cand;
-    for (int i = 0; i < n; i++)
-        c[i] = (struct pg_candidate){s->logits[i], 0, i};
-    penalise(s, &h, c);
     int k = h.temp == 0 ? 1 : h.top_k > 0 ? PG_MIN(h.top_k, n) : n;
-    n = sort_first(c, n, k);
-    /* A penalty may make infinity of what was finite. */
-    if (!isfinite(c[0].logit)) {
-        return pg_fail(err, PG_ENUMERIC, "numerical error: the largest of the logits is %g",
-                       (double)c[0].logit);
-    }
-    if (h.temp == 0 || n == 1) {
-        *token = c[0].id;
-        return 0;
-    }
-    if (!s->seeded) {
-        s->random = h.seed;
-        s->seeded = true;
-    }
-    to_probabilities(c, n);
-    if (h.top_p > 0 && h.top_p < 1)
-        n = cut_top_p(c, n, h.top_p);
-    if (h.min_p > 0)
-        n = cut_min_p(c, n, h.min_p);
-    *token = draw(c, n, h.temp, &s->random);
+    PG_TRY(first_of(s, &h, k, &n, err));
+    int32_t chosen = choose(s, &h, n);
+    if (h.matcher)
+        PG_TRY(pg_matcher_accept(h.matcher, chosen, err));
+    *token = chosen;
     return 0;
 }

@@ -101,6 +101,12 @@ static void penalise(const struct pg_sampling *how, size_t n_tokens, struct want
     }
 }
 
+static void add_bias(const struct pg_sampling *how, struct want *w)
+{
+    for (int i = 0; i < how->n_bias; i++)
+        w[how->bias_id[i]].logit += (double)how->bias[i];
+}
+
 static void softmax(struct want *w, int n, double temp)
 {
     double sum = 0;
@@ -108,6 +114,34 @@ static void softmax(struct want *w, int n, double temp)
         sum += exp((w[i].logit - w[0].logit) / temp);
     for (int i = 0; i < n; i++)
         w[i].p = exp((w[i].logit - w[0].logit) / temp) / sum;
+}
+
+/* Distance of a token's surprise from the entropy; more for those that have been taken. */
+static double atypical(const struct want *w, double entropy)
+{
+    return w->p < 0 ? (double)INFINITY : fabs(-log(w->p) - entropy);
+}
+
+/* By the definition: the nearest to the entropy first, until they sum to typical_p. */
+static int keep_typical(double typical_p, struct want *w, int n)
+{
+    double entropy = 0, sum = 0;
+    struct want kept[MAX_VOCAB];
+    int n_kept = 0;
+    for (int i = 0; i < n; i++)
+        entropy -= w[i].p * log(w[i].p);
+    for (; n_kept < n && sum < typical_p; n_kept++) {
+        int best = 0;
+        for (int i = 1; i < n; i++)
+            best = atypical(&w[i], entropy) < atypical(&w[best], entropy) ? i : best;
+        kept[n_kept] = w[best];
+        sum += w[best].p;
+        w[best].p = -1;
+    }
+    memcpy(w, kept, (size_t)n_kept * sizeof(*w));
+    qsort(w, (size_t)n_kept, sizeof(*w), compare);
+    softmax(w, n_kept, 1);
+    return n_kept;
 }
 
 /* The tokens that may be drawn after the first n_tokens of the prompt, by falling logit. Returns
@@ -118,12 +152,17 @@ static int allowed(const struct pg_sampling *how, size_t n_tokens, double slack,
     int n = n_vocab;
     for (int i = 0; i < n; i++)
         w[i] = (struct want){(double)logits[i], 0, i};
+    add_bias(how, w);
     penalise(how, n_tokens, w);
     qsort(w, (size_t)n, sizeof(*w), compare);
     if (how->temp == 0)
         return 1;
     n = how->top_k > 0 && how->top_k < n ? how->top_k : n;
+    while (w[n - 1].logit == (double)-INFINITY)
+        n--;
     softmax(w, n, 1);
+    if (how->typical_p > 0 && how->typical_p < 1)
+        n = keep_typical((double)how->typical_p + slack, w, n);
     if (how->top_p > 0 && how->top_p < 1) {
         double sum = 0;
         int keep = 0;
@@ -261,6 +300,130 @@ static void test_draws(void **state)
     }
 }
 
+static void refused(const struct pg_sampling *how, int code, const char *named)
+{
+    int32_t token = -7;
+    struct pg_err err = {0};
+    assert_int_equal(pg_session_sample(session, how, &token, &err), code);
+    assert_int_equal(err.code, code);
+    assert_int_equal(token, -7);
+    says(err.text, named);
+    assert_int_equal(pg_session_sample(session, how, &token, NULL), code);
+}
+
+static const int32_t biased[] = {5, 40, 41, 42, 300};
+static const float bias[] = {4, 3, -INFINITY, -2, 2.5f};
+
+static void test_typical_and_bias(void **state)
+{
+    static const struct pg_sampling how[] = {
+        {PG_SAMPLING_INIT, .temp = 1, .typical_p = 0.2f},
+        {PG_SAMPLING_INIT, .temp = 1, .typical_p = 0.7f},
+        {PG_SAMPLING_INIT, .temp = 1, .typical_p = 1},
+        {PG_SAMPLING_INIT, .temp = 1.4f, .typical_p = 0.95f, .top_k = 30, .top_p = 0.9f},
+        {PG_SAMPLING_INIT, .temp = 1, .bias_id = biased, .bias = bias, .n_bias = COUNT(bias)},
+        {PG_SAMPLING_INIT, .temp = 1, .bias_id = biased, .bias = bias, .n_bias = COUNT(bias),
+         .repeat_penalty = 1.3f, .typical_p = 0.9f},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(how); i++) {
+        start(session, n_prompt);
+        check_draws(&how[i], 400);
+    }
+    struct pg_sampling one = {PG_SAMPLING_INIT, .bias_id = biased, .bias = bias, .n_bias = 3};
+    own_logits()[41] = 1000; /* which the bias forbids */
+    own_logits()[40] = 999;
+    assert_int_equal(sample(session, &one), 40);
+    int32_t every[MAX_VOCAB];
+    float never[MAX_VOCAB];
+    for (int i = 0; i < n_vocab; i++) {
+        every[i] = i;
+        never[i] = -INFINITY;
+    }
+    one =
+        (struct pg_sampling){PG_SAMPLING_INIT, .bias_id = every, .bias = never, .n_bias = n_vocab};
+    refused(&one, PG_EARG, "forbidden by a bias");
+    pg_session_truncate(session, 0);
+}
+
+/* ------------------------------------------------------------------ grammars ---------------- */
+
+static pg_matcher *open_matcher(const char *gbnf, pg_grammar **g)
+{
+    struct pg_err err;
+    pg_matcher *m;
+    must(pg_grammar_open(g, gbnf, strlen(gbnf), &err), &err);
+    must(pg_matcher_open(&m, *g, pg_engine_vocab(engine), &err), &err);
+    return m;
+}
+
+/* What is drawn is always allowed, and as the probabilities of the allowed tokens have it. */
+static void test_grammar_draws(void **state)
+{
+    pg_grammar *g;
+    pg_matcher *m = open_matcher("root ::= [a-m ]* \".\"", &g);
+    struct pg_sampling how = {PG_SAMPLING_INIT, .temp = 1, .matcher = m};
+    uint32_t bits[(MAX_VOCAB + 31) / 32];
+    struct want w[MAX_VOCAB];
+    int count[MAX_VOCAB] = {0}, n = 0;
+    struct pg_err err;
+    (void)state;
+    start(session, n_prompt);
+    must(pg_matcher_mask(m, bits, &err), &err);
+    for (int i = 0; i < n_vocab; i++)
+        if (bits[i / 32] >> (i % 32) & 1)
+            w[n++] = (struct want){(double)pg_session_logits(session)[i], 0, i};
+    assert_in_range(n, 5, n_vocab / 2);
+    qsort(w, (size_t)n, sizeof(*w), compare);
+    softmax(w, n, 1);
+    for (int i = 0; i < 1000; i++) {
+        pg_matcher_reset(m);
+        int32_t token = sample(session, &how);
+        assert_true(bits[token / 32] >> (token % 32) & 1);
+        count[token]++;
+    }
+    check_counts(w, n, count, 1000);
+    how.temp = 0;
+    pg_matcher_reset(m);
+    assert_int_equal(sample(session, &how), w[0].id);
+    own_logits()[w[0].id] = -1000; /* and where the likeliest may not come */
+    pg_matcher_reset(m);
+    assert_int_equal(sample(session, &how), w[1].id);
+    pg_matcher_close(m);
+    pg_grammar_close(g);
+    pg_session_truncate(session, 0);
+}
+
+/* A text that the model would not write, to its end, which is an end token. */
+static void test_grammar_text(void **state)
+{
+    static const char wanted[] = "The 3 cats";
+    char text[64 + PG_PIECE_MAX];
+    pg_grammar *g;
+    pg_matcher *m = open_matcher("root ::= \"The 3 cats\"", &g);
+    for (int greedy = 0; greedy < 2; greedy++) {
+        const struct pg_sampling how = {PG_SAMPLING_INIT, .temp = greedy ? 0.0f : 1.0f,
+                                        .matcher = m};
+        struct pg_detok d = {.vocab = pg_engine_vocab(engine)};
+        struct pg_err err;
+        size_t n = 0;
+        int32_t token = -1;
+        (void)state;
+        start(session, 3);
+        pg_matcher_reset(m);
+        while (!pg_vocab_is_end(d.vocab, token)) {
+            must(pg_session_next(session, &how, &token, &err), &err);
+            n += pg_detokenize(&d, token, text + n);
+            assert_true(n < 64);
+        }
+        assert_int_equal(n, strlen(wanted));
+        assert_memory_equal(text, wanted, n);
+        refused(&how, PG_EFORMAT, "the text has ended");
+    }
+    pg_matcher_close(m);
+    pg_grammar_close(g);
+}
+
 /* A narrower set never holds what a wider one does not: the whole set is drawn from flat logits. */
 static void test_sets_of_flat_logits(void **state)
 {
@@ -377,17 +540,6 @@ static void test_penalty_on_crafted(void **state)
 
 /* ------------------------------------------------------------------ refusals ---------------- */
 
-static void refused(const struct pg_sampling *how, int code, const char *named)
-{
-    int32_t token = -7;
-    struct pg_err err = {0};
-    assert_int_equal(pg_session_sample(session, how, &token, &err), code);
-    assert_int_equal(err.code, code);
-    assert_int_equal(token, -7);
-    says(err.text, named);
-    assert_int_equal(pg_session_sample(session, how, &token, NULL), code);
-}
-
 static void test_out_of_range(void **state)
 {
     static const struct {
@@ -402,6 +554,7 @@ static void test_out_of_range(void **state)
         FIELD(repeat_penalty, 0, 1e4f),
         FIELD(presence_penalty, -1e4f, 1e4f),
         FIELD(frequency_penalty, -1e4f, 1e4f),
+        FIELD(typical_p, 0, 1),
 #undef FIELD
     };
     (void)state;
@@ -418,6 +571,14 @@ static void test_out_of_range(void **state)
     refused(&(struct pg_sampling){PG_SAMPLING_INIT, .penalty_last_n = -1}, PG_EARG,
             "penalty_last_n");
     refused(&(struct pg_sampling){PG_SAMPLING_INIT, .temp = -1}, PG_EARG, "-1 found");
+    refused(&(struct pg_sampling){PG_SAMPLING_INIT, .n_bias = -1}, PG_EARG, "n_bias");
+    refused(&(struct pg_sampling){PG_SAMPLING_INIT, .n_bias = 1}, PG_EARG, "there is no bias");
+    for (int i = 0; i < 4; i++) {
+        const int32_t id = i == 0 ? -1 : i == 1 ? n_vocab : 7;
+        const float by = i == 2 ? NAN : i == 3 ? INFINITY : 1;
+        const struct pg_sampling how = {PG_SAMPLING_INIT, .bias_id = &id, .bias = &by, .n_bias = 1};
+        refused(&how, PG_EARG, i < 2 ? "bias_id[0]" : "bias[0]");
+    }
     assert_int_equal(sample(session, NULL), argmax(pg_session_logits(session), n_vocab));
 }
 
@@ -517,6 +678,9 @@ int main(void)
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_typical_and_bias),
+        cmocka_unit_test(test_grammar_draws),
+        cmocka_unit_test(test_grammar_text),
         cmocka_unit_test(test_sets_of_flat_logits),
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_penalties),
