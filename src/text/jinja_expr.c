@@ -11,12 +11,13 @@
 
 /* ---- tokens ---- */
 
-static const struct pg_token *peek(const struct pg_jinja_parser *p)
+static const struct pg_jinja_token *peek(const struct pg_jinja_parser *p)
 {
     return &p->token[p->at];
 }
 
-static bool token_is(const struct pg_jinja_parser *p, const struct pg_token *t, const char *name)
+static bool token_is(const struct pg_jinja_parser *p, const struct pg_jinja_token *t,
+                     const char *name)
 {
     return t->kind == PG_T_NAME && t->n == strlen(name) &&
            !memcmp(p->t->source + t->at, name, t->n);
@@ -48,7 +49,7 @@ bool pg_jinja_eat_op(struct pg_jinja_parser *p, int op)
 
 int pg_jinja_unexpected(struct pg_jinja_parser *p, const char *wanted)
 {
-    const struct pg_token *t = peek(p);
+    const struct pg_jinja_token *t = peek(p);
     const char *s = p->t->source + t->at;
     switch (t->kind) {
     case PG_T_END:
@@ -100,14 +101,14 @@ int pg_jinja_deepen(struct pg_jinja_parser *p, struct pg_node *n)
     return 0;
 }
 
-struct pg_value pg_jinja_name_of(const struct pg_jinja_parser *p, const struct pg_token *t)
+struct pg_value pg_jinja_name_of(const struct pg_jinja_parser *p, const struct pg_jinja_token *t)
 {
     struct pg_value v = {.kind = PG_V_STR, .n = t->n};
     v.s = p->t->source + t->at;
     return v;
 }
 
-int pg_jinja_symbol(struct pg_jinja_parser *p, const struct pg_token *t, int *symbol)
+int pg_jinja_symbol(struct pg_jinja_parser *p, const struct pg_jinja_token *t, int *symbol)
 {
     struct pg_str name = {p->t->source + t->at, t->n};
     p->varargs += token_is(p, t, "varargs");
@@ -189,7 +190,7 @@ static bool unescape(const char *s, size_t n, char *out, int *n_out, size_t *use
 }
 
 /* Appends the text of a string token to `to`, which has room; returns its length. */
-static size_t read_string(const struct pg_jinja_parser *p, const struct pg_token *t, char *to)
+static size_t read_string(const struct pg_jinja_parser *p, const struct pg_jinja_token *t, char *to)
 {
     const char *s = p->t->source + t->at;
     size_t n = 0;
@@ -225,7 +226,7 @@ static int parse_strings(struct pg_jinja_parser *p, struct pg_node *n)
 
 static int parse_number(struct pg_jinja_parser *p, struct pg_node *n)
 {
-    const struct pg_token *t = peek(p);
+    const struct pg_jinja_token *t = peek(p);
     struct pg_value text = pg_jinja_name_of(p, t);
     int64_t i;
     double x;
@@ -331,7 +332,7 @@ static int parse_args(struct pg_jinja_parser *p, struct pg_node **tail)
 {
     bool named = false;
     while (!pg_jinja_at_op(p, ')')) {
-        const struct pg_token *t = peek(p);
+        const struct pg_jinja_token *t = peek(p);
         if (t->kind == PG_T_NAME && t[1].kind == PG_T_OP && t[1].op == '=') {
             PG_TRY(pg_jinja_node(p, PG_N_KEYWORD, tail));
             (*tail)->value = pg_jinja_name_of(p, t);
@@ -362,7 +363,7 @@ static int parse_call(struct pg_jinja_parser *p, struct pg_node **n)
 /* Behind ".": a name, or a number as a place in a list. */
 static int parse_attr(struct pg_jinja_parser *p, struct pg_node **n)
 {
-    const struct pg_token *t = peek(p);
+    const struct pg_jinja_token *t = peek(p);
     PG_TRY(wrap(p, t->kind == PG_T_INT ? PG_N_ITEM : PG_N_ATTR, n));
     if (t->kind == PG_T_INT) {
         PG_TRY(pg_jinja_node(p, PG_N_CONST, &(*n)->kid[1]));
@@ -395,7 +396,7 @@ static int parse_item(struct pg_jinja_parser *p, struct pg_node **n)
 
 static int parse_filter(struct pg_jinja_parser *p, struct pg_node **n)
 {
-    const struct pg_token *t = peek(p);
+    const struct pg_jinja_token *t = peek(p);
     PG_TRY(wrap(p, PG_N_FILTER, n));
     (*n)->value = pg_jinja_name_of(p, t);
     PG_TRY(pg_jinja_want(p, PG_T_NAME, "the name of a filter"));
@@ -408,7 +409,7 @@ static int parse_filter(struct pg_jinja_parser *p, struct pg_node **n)
 /* Whether what is next can be a test's argument without parentheses. */
 static bool at_argument(const struct pg_jinja_parser *p)
 {
-    const struct pg_token *t = peek(p);
+    const struct pg_jinja_token *t = peek(p);
     bool value = t->kind == PG_T_NAME || t->kind == PG_T_STR || t->kind == PG_T_INT ||
                  t->kind == PG_T_FLOAT || pg_jinja_at_op(p, '(') || pg_jinja_at_op(p, '[') ||
                  pg_jinja_at_op(p, '{');
@@ -419,7 +420,7 @@ static bool at_argument(const struct pg_jinja_parser *p)
 static int parse_test(struct pg_jinja_parser *p, struct pg_node **n)
 {
     bool negate = pg_jinja_eat(p, "not");
-    const struct pg_token *t = peek(p);
+    const struct pg_jinja_token *t = peek(p);
     PG_TRY(wrap(p, PG_N_TEST, n));
     (*n)->negate = negate;
     (*n)->value = pg_jinja_name_of(p, t);

@@ -198,7 +198,7 @@ enum pg_token_kind {
 #define PG_OP(a, b) ((a) << 8 | (b))
 enum { PG_OP_IN = PG_OP('i', 'n'), PG_OP_NOT_IN = PG_OP('n', 'i') };
 
-struct pg_token {
+struct pg_jinja_token {
     uint8_t kind;
     int op;
     uint32_t at, n; /* where its text begins in the source, and its length */
@@ -216,7 +216,7 @@ int pg_jinja_find_symbol(const struct pg_jinja *t, const char *name); /* -1: it 
 
 struct pg_jinja_parser {
     struct pg_jinja *t;
-    struct pg_token *token; /* [n] ends with PG_T_END; malloc'd */
+    struct pg_jinja_token *token; /* [n] ends with PG_T_END; malloc'd */
     size_t n, cap, at;
     int depth;
     int loops;                   /* that the statement is in */
@@ -240,7 +240,7 @@ int pg_jinja_exprs(struct pg_jinja_parser *p, bool with_if, struct pg_node **out
 int pg_jinja_target(struct pg_jinja_parser *p, bool with_space, struct pg_node **out);
 int pg_jinja_postfix(struct pg_jinja_parser *p, struct pg_node **n, bool filters);
 int pg_jinja_filters(struct pg_jinja_parser *p, struct pg_node **n);
-int pg_jinja_symbol(struct pg_jinja_parser *p, const struct pg_token *t, int *symbol);
+int pg_jinja_symbol(struct pg_jinja_parser *p, const struct pg_jinja_token *t, int *symbol);
 bool pg_jinja_at(const struct pg_jinja_parser *p, const char *name); /* the next token is it */
 bool pg_jinja_at_op(const struct pg_jinja_parser *p, int op);
 bool pg_jinja_eat(struct pg_jinja_parser *p, const char *name); /* and it is passed */
@@ -248,7 +248,7 @@ bool pg_jinja_eat_op(struct pg_jinja_parser *p, int op);
 int pg_jinja_want(struct pg_jinja_parser *p, enum pg_token_kind kind, const char *what);
 int pg_jinja_want_op(struct pg_jinja_parser *p, int op);
 int pg_jinja_unexpected(struct pg_jinja_parser *p, const char *wanted);
-struct pg_value pg_jinja_name_of(const struct pg_jinja_parser *p, const struct pg_token *t);
+struct pg_value pg_jinja_name_of(const struct pg_jinja_parser *p, const struct pg_jinja_token *t);
 
 /* ---- running ---- */
 

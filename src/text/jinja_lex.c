@@ -25,14 +25,14 @@ static int put(struct lexer *x, enum pg_token_kind kind, int op, size_t at, size
     struct pg_jinja_parser *p = x->p;
     if (p->n == p->cap) {
         size_t cap = 2 * p->cap + 256;
-        struct pg_token *t = realloc(p->token, cap * sizeof(*t));
+        struct pg_jinja_token *t = realloc(p->token, cap * sizeof(*t));
         if (!t)
             return pg_fail(p->err, PG_ENOMEM, "out of memory for a template of %zu bytes", x->n);
         p->token = t;
         p->cap = cap;
     }
     p->token[p->n++] =
-        (struct pg_token){.kind = kind, .op = op, .at = (uint32_t)at, .n = (uint32_t)n};
+        (struct pg_jinja_token){.kind = kind, .op = op, .at = (uint32_t)at, .n = (uint32_t)n};
     return 0;
 }
 

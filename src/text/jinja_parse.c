@@ -128,7 +128,7 @@ static int parse_params(struct pg_jinja_parser *p, struct pg_node **tail)
 {
     bool optional = false;
     while (!pg_jinja_at_op(p, ')')) {
-        const struct pg_token *t = &p->token[p->at];
+        const struct pg_jinja_token *t = &p->token[p->at];
         PG_TRY(pg_jinja_node(p, PG_N_PARAM, tail));
         PG_TRY(pg_jinja_want(p, PG_T_NAME, "a name"));
         PG_TRY(pg_jinja_symbol(p, t, &(*tail)->op));
@@ -163,7 +163,7 @@ static int parse_macro_rest(struct pg_jinja_parser *p, const char *end, struct p
 
 static int parse_macro(struct pg_jinja_parser *p, struct pg_node **out)
 {
-    const struct pg_token *t = &p->token[p->at];
+    const struct pg_jinja_token *t = &p->token[p->at];
     PG_TRY(pg_jinja_node(p, PG_N_MACRO, out));
     PG_TRY(pg_jinja_want(p, PG_T_NAME, "the name of a macro"));
     PG_TRY(pg_jinja_symbol(p, t, &(*out)->op));
