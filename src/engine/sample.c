@@ -4,7 +4,8 @@
  *
  * All work is done in the engine's candidate array. Ties go to the lower id, so that the same seed
  * gives the same text everywhere. What may not come has a logit of minus infinity, and is taken out
- * of the array before anything is cut or drawn.
+ * of the array before anything is cut or drawn. Without top-k the array is a whole vocabulary: its
+ * best candidate is brought to the front, and more is sorted only as far as top-p looks.
  */
 #include "base/random.h"
 #include "base/ranges.h"
@@ -80,15 +81,24 @@ static void penalise(const pg_session *s, const struct pg_sampling *how, struct 
     }
 }
 
+static void best_first(struct pg_candidate *c, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        best = before(&c[i], &c[best]) ? i : best;
+    swap(&c[0], &c[best]);
+}
+
+/* The best is the first. */
 static void to_probabilities(struct pg_candidate *c, int n)
 {
-    float sum = 0;
+    double sum = 0;
     for (int i = 0; i < n; i++) {
         c[i].p = pg_expf(c[i].logit - c[0].logit);
-        sum += c[i].p;
+        sum += (double)c[i].p;
     }
     for (int i = 0; i < n; i++)
-        c[i].p /= sum;
+        c[i].p = (float)((double)c[i].p / sum);
 }
 
 /* Of candidates in order with their probabilities: those whose logit is nearest to the expected
@@ -123,12 +133,31 @@ static int cut_top_p(struct pg_candidate *c, int n, float top_p)
     return n;
 }
 
+/* The same of candidates that are in no order: as many are put in order as it looks at. */
+static int sort_to_top_p(struct pg_candidate *c, int n, float top_p)
+{
+    enum { FIRST = 32, GROWTH = 4 };
+    float sum = 0;
+    for (int from = 0, more = FIRST; from < n; more *= GROWTH) {
+        const int end = from + PG_MIN(more, n - from);
+        sort_first(c + from, n - from, end - from);
+        for (; from < end; from++) {
+            sum += c[from].p;
+            if (sum >= top_p)
+                return from + 1;
+        }
+    }
+    return n;
+}
+
+/* In whatever order they are, but for the first. */
 static int cut_min_p(struct pg_candidate *c, int n, float min_p)
 {
-    int keep = 1;
-    while (keep < n && c[keep].p >= min_p * c[0].p)
-        keep++;
-    return keep;
+    int to = 1;
+    for (int i = 1; i < n; i++)
+        if (c[i].p >= min_p * c[0].p)
+            c[to++] = c[i];
+    return to;
 }
 
 static int32_t draw(struct pg_candidate *c, int n, float temp, uint64_t *random)
@@ -219,7 +248,8 @@ static int check_best(const struct pg_candidate *c, int n, struct pg_err *err)
     return 0;
 }
 
-/* The first k of all candidates in order into the engine's array; *n is how many. */
+/* The first k of all candidates in order into the engine's array, or all with the best in front; *n
+ * is how many. */
 static int first_of(const pg_session *s, const struct pg_sampling *h, int k, int *n,
                     struct pg_err *err)
 {
@@ -229,7 +259,10 @@ static int first_of(const pg_session *s, const struct pg_sampling *h, int k, int
     for (int strict = !greedy; strict < 2; strict++) {
         PG_TRY(begin_candidates(s, h, strict, err));
         *n = h->matcher || h->n_bias ? take_out_forbidden(c, n_vocab) : n_vocab;
-        *n = *n ? sort_first(c, *n, PG_MIN(k, *n)) : 0;
+        if (k < n_vocab)
+            *n = *n ? sort_first(c, *n, PG_MIN(k, *n)) : 0;
+        else
+            best_first(c, *n);
         PG_TRY(check_best(c, *n, err));
         if (!strict && pg_matcher_allows(h->matcher, c[0].id))
             break;
@@ -237,7 +270,8 @@ static int first_of(const pg_session *s, const struct pg_sampling *h, int k, int
     return 0;
 }
 
-static int32_t choose(pg_session *s, const struct pg_sampling *h, int n)
+/* Of n candidates that are in order, or whose best is in front. */
+static int32_t choose(pg_session *s, const struct pg_sampling *h, int n, bool in_order)
 {
     struct pg_candidate *c = s->engine->cand;
     if (h->temp == 0 || n == 1)
@@ -248,11 +282,14 @@ static int32_t choose(pg_session *s, const struct pg_sampling *h, int n)
     }
     to_probabilities(c, n);
     if (h->typical_p > 0 && h->typical_p < 1) {
+        if (!in_order)
+            sort_first(c, n, n);
+        in_order = true;
         n = cut_typical(c, n, h->typical_p);
         to_probabilities(c, n);
     }
     if (h->top_p > 0 && h->top_p < 1)
-        n = cut_top_p(c, n, h->top_p);
+        n = in_order ? cut_top_p(c, n, h->top_p) : sort_to_top_p(c, n, h->top_p);
     if (h->min_p > 0)
         n = cut_min_p(c, n, h->min_p);
     return draw(c, n, h->temp, &s->random);
@@ -270,7 +307,7 @@ int pg_session_sample(pg_session *s, const struct pg_sampling *how, int32_t *tok
     int n = s->engine->model.h.n_vocab;
     int k = h.temp == 0 ? 1 : h.top_k > 0 ? PG_MIN(h.top_k, n) : n;
     PG_TRY(first_of(s, &h, k, &n, err));
-    int32_t chosen = choose(s, &h, n);
+    int32_t chosen = choose(s, &h, n, k < s->engine->model.h.n_vocab);
     if (h.matcher)
         PG_TRY(pg_matcher_accept(h.matcher, chosen, err));
     *token = chosen;
