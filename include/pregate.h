@@ -638,6 +638,45 @@ PG_API int pg_matcher_accept(pg_matcher *m, int32_t id, struct pg_err *err);
 PG_API bool pg_matcher_may_end(const pg_matcher *m);
 PG_API bool pg_matcher_must_end(const pg_matcher *m); /* nothing but its end may come */
 
+/* ------------------------------------------------------------------ replies ----------------- */
+
+/* Takes a reply apart as it comes: text, reasoning, and calls of tools, in the form that the
+ * template's family writes (docs/chat.md has them all). Structure is told by token ids where the
+ * vocabulary has a token for a mark, by text elsewhere. What only looked like a call comes out as
+ * text: nothing is lost but white space around calls and reasoning. */
+typedef struct pg_reply pg_reply;
+enum pg_reply_kind {
+    PG_REPLY_TEXT,
+    PG_REPLY_REASONING,
+    PG_REPLY_CALL,     /* text is the tool's name: once, before its arguments */
+    PG_REPLY_ARGUMENTS /* the next piece of a JSON object */
+};
+struct pg_reply_part {
+    enum pg_reply_kind kind;
+    int call;         /* of the last two: its number, from 0 */
+    const char *text; /* whole UTF-8 characters; for the call of `part` only */
+    size_t n;
+};
+struct pg_reply_options {
+    size_t size;
+    const pg_chat *chat;   /* whose source says which form; NULL: no calls, <think> reasoning */
+    const pg_vocab *vocab; /* borrowed until close */
+    const char *prompt; /* the end of the prompt's text [n_prompt]: whether it opened a <think> */
+    size_t n_prompt;
+    bool has_tools;        /* else what looks like a call is text */
+    bool inline_reasoning; /* reasoning stays in the text, marks included */
+    void (*part)(void *user, const struct pg_reply_part *part);
+    void *user;
+};
+#define PG_REPLY_OPTIONS_INIT .size = sizeof(struct pg_reply_options)
+PG_API int pg_reply_open(pg_reply **out, const struct pg_reply_options *opt, struct pg_err *err);
+PG_API void pg_reply_close(pg_reply *r);
+/* The next token; those that end a text are ignored. */
+PG_API int pg_reply_put(pg_reply *r, int32_t id, struct pg_err *err);
+/* What was held back comes out; afterwards nothing may be put. */
+PG_API int pg_reply_end(pg_reply *r, struct pg_err *err);
+PG_API int pg_reply_n_calls(const pg_reply *r);
+
 /* ------------------------------------------------------------------ files ------------------- */
 
 /* The directory of a GGUF file (or split set): keys and tensors, no data. */

@@ -199,6 +199,10 @@ static const struct options all[] = {
 #undef STRUCT
 #define STRUCT pg_chat_options
 [PG_OPTIONS_CHAT] = {"PG_CHAT_OPTIONS_INIT", sizeof(struct STRUCT), {{0}}},
+#undef STRUCT
+#define STRUCT pg_reply_options
+[PG_OPTIONS_REPLY] = {"PG_REPLY_OPTIONS_INIT", sizeof(struct STRUCT), {
+    {AT(part), GIVEN, 0, 0}}},
 };
 // clang-format on
 

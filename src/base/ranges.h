@@ -21,7 +21,8 @@ enum pg_options_kind {
     PG_OPTIONS_TUNE,
     PG_OPTIONS_EVAL,
     PG_OPTIONS_SIM,
-    PG_OPTIONS_CHAT
+    PG_OPTIONS_CHAT,
+    PG_OPTIONS_REPLY
 };
 
 /* Copies a caller's option struct, which begins with its `size`, into ours; what an older, shorter

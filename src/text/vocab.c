@@ -271,7 +271,7 @@ static void add_end(struct pg_vocab *v, int32_t id)
     v->ends[v->n_ends++] = id;
 }
 
-static int32_t find_special(const struct pg_vocab *v, const char *text)
+int32_t pg_vocab_special(const struct pg_vocab *v, const char *text)
 {
     struct pg_sorted_range r = pg_sorted_begin(&v->special, text[0]);
     int32_t id;
@@ -289,7 +289,7 @@ static int32_t find_special(const struct pg_vocab *v, const char *text)
  * which would let anybody who writes it in a text end that text. */
 static int32_t find_markup(struct pg_vocab *v, const char *text)
 {
-    int32_t id = find_special(v, text);
+    int32_t id = pg_vocab_special(v, text);
     if (id >= 0 && v->pieces.type[id] == PG_PIECE_USER)
         v->pieces.type[id] = PG_PIECE_CONTROL;
     return id;
@@ -318,7 +318,7 @@ static void find_ends(struct pg_vocab *v)
         "<\357\275\234end\342\226\201of\342\226\201sentence\357\275\234>",
     };
     /* The harmony format ends a message, not the turn, with <|end|>. */
-    bool harmony = find_special(v, "<|return|>") >= 0 && find_special(v, "<|call|>") >= 0;
+    bool harmony = pg_vocab_special(v, "<|return|>") >= 0 && pg_vocab_special(v, "<|call|>") >= 0;
 
     for (size_t i = 0; i < PG_COUNT(ends); i++) {
         int32_t id = find_markup(v, ends[i]);

@@ -94,6 +94,9 @@ static inline struct pg_str pg_pieces_text(const struct pg_pieces *p, uint32_t i
     return (struct pg_str){p->text + p->at[id], p->at[id + 1] - p->at[id]};
 }
 
+/* The unknown, control or user piece of that text, or -1. */
+int32_t pg_vocab_special(const struct pg_vocab *v, const char *text);
+
 struct pg_str pg_vocab_piece_at(const void *vocab, uint32_t id); /* for struct pg_strmap */
 
 /* Counted in heap_bytes and zeroed; freed by pg_vocab_close. NULL with *err filled. */
