@@ -42,6 +42,7 @@ struct cli_args {
     const char *prompt, *file, *output, *format, *trace, *sidecar, *routes, *tokens,
         *decoder_tokens;
     const char *routes_out, *predictions;
+    const char *grammar, *json_schema; /* files, or what would be in them */
     const char *from, *batch, *freeze, *csv, *svg;
     const char *machine, *batches;                                          /* of plan */
     const char *prompts, *clients, *rates, *metrics, *model_name, *api_key; /* of load */

@@ -398,6 +398,32 @@ class Cli(Case):
         if self.measures():
             self.assertLessEqual(small["peak_rss_bytes"], self.small)
 
+    def test_run_with_a_grammar(self):
+        """What is written keeps to it, whole, also where an end would come earlier; bad ones cost no opening."""
+        run = ("run", self.model, "-p", "once", "-n", "400")
+        schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12},
+                                                   "age": {"type": "integer", "minimum": 3, "maximum": 12}},
+                  "required": ["name", "age"]}
+        for given in (json.dumps(schema), self.put("schema.json", json.dumps(schema))):
+            for more in (("--temp", "0"), ("--seed", "5"), ("--temp", "3", "--seed", "6", "--ignore-eos")):
+                r = json.loads(self.good(*run, "-j", given, "--json", *more).stdout)
+                self.assertEqual(r["stop"], "end")
+                value = json.loads(r["text"])
+                self.assertEqual(list(value), ["name", "age"])
+                self.assertTrue(len(value["name"]) <= 12 and 3 <= value["age"] <= 12, value)
+        for given in ('root ::= "cat" | "dog"', self.put("pet.gbnf", 'root ::= "cat" | "dog"\n')):
+            self.assertIn(text_of(self.good(*run, "--grammar", given)).strip(), ("cat", "dog"))
+        self.assertEqual(text_of(self.good(*run, "--grammar", 'root ::= ""')), "\n")
+        self.bad(1, ["line 1, column 10: rule 'a' is not defined"], "run", "none.gguf", "-p", "x", "--grammar", "root ::= a")
+        self.bad(1, ["'not' is not supported"], "run", "none.gguf", "-p", "x", "--json-schema", '{"not": {}}')
+        self.bad(1, ["none.json"], *run, "--json-schema", "none.json")
+        self.bad(2, ["--grammar"], *run, "--grammar", 'root ::= "a"', "--beams", "2")
+        self.bad(2, ["not both"], *run, "--grammar", 'root ::= "a"', "-j", "{}")
+        if not SANITIZED:
+            r = json.loads(self.good(*run, "-j", json.dumps(schema), "-c", "512", "--json", "--mode", "ondemand",
+                                     "--memory", "24M").stdout)
+            self.assertLessEqual(r["peak_rss_bytes"], r["memory_bytes"])
+
     def test_run_seed(self):
         args = ("run", self.model, "-p", "one day", "-n", "32", "--temp", "1.2", "--json")
         a, b = (json.loads(self.good(*args, "--seed", "5").stdout) for _ in range(2))
