@@ -228,6 +228,9 @@ float cli_imitate_of(const struct cli_args *args);
 void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                         struct cli_progress *progress);
 
+/* How the command line has tokens sampled. */
+struct pg_sampling cli_sampling_of(const struct cli_args *args, uint64_t seed);
+
 /* The prompt into a fresh session: its timeline, or, where the model has an encoder, its source, to
  * which a timeline begins. */
 int cli_prompt_run(pg_engine *e, pg_session *s, const struct pg_ids *prompt, struct pg_err *err);

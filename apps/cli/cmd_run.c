@@ -369,16 +369,7 @@ static void sampling_init(struct run *r)
     uint32_t random = 1;
     if (!a->seed_given && getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
         random = (uint32_t)cli_now_ns();
-    r->sampling = (struct pg_sampling){PG_SAMPLING_INIT,
-                                       .temp = (float)a->temp,
-                                       .top_k = a->top_k,
-                                       .top_p = (float)a->top_p,
-                                       .min_p = (float)a->min_p,
-                                       .repeat_penalty = (float)a->repeat_penalty,
-                                       .presence_penalty = (float)a->presence_penalty,
-                                       .frequency_penalty = (float)a->frequency_penalty,
-                                       .penalty_last_n = a->last_n,
-                                       .seed = a->seed_given ? a->seed : random};
+    r->sampling = cli_sampling_of(a, a->seed_given ? a->seed : random);
 }
 
 /* Events kept for --trace: at most a 64th of the budget, at about 64 bytes each. */

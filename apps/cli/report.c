@@ -64,6 +64,20 @@ void cli_engine_options(struct pg_options *opt, const struct cli_args *args,
                                .user = progress};
 }
 
+struct pg_sampling cli_sampling_of(const struct cli_args *a, uint64_t seed)
+{
+    return (struct pg_sampling){PG_SAMPLING_INIT,
+                                .temp = (float)a->temp,
+                                .top_k = a->top_k,
+                                .top_p = (float)a->top_p,
+                                .min_p = (float)a->min_p,
+                                .repeat_penalty = (float)a->repeat_penalty,
+                                .presence_penalty = (float)a->presence_penalty,
+                                .frequency_penalty = (float)a->frequency_penalty,
+                                .penalty_last_n = a->last_n,
+                                .seed = seed};
+}
+
 static int32_t decoder_start(const pg_engine *e)
 {
     struct pg_model_info info;
