@@ -24,7 +24,8 @@ Debug::NoLocking "true";
 END
     APT_CONFIG=$apt/conf apt-get update >build/arm-apt.log 2>&1
     APT_CONFIG=$apt/conf apt-get install -y --no-install-recommends --download-only libjansson-dev libpcre2-dev \
-        libcmocka-dev liburing-dev libmd-dev libutf8proc-dev libopenblas0-pthread libevent-dev >>build/arm-apt.log 2>&1
+        libcmocka-dev liburing-dev libmd-dev libutf8proc-dev libopenblas0-pthread libevent-dev libedit-dev \
+        >>build/arm-apt.log 2>&1
     for deb in "$apt"/cache/archives/*.deb; do
         dpkg -x "$deb" "$root.new"
     done

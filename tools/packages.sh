@@ -20,6 +20,7 @@ package_is_there()
         ;;
     libevent-dev) pkg-config --exists libevent 2>/dev/null ;;
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
+    libedit-dev) pkg-config --exists libedit 2>/dev/null ;;
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
     qemu-user) command -v qemu-x86_64 >/dev/null ;;
     libcmocka-dev) pkg-config --exists cmocka 2>/dev/null ;;

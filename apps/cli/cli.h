@@ -7,6 +7,7 @@
  *   term.c      progress, interrupts, safe printing
  *   files.c     whole files in, atomic files out
  *   report.c    statistics as JSON, rates, model and plan
+ *   chat_X.c    parts of cmd_chat.c
  *   cmd_X.c     the command X: int cli_X(const struct cli_args *), which returns the exit code
  */
 #ifndef PG_CLI_H
@@ -42,7 +43,8 @@ struct cli_args {
     const char *prompt, *file, *output, *format, *trace, *sidecar, *routes, *tokens,
         *decoder_tokens;
     const char *routes_out, *predictions;
-    const char *grammar, *json_schema; /* files, or what would be in them */
+    const char *grammar, *json_schema;  /* files, or what would be in them */
+    const char *system, *chat_template; /* of chat */
     const char *from, *batch, *freeze, *csv, *svg;
     const char *machine, *batches;                                          /* of plan */
     const char *prompts, *clients, *rates, *metrics, *model_name, *api_key; /* of load */
@@ -71,7 +73,7 @@ struct cli_args {
     double lr, lr_end, weight_decay, dropout, clip, balance, sticky, kl;
     double imitate; /* below 0: not given */
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose,
-        experts_only, pack, undo, steady;
+        experts_only, pack, undo, steady, think, no_think;
     bool help, resume;
     const char *given[CLI_GIVEN]; /* names of options */
     int n_given;
@@ -103,6 +105,7 @@ void cli_help_options(const struct cli_command *cmd);
 const char *cli_nearest(const char *word, const char *const *names);
 
 int cli_run(const struct cli_args *args);
+int cli_chat(const struct cli_args *args);
 int cli_bench(const struct cli_args *args);
 int cli_inspect(const struct cli_args *args);
 int cli_plan(const struct cli_args *args);
@@ -150,6 +153,8 @@ void cli_progress_clear(void);
 void cli_signals_install(void);
 bool cli_interrupted(void);
 int cli_interrupt_code(void); /* exit code after that: 128 and the number of the signal */
+/* If it was this one, it is as if it had not come, and the next is noted again. */
+bool cli_interrupt_forget(int number);
 uint64_t cli_now_ns(void);
 
 /* Text that a file or a model made, with control characters other than \n and \t made visible

@@ -118,8 +118,9 @@ int cli_outputs_check(const struct cli_args *a)
 {
     const char *const written[] = {a->output, a->trace,      a->csv,
                                    a->svg,    a->routes_out, a->predictions};
-    const char *const read[] = {a->subject,   a->file,    a->sidecar, a->routes,  a->from,
-                                a->data_file, a->prompts, a->api_key, a->grammar, a->json_schema};
+    const char *const read[] = {a->subject, a->file,        a->sidecar,      a->routes,
+                                a->from,    a->data_file,   a->prompts,      a->api_key,
+                                a->grammar, a->json_schema, a->chat_template};
     const int n_read = (int)(sizeof(read) / sizeof(read[0]));
     for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++) {
         for (int j = 0; j < n_read + a->data.n; j++) {

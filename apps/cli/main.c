@@ -17,6 +17,12 @@ static const struct cli_command commands[] = {
  "  pregate run model.gguf -p \"Once upon a time\"\n"
  "  pregate run model.gguf --memory 8G -f prompt.txt -n 256 --temp 0\n"
  "  pregate run model.gguf --memory 60% -p Hello --json --trace trace.json\n", cli_run},
+{"chat", "MODEL", "talk with a model",
+ "A conversation in the terminal, by the model's chat template. /help lists what can be said besides\n"
+ "messages. Where standard input is no terminal each line is a message, and answers come plain.",
+ "  pregate chat model.gguf --memory 8G\n"
+ "  pregate chat model.gguf --system \"Answer in one sentence.\" --no-think\n"
+ "  echo \"What is a mixture of experts?\" | pregate chat model.gguf --temp 0\n", cli_chat},
 {"bench", "MODEL", "compare modes, budgets and policies on one model",
  "Runs every mode under every budget with every policy, repetitions interleaved, and measures the\n"
  "memory and disk bandwidths of the machine in between: what cannot be beaten.\n"
@@ -131,7 +137,8 @@ static void help(FILE *out)
         fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].synopsis);
     fputs("\nFirst steps:\n"
           "  pregate plan model.gguf --memory 8G\n"
-          "  pregate run model.gguf --memory 8G -p \"Once upon a time\"\n",
+          "  pregate run model.gguf --memory 8G -p \"Once upon a time\"\n"
+          "  pregate chat model.gguf --memory 8G\n",
           out);
 }
 

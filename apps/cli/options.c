@@ -30,10 +30,11 @@ enum on {
     QUANTIZE = 8192,
     PACK = 16384,
     LOAD = 32768,
-    ALL = 65535,
-    ENGINE = RUN | BENCH | PLAN | LOGITS | EVAL,
-    MODEL = RUN | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE | EVAL |
-            QUANTIZE | PACK
+    CHAT = 65536,
+    ALL = 131071,
+    ENGINE = RUN | CHAT | BENCH | PLAN | LOGITS | EVAL,
+    MODEL = RUN | CHAT | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE |
+            EVAL | QUANTIZE | PACK
 };
 
 enum kind { FLAG, TEXT, FILES, INTEGER, SEED, REAL, REALS, SIZE, CHOICE };
@@ -129,6 +130,11 @@ static const struct option options[] = {
 {"prompt", 'p', "TEXT", RUN | TOKENIZE | LOAD, TEXT, AT(prompt), 0, 0, NULL, "text, taken as it is"},
 {"file", 'f', "FILE", RUN | TOKENIZE, TEXT, AT(file), 0, 0, NULL, "text from a file; - is standard input"},
 {"n-predict", 'n', "N", RUN, INTEGER, AT(n_predict), -1, BIG, NULL, "tokens to write; -1 = until the text or the context ends (128)"},
+{"n-predict", 'n', "N", CHAT, INTEGER, AT(n_predict), -1, BIG, NULL, "tokens of an answer at most; -1 = until it or the context ends (-1)"},
+{"system", 0, "TEXT", CHAT, TEXT, AT(system), 0, 0, NULL, "what the model is told first"},
+{"chat-template", 0, "FILE", CHAT, TEXT, AT(chat_template), 0, 0, NULL, "Jinja template instead of the model's; chatml is built in"},
+{"think", 0, NULL, CHAT, FLAG, AT(think), 0, 0, NULL, "the template is told to have the model reason (as the template has it)"},
+{"no-think", 0, NULL, CHAT, FLAG, AT(no_think), 0, 0, NULL, "the template is told to have it answer at once"},
 {"tokens", 0, "IDS", LOGITS, TEXT, AT(tokens), 0, 0, NULL, "token ids with commas between, as 1,2,3"},
 {"decoder-tokens", 0, "IDS", LOGITS, TEXT, AT(decoder_tokens), 0, 0, NULL, "of a model with an encoder: --tokens are its source, and these get the logits"},
 {"n-prompt", 'p', "N", BENCH, INTEGER, AT(n_prompt), 1, BIG, NULL, "tokens of the prompt (128)"},
@@ -143,36 +149,36 @@ static const struct option options[] = {
 {"routes", 0, "FILE", RUN | BENCH | PLAN, TEXT, AT(routes), 0, 0, NULL, "force the routing of a recorded trace (JSON lines)"},
 {"format", 'o', "FORMAT", BENCH, TEXT, AT(format), 0, 0, NULL, "md, json, csv or html, on standard output (md)"},
 /* how to run it */
-{"memory", 0, "SIZE", RUN | PLAN | LOGITS | EVAL, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
-{"mode", 0, "MODE", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is hinted (auto: resident if it fits, else hint or lookahead where they pay, else ondemand)"},
+{"memory", 0, "SIZE", RUN | CHAT | PLAN | LOGITS | EVAL, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
+{"mode", 0, "MODE", RUN | CHAT | PLAN | LOGITS | EVAL, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is hinted (auto: resident if it fits, else hint or lookahead where they pay, else ondemand)"},
 {"slots", 0, "N", ENGINE, INTEGER, AT(n_slots), 1, BIG, NULL, "expert slots, whatever the budget leaves; without --memory the budget is what that takes"},
 {"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
-{"evict", 0, "POLICY", RUN | PLAN | LOGITS | EVAL, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
-{"hints", 0, "WHEN", RUN | BENCH | LOGITS | EVAL | PLAN, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
+{"evict", 0, "POLICY", RUN | CHAT | PLAN | LOGITS | EVAL, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
+{"hints", 0, "WHEN", RUN | CHAT | BENCH | LOGITS | EVAL | PLAN, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
 {"cache-bias", 0, "X[,X...]", ENGINE, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer; of all blocks, or one a block (0)"},
 {"cache-margin", 0, "M[,M...]", ENGINE, REALS, AT(cache_margin), 0, 1, NULL, "the same over those up to M more probable, a token's first expert but never: better at the same bytes (0)"},
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are hinted (1)"},
 {"extra", 0, "N", ENGINE, INTEGER, AT(hint_extra), 0, 1023, NULL, "experts that lookahead and hint name beyond those a token uses (0)"},
 {"ctx", 'c', "N", ENGINE, INTEGER, AT(n_ctx), 1, BIG, NULL, "tokens of context to make room for"},
-{"capacity", 0, "N", ENGINE, INTEGER, AT(capacity), 1, 65536, NULL, "of a model with an encoder: tokens of a source that an expert takes at most (all)"},
+{"capacity", 0, "N", ENGINE & ~CHAT, INTEGER, AT(capacity), 1, 65536, NULL, "of a model with an encoder: tokens of a source that an expert takes at most (all)"},
 {"experts", 0, "N", ENGINE, INTEGER, AT(n_experts), 1, 4096, NULL, "experts a token and block: another answer (the model's)"},
 {"source", 0, "N", RUN | BENCH | PLAN | EVAL, INTEGER, AT(n_source), 1, 65536, NULL, "of a model with an encoder: tokens of a source to make room for (the model's, 512 at most)"},
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
 {"threads", 't', "N", ENGINE | TRAIN | TUNE | CONVERT | QUANTIZE | PACK, INTEGER, AT(n_threads), 1, 256, NULL, "threads that compute (the machine's)"},
 {"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits and eval)"},
-{"io", 0, "PATH", RUN | BENCH | LOGITS | EVAL, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
+{"io", 0, "PATH", RUN | CHAT | BENCH | LOGITS | EVAL, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
 {"cpu", 0, "LEVEL", ENGINE, CHOICE, AT(cpu), 0, 0, choice_cpu, "highest instruction set to use (auto)"},
 /* sampling */
-{"temp", 0, "T", RUN, REAL, AT(temp), 0, 1000, NULL, "temperature; 0 = always the likeliest token (0.8)"},
-{"top-k", 0, "K", RUN, INTEGER, AT(top_k), 0, BIG, NULL, "of the K likeliest only; 0 = off (40)"},
-{"top-p", 0, "P", RUN, REAL, AT(top_p), 0, 1, NULL, "of the likeliest that sum to P only; 1 = off (0.95)"},
-{"min-p", 0, "P", RUN, REAL, AT(min_p), 0, 1, NULL, "of those at least P times as likely as the first; 0 = off (0.05)"},
-{"repeat-penalty", 0, "X", RUN, REAL, AT(repeat_penalty), 0, 100, NULL, "divides the logits of recent tokens; 1 = off (1)"},
-{"presence-penalty", 0, "X", RUN, REAL, AT(presence_penalty), -100, 100, NULL, "taken from the logits of recent tokens (0)"},
-{"frequency-penalty", 0, "X", RUN, REAL, AT(frequency_penalty), -100, 100, NULL, "the same, times how often they came (0)"},
-{"repeat-last-n", 0, "N", RUN, INTEGER, AT(last_n), 1, BIG, NULL, "how many tokens are recent (64)"},
+{"temp", 0, "T", RUN | CHAT, REAL, AT(temp), 0, 1000, NULL, "temperature; 0 = always the likeliest token (0.8)"},
+{"top-k", 0, "K", RUN | CHAT, INTEGER, AT(top_k), 0, BIG, NULL, "of the K likeliest only; 0 = off (40)"},
+{"top-p", 0, "P", RUN | CHAT, REAL, AT(top_p), 0, 1, NULL, "of the likeliest that sum to P only; 1 = off (0.95)"},
+{"min-p", 0, "P", RUN | CHAT, REAL, AT(min_p), 0, 1, NULL, "of those at least P times as likely as the first; 0 = off (0.05)"},
+{"repeat-penalty", 0, "X", RUN | CHAT, REAL, AT(repeat_penalty), 0, 100, NULL, "divides the logits of recent tokens; 1 = off (1)"},
+{"presence-penalty", 0, "X", RUN | CHAT, REAL, AT(presence_penalty), -100, 100, NULL, "taken from the logits of recent tokens (0)"},
+{"frequency-penalty", 0, "X", RUN | CHAT, REAL, AT(frequency_penalty), -100, 100, NULL, "the same, times how often they came (0)"},
+{"repeat-last-n", 0, "N", RUN | CHAT, INTEGER, AT(last_n), 1, BIG, NULL, "how many tokens are recent (64)"},
 {"beams", 0, "N", RUN, INTEGER, AT(n_beams), 1, 64, NULL, "beam search over N texts instead of sampling: the likeliest text, shown when it is whole"},
-{"seed", 's', "S", RUN | BENCH | SYNTH | TRAIN | TUNE | PLAN | LOAD, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run: new each time; else 1)"},
+{"seed", 's', "S", RUN | CHAT | BENCH | SYNTH | TRAIN | TUNE | PLAN | LOAD, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run, chat: new each time; else 1)"},
 {"grammar", 0, "FILE", RUN, TEXT, AT(grammar), 0, 0, NULL, "write only what this grammar (GBNF) allows; a value with ::= in it is the grammar itself"},
 {"json-schema", 'j', "FILE", RUN, TEXT, AT(json_schema), 0, 0, NULL, "write only JSON that keeps to this schema; a value that begins with { is the schema itself"},
 {"ignore-eos", 0, NULL, RUN | LOAD, FLAG, AT(ignore_eos), 0, 0, NULL, "go on after an end-of-text token"},
@@ -331,8 +337,8 @@ const char *cli_nearest(const char *word, const char *const *names)
 static unsigned command_bit(const char *name)
 {
     static const char *const names[] = {
-        "run",    "bench", "inspect", "plan", "tokenize", "logits",   "synth", "sidecar",
-        "replay", "train", "tune",    "eval", "convert",  "quantize", "pack",  "load"};
+        "run",   "bench", "inspect", "plan",    "tokenize", "logits", "synth", "sidecar", "replay",
+        "train", "tune",  "eval",    "convert", "quantize", "pack",   "load",  "chat"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (!strcmp(name, names[i]))
             return 1u << i;
@@ -368,6 +374,8 @@ static void defaults(struct cli_args *a, const char *command)
         a->lr = 0; /* as the library has it */
         a->level = 0;
     }
+    if (!strcmp(command, "chat"))
+        a->n_predict = -1;
     if (!strcmp(command, "bench"))
         a->n_predict = 64;
     if (!strcmp(command, "logits") || !strcmp(command, "eval"))

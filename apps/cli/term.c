@@ -169,6 +169,16 @@ void cli_signals_install(void)
     signal(SIGPIPE, SIG_IGN); /* so is a reader that has gone, and other files are still written */
 }
 
+bool cli_interrupt_forget(int number)
+{
+    const struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    if (interrupted != number)
+        return false;
+    interrupted = 0;
+    sigaction(number, &act, NULL);
+    return true;
+}
+
 int cli_interrupt_code(void)
 {
     return 128 + (int)interrupted;
