@@ -13,12 +13,15 @@ _pregate()
         prev=${COMP_WORDS[COMP_CWORD-2]}
     fi
     if [ "$COMP_CWORD" = 1 ] || { [ "$COMP_CWORD" = 2 ] && [ "${COMP_WORDS[1]}" = help ]; }; then
-        mapfile -t COMPREPLY < <(compgen -W 'run bench inspect plan tokenize logits synth convert quantize pack sidecar tune eval train load replay help --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run chat bench inspect plan tokenize logits synth convert quantize pack sidecar tune eval train load replay help --help --version' -- "$cur")
         return
     fi
     case ${COMP_WORDS[1]} in
     run)
-        options='--model --prompt --file --n-predict --routes --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --source --batch --threads --kv --io --cpu --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty --frequency-penalty --repeat-last-n --beams --seed --ignore-eos --special --echo --json --routes-out --trace --verbose --help' files=1
+        options='--model --prompt --file --n-predict --routes --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --source --batch --threads --kv --io --cpu --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty --frequency-penalty --repeat-last-n --beams --seed --grammar --json-schema --ignore-eos --special --echo --json --routes-out --trace --verbose --help' files=1
+        ;;
+    chat)
+        options='--model --n-predict --system --chat-template --think --no-think --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --experts --batch --threads --kv --io --cpu --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty --frequency-penalty --repeat-last-n --seed --verbose --help' files=1
         ;;
     bench)
         options='--model --n-prompt --n-decode --file --reps --parallel --steady --modes --memory --evict --routes --format --slots --pregate --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --source --batch --threads --kv --io --cpu --seed --no-measure --verbose --help' files=1
@@ -75,8 +78,16 @@ _pregate()
     run:--kv) words='f16 f32' ;;
     run:--io) words='auto uring pread' ;;
     run:--cpu) words='auto ref avx2 avx512 neon' ;;
-    run:-m | run:--model | run:-f | run:--file | run:--routes | run:--pregate | run:--routes-out | run:--trace) files=1 ;;
+    run:-m | run:--model | run:-f | run:--file | run:--routes | run:--pregate | run:--grammar | run:-j | run:--json-schema | run:--routes-out | run:--trace) files=1 ;;
     run:-p | run:--prompt | run:-n | run:--n-predict | run:--memory | run:--slots | run:--cache-bias | run:--cache-margin | run:--lookahead | run:--extra | run:-c | run:--ctx | run:--capacity | run:--experts | run:--source | run:-b | run:--batch | run:-t | run:--threads | run:--temp | run:--top-k | run:--top-p | run:--min-p | run:--repeat-penalty | run:--presence-penalty | run:--frequency-penalty | run:--repeat-last-n | run:--beams | run:-s | run:--seed) return ;;
+    chat:--mode) words='auto resident ondemand prefetch-all lookahead hint pregate' ;;
+    chat:--evict) words='cycle lru lfu lifo random' ;;
+    chat:--hints) words='auto on off' ;;
+    chat:--kv) words='f16 f32' ;;
+    chat:--io) words='auto uring pread' ;;
+    chat:--cpu) words='auto ref avx2 avx512 neon' ;;
+    chat:-m | chat:--model | chat:--chat-template | chat:--pregate) files=1 ;;
+    chat:-n | chat:--n-predict | chat:--system | chat:--memory | chat:--slots | chat:--cache-bias | chat:--cache-margin | chat:--lookahead | chat:--extra | chat:-c | chat:--ctx | chat:--experts | chat:-b | chat:--batch | chat:-t | chat:--threads | chat:--temp | chat:--top-k | chat:--top-p | chat:--min-p | chat:--repeat-penalty | chat:--presence-penalty | chat:--frequency-penalty | chat:--repeat-last-n | chat:-s | chat:--seed) return ;;
     bench:--hints) words='auto on off' ;;
     bench:--kv) words='f16 f32' ;;
     bench:--io) words='auto uring pread' ;;
