@@ -145,9 +145,10 @@ class Service(Case):
         if "VERSION_CODENAME=bookworm\n" not in read("/etc/os-release"):
             self.skipTest("the names are those of Debian 12")
         owners = set()
+        direct = set(re.findall(r"\(NEEDED\).*\[(\S+)\]", run("readelf", "-dW", PROGRAM).stdout))
         for line in run("ldd", PROGRAM).stdout.splitlines():
             library = re.search(r"=> (/\S+)", line)
-            if not library:
+            if not library or os.path.basename(line.split()[0]) not in direct:
                 continue
             package = owner(library.group(1))
             if not package:
