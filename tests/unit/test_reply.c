@@ -809,6 +809,43 @@ static void test_any_tokens(void **state)
     pg_vocab_close(v);
 }
 
+/* The form is that of the template; what is not given is named. */
+static void test_open(void **state)
+{
+    (void)state;
+    struct pg_err err = {0};
+    struct record rec = {.kind = -1, .call = -1};
+    pg_vocab *v = tokens();
+    pg_chat *chat;
+    pg_reply *r;
+    const struct pg_chat_options of = {PG_CHAT_OPTIONS_INIT, .source = mistral,
+                                       .n_source = strlen(mistral)};
+    must(pg_chat_open(&chat, &of, &err), &err);
+    struct pg_reply_options opt = {PG_REPLY_OPTIONS_INIT, .chat = chat, .has_tools = true,
+                                   .user = &rec};
+    assert_int_equal(pg_reply_open(&r, &opt, &err), PG_EARG);
+    says(err.text, "part: none given");
+    opt.part = note;
+    assert_int_equal(pg_reply_open(&r, &opt, &err), PG_EARG);
+    says(err.text, "vocab: none given");
+    assert_null(r);
+    opt.vocab = v;
+    for (int i = 0; i < 2; i++) { /* without a template nothing is a call */
+        const char *const reply = T(CALLS) "f" T(ARGS) "{}|";
+        must(pg_reply_open(&r, &opt, &err), &err);
+        for (size_t c = 0; reply[c]; c++)
+            must(pg_reply_put(r, id_of(reply[c]), &err), &err);
+        must(pg_reply_end(r, &err), &err);
+        assert_int_equal(pg_reply_n_calls(r), 1 - i);
+        pg_reply_close(r);
+        opt.chat = NULL;
+    }
+    assert_string_equal(rec.s, "C:f|A:{}||f{}|");
+    free(rec.s);
+    pg_chat_close(chat);
+    pg_vocab_close(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -819,6 +856,7 @@ int main(void)
         cmocka_unit_test(test_reasoning), cmocka_unit_test(test_held_back),
         cmocka_unit_test(test_large),     cmocka_unit_test(test_any),
         cmocka_unit_test(test_tokens),    cmocka_unit_test(test_any_tokens),
+        cmocka_unit_test(test_open),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
