@@ -47,6 +47,7 @@ struct chat_talk {
     pg_chat *template;
     struct pg_plan plan;
     struct pg_sampling sampling;
+    struct cli_grammar grammar; /* of each answer */
     int n_ctx;
     bool thinks_shown, colour; /* reasoning goes to the terminal, too; dim */
 

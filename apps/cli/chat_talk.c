@@ -91,9 +91,13 @@ static int engine_open(struct chat_talk *t, struct pg_err *err)
 {
     struct pg_options opt;
     struct pg_model_info info;
+    uint64_t bytes;
+    int rc = cli_grammar_open(&t->grammar, t->args, &bytes, err);
+    if (rc)
+        return rc;
     cli_engine_options(&opt, t->args, &t->progress);
-    opt.caller_bytes = own_bytes(t->args);
-    int rc = pg_engine_open(&t->engine, &opt, err);
+    opt.caller_bytes = own_bytes(t->args) + bytes;
+    rc = pg_engine_open(&t->engine, &opt, err);
     if (rc)
         return rc;
     pg_engine_plan(t->engine, &t->plan);
@@ -127,6 +131,7 @@ int chat_talk_open(struct chat_talk *t, const struct cli_args *args, struct pg_e
 
 void chat_talk_close(struct chat_talk *t)
 {
+    cli_grammar_close(&t->grammar);
     pg_session_close(t->session);
     pg_engine_close(t->engine);
     pg_chat_close(t->template);
@@ -434,6 +439,8 @@ static int answer_step(struct chat_talk *t, pg_reply *reply, struct pg_detok *ra
     rc = rc ? rc : pg_reply_put(reply, id, err);
     if (!rc && t->failed.code)
         rc = (*err = t->failed).code;
+    if (!rc && cli_grammar_ends(&t->grammar))
+        return 0;
     t->stop = CHAT_STOP_LENGTH;
     if (rc || (n_predict >= 0 && t->n_ids - t->n_prompt_ids >= (size_t)n_predict))
         return rc;
@@ -449,7 +456,8 @@ static int answer_run(struct chat_talk *t, pg_reply *reply, struct pg_err *err)
 {
     struct pg_detok raw = {.vocab = pg_engine_vocab(t->engine)};
     bool ended = t->args->n_predict == 0;
-    int rc = 0;
+    int rc = cli_grammar_begin(&t->grammar, t->engine, err);
+    t->sampling.matcher = t->grammar.matcher;
     t->stop = CHAT_STOP_LENGTH;
     while (!rc && !ended && !cli_interrupted())
         rc = answer_step(t, reply, &raw, &ended, err);

@@ -6,6 +6,7 @@
  *   sizes.c     8G, 512MiB, 60 %: bytes to and from text; lists
  *   term.c      progress, interrupts, safe printing
  *   files.c     whole files in, atomic files out
+ *   grammar.c   what a text may be
  *   report.c    statistics as JSON, rates, model and plan
  *   chat_X.c    parts of cmd_chat.c
  *   cmd_X.c     the command X: int cli_X(const struct cli_args *), which returns the exit code
@@ -241,6 +242,22 @@ struct pg_sampling cli_sampling_of(const struct cli_args *args, uint64_t seed);
 int cli_prompt_run(pg_engine *e, pg_session *s, const struct pg_ids *prompt, struct pg_err *err);
 /* How text becomes a prompt of this model: flags of pg_tokenize. */
 unsigned cli_prompt_flags(const pg_engine *e);
+
+/* --grammar and --json-schema, of which one at most may be given. All zero: any text. */
+struct cli_grammar {
+    pg_grammar *grammar;
+    pg_matcher *matcher;
+};
+int cli_grammar_check(const struct cli_args *args); /* CLI_USAGE after a message for both */
+/* Before the model is opened, so that a bad one costs no waiting. *bytes: what matching will take.
+ */
+int cli_grammar_open(struct cli_grammar *g, const struct cli_args *args, uint64_t *bytes,
+                     struct pg_err *err);
+/* A text begins. */
+int cli_grammar_begin(struct cli_grammar *g, const pg_engine *e, struct pg_err *err);
+/* Whether it is whole: nothing more may come. */
+bool cli_grammar_ends(const struct cli_grammar *g);
+void cli_grammar_close(struct cli_grammar *g); /* before the engine */
 
 enum { CLI_BEAMS_MAX = 64 };
 struct cli_beams {

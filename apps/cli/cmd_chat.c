@@ -248,6 +248,8 @@ int cli_chat(const struct cli_args *args)
     struct chat c = {.interactive = isatty(STDIN_FILENO)};
     if (args->think && args->no_think)
         return cli_usage("chat: --think and --no-think contradict each other");
+    if (cli_grammar_check(args))
+        return CLI_USAGE;
     int code;
     if (chat_talk_open(&c.talk, args, &err)) {
         code = cli_failed(&err);

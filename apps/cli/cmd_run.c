@@ -16,9 +16,8 @@ struct run {
     struct cli_progress progress;
     pg_engine *engine;
     pg_session *session;
-    pg_routes *routes;   /* forced; may be NULL */
-    pg_grammar *grammar; /* NULL: any text */
-    pg_matcher *matcher;
+    pg_routes *routes; /* forced; may be NULL */
+    struct cli_grammar grammar;
     struct pg_sampling sampling;
     struct pg_detok detok;
     char *prompt; /* text */
@@ -128,49 +127,6 @@ static int prompt_tokenize(struct run *r, struct pg_err *err)
     return 0;
 }
 
-/* ---------------------------------------------------------------- grammar ------------------- */
-
-/* Of --grammar or --json-schema, before the model is opened: a bad one costs no waiting. */
-static int grammar_open(struct run *r, struct pg_err *err)
-{
-    const struct cli_args *a = r->args;
-    const char *value = a->grammar ? a->grammar : a->json_schema;
-    char *file = NULL;
-    size_t n = value ? strlen(value) : 0;
-    if (!value)
-        return 0;
-    const bool itself = a->grammar ? strstr(value, "::=") != NULL : *value == '{';
-    if (!itself && cli_file_read(value, &file, &n, err))
-        return err->code;
-    const char *text = file ? file : value;
-    const int rc = a->grammar ? pg_grammar_open(&r->grammar, text, n, err)
-                              : pg_grammar_of_schema(&r->grammar, text, n, err);
-    free(file);
-    return rc;
-}
-
-/* What the matcher will take, which the vocabulary tells. */
-static int grammar_bytes(const struct run *r, uint64_t *bytes, struct pg_err *err)
-{
-    pg_vocab *vocab;
-    *bytes = 0;
-    if (!r->grammar)
-        return 0;
-    const int rc = pg_vocab_open(&vocab, r->args->subject, err);
-    if (rc)
-        return rc;
-    const uint64_t shared = pg_matcher_bytes(NULL, vocab);
-    *bytes = shared + pg_matcher_bytes(r->grammar, vocab);
-    pg_vocab_close(vocab);
-    return shared ? 0 : cli_fail(err, PG_ENOMEM, "no memory for the vocabulary");
-}
-
-/* Whether the text is whole: nothing more may come. */
-static bool grammar_ends(const struct run *r)
-{
-    return r->matcher && pg_matcher_must_end(r->matcher);
-}
-
 /* ---------------------------------------------------------------- generation ---------------- */
 
 static int generate_one(struct run *r, int done, bool *ended, struct pg_err *err)
@@ -184,15 +140,15 @@ static int generate_one(struct run *r, int done, bool *ended, struct pg_err *err
     if (done == 0)
         r->first_token_seconds = (double)(cli_now_ns() - r->start_ns) * 1e-9;
     const bool end = pg_vocab_is_end(vocab, id);
-    if (end && (r->matcher || !r->args->ignore_eos)) {
+    if (end && (r->grammar.matcher || !r->args->ignore_eos)) {
         r->stop = "end";
         return 0;
     }
     r->ids[r->n_ids++] = id;
     rc = text_emit(r, id, err);
-    if (grammar_ends(r))
+    if (cli_grammar_ends(&r->grammar))
         r->stop = "end";
-    if (rc || grammar_ends(r) || done + 1 == r->args->n_predict)
+    if (rc || cli_grammar_ends(&r->grammar) || done + 1 == r->args->n_predict)
         return rc; /* the last token need not be evaluated */
     const struct pg_row row = {.session = r->session, .tokens = &id, .n = 1};
     rc = pg_step(r->engine, &row, 1, err);
@@ -206,7 +162,7 @@ static int generate_one(struct run *r, int done, bool *ended, struct pg_err *err
 
 static int generate(struct run *r, struct pg_err *err)
 {
-    bool ended = grammar_ends(r);
+    bool ended = cli_grammar_ends(&r->grammar);
     r->stop = ended ? "end" : "length";
     for (int done = 0; !ended && done != r->args->n_predict; done++) {
         if (cli_interrupted()) {
@@ -270,8 +226,6 @@ static int beams_check(const struct cli_args *a)
         if (bad)
             return bad;
     }
-    if (a->grammar && a->json_schema)
-        return cli_usage("run: give --grammar or --json-schema, not both");
     if (!samples && a->n_predict < 1)
         return cli_usage("run: --beams needs the most tokens of a text: give -n N, 1 at least");
     return CLI_OK;
@@ -399,8 +353,7 @@ static int run_open(struct run *r, struct pg_err *err)
     opt.trace_events = trace_events(r->args);
     opt.routes_out = r->args->routes_out;
     int rc = r->args->trace ? cli_outfile_check(r->args->trace, false, err) : 0;
-    rc = rc ? rc : grammar_open(r, err);
-    rc = rc ? rc : grammar_bytes(r, &bytes, err);
+    rc = rc ? rc : cli_grammar_open(&r->grammar, r->args, &bytes, err);
     rc = rc ? rc : prompt_read(r, err);
     opt.caller_bytes = own_bytes(r) + bytes;
     opt.n_sessions = r->args->n_beams;
@@ -412,9 +365,8 @@ static int run_open(struct run *r, struct pg_err *err)
         return rc;
     pg_engine_plan(r->engine, &r->plan);
     rc = pg_session_open(&r->session, r->engine, NULL, err);
-    if (!rc && r->grammar)
-        rc = pg_matcher_open(&r->matcher, r->grammar, pg_engine_vocab(r->engine), err);
-    r->sampling.matcher = r->matcher;
+    rc = rc ? rc : cli_grammar_begin(&r->grammar, r->engine, err);
+    r->sampling.matcher = r->grammar.matcher;
     rc = rc ? rc : prompt_tokenize(r, err);
     /* The space before the first word belongs to the text when the text goes on from a prompt. */
     const bool goes_on = r->n_prompt_text > 0 && cli_prompt_flags(r->engine) == PG_TOKENIZE_BOS;
@@ -472,7 +424,7 @@ int cli_run(const struct cli_args *args)
     struct run r = {.args = args, .start_ns = cli_now_ns(), .stop = "length"};
     if (!args->prompt && !args->file && isatty(STDIN_FILENO))
         return cli_usage("run: what is the prompt? give -p TEXT or -f FILE");
-    const int bad = beams_check(args);
+    const int bad = beams_check(args) ? CLI_USAGE : cli_grammar_check(args);
     if (bad)
         return bad;
     sampling_init(&r);
@@ -481,10 +433,9 @@ int cli_run(const struct cli_args *args)
     int code = rc ? cli_failed(&err) : run_report(&r, &err);
     if (!code && cli_interrupted())
         code = cli_interrupt_code();
-    pg_matcher_close(r.matcher);
+    cli_grammar_close(&r.grammar);
     pg_session_close(r.session);
     pg_engine_close(r.engine);
-    pg_grammar_close(r.grammar);
     pg_routes_close(r.routes);
     free(r.prompt);
     free(r.ids);

@@ -179,8 +179,8 @@ static const struct option options[] = {
 {"repeat-last-n", 0, "N", RUN | CHAT, INTEGER, AT(last_n), 1, BIG, NULL, "how many tokens are recent (64)"},
 {"beams", 0, "N", RUN, INTEGER, AT(n_beams), 1, 64, NULL, "beam search over N texts instead of sampling: the likeliest text, shown when it is whole"},
 {"seed", 's', "S", RUN | CHAT | BENCH | SYNTH | TRAIN | TUNE | PLAN | LOAD, SEED, AT(seed), 0, 0, NULL, "of the random numbers (run, chat: new each time; else 1)"},
-{"grammar", 0, "FILE", RUN, TEXT, AT(grammar), 0, 0, NULL, "write only what this grammar (GBNF) allows; a value with ::= in it is the grammar itself"},
-{"json-schema", 'j', "FILE", RUN, TEXT, AT(json_schema), 0, 0, NULL, "write only JSON that keeps to this schema; a value that begins with { is the schema itself"},
+{"grammar", 0, "FILE", RUN | CHAT, TEXT, AT(grammar), 0, 0, NULL, "write only what this grammar (GBNF) allows; a value with ::= in it is the grammar itself"},
+{"json-schema", 'j', "FILE", RUN | CHAT, TEXT, AT(json_schema), 0, 0, NULL, "write only JSON that keeps to this schema; a value that begins with { is the schema itself"},
 {"ignore-eos", 0, NULL, RUN | LOAD, FLAG, AT(ignore_eos), 0, 0, NULL, "go on after an end-of-text token"},
 /* text */
 {"special", 0, NULL, RUN | TOKENIZE, FLAG, AT(special), 0, 0, NULL, "special tokens written in the text become those tokens"},
