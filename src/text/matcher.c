@@ -154,6 +154,8 @@ static void leave_node(struct pg_matcher *m, uint32_t node)
         m->data[m->n_data++] = node;
 }
 
+enum { RUN_NODES = 8 }; /* so many are worth the look whether all may come */
+
 /* Walks the descendants of a node from a kernel: tokens go to scratch, nodes where the hole is
  * reached to data. */
 static void walk(struct pg_matcher *m, uint32_t kernel, uint32_t top)
@@ -163,26 +165,24 @@ static void walk(struct pg_matcher *m, uint32_t kernel, uint32_t top)
     const uint32_t end = x->end[top];
     m->path[x->depth[top]] = kernel;
     for (uint32_t i = top + 1; i < end && !s->full && !m->data_full;) {
-        uint32_t from = m->path[x->depth[i] - 1], to = pg_stacks_next(s, from, x->byte[i]);
-        uint32_t after = x->end[i];
+        const uint32_t after = x->end[i], depth = x->depth[i], from = m->path[depth - 1];
+        const uint8_t height = x->height[i];
+        if (after - i > RUN_NODES &&
+            pg_stacks_run(s, from, x->kinds[i], height < 255 ? height + 1 : 255)) {
+            put_tokens(m, x->first[i], x->first[after]);
+            i = after;
+            continue;
+        }
+        const uint32_t to = pg_stacks_next(s, from, x->byte[i]);
         if (!to) {
             i = after;
             continue;
         }
         put_tokens(m, x->first[i], x->first[i + 1]);
-        m->path[x->depth[i]] = to;
-        bool hole = pg_stacks_has(s, to, PG_AT_HOLE);
-        if (hole && after > i + 1)
+        m->path[depth] = to;
+        if (s->set[to].has_hole && after > i + 1)
             leave_node(m, i);
-        if (to == PG_SET_HOLE) {
-            i = after;
-        } else if (!hole && (to == from || to == kernel) && after - i > 16 &&
-                   !(x->below[i] & ~pg_stacks_loops(s, to))) {
-            put_tokens(m, x->first[i + 1], x->first[after]);
-            i = after;
-        } else {
-            i++;
-        }
+        i = to == PG_SET_HOLE ? after : i + 1;
     }
 }
 

@@ -2,6 +2,7 @@
  * A JSON schema becomes the text of a grammar. Shared by schema*.c and by nobody else.
  *
  *   schema.c         what a schema is made of: references, alternatives, types, enumerations
+ *   schema_rules.c   text that grows, and the rules that every schema may use
  *   schema_merge.c   several schemas that hold at once, as one; whether two can hold at once
  *   schema_object.c  objects and arrays
  *   schema_string.c  lengths, formats
@@ -82,6 +83,14 @@ struct pg_schema {
     struct pg_err *err;
 };
 
+/* ---- schema_rules.c ---- */
+
+struct pg_rule_name pg_schema_base(struct pg_schema *s, enum pg_schema_base base);
+struct pg_rule_name pg_schema_new_name(struct pg_schema *s, const char *kind);
+/* "name ::= body", and the body is empty again. */
+void pg_schema_define(struct pg_schema *s, struct pg_rule_name name, struct pg_out *body);
+void pg_schema_define_bases(struct pg_schema *s); /* those that were named */
+
 /* ---- schema.c ---- */
 
 /* Writes the rules of a schema; *name is the one to call. */
@@ -89,10 +98,6 @@ int pg_schema_rule(struct pg_schema *s, const json_t *v, struct pg_rule_name *na
 /* The same for a part of the schema under way, which messages name by `key`. */
 int pg_schema_part(struct pg_schema *s, const char *key, const json_t *v,
                    struct pg_rule_name *name);
-struct pg_rule_name pg_schema_base(struct pg_schema *s, enum pg_schema_base base);
-struct pg_rule_name pg_schema_new_name(struct pg_schema *s, const char *kind);
-/* "name ::= body", and the body is empty again. */
-void pg_schema_define(struct pg_schema *s, struct pg_rule_name name, struct pg_out *body);
 /* PG_EFORMAT or PG_ENOTSUP with the place. */
 int pg_schema_fail(const struct pg_schema *s, int code, const char *format, ...) PG_PRINTF(3, 4);
 /* What a $ref leads to, however often; v itself if it is none. NULL after an error. */
@@ -114,6 +119,9 @@ int pg_schema_kinds(const struct pg_schema *s, const json_t *v, unsigned *kinds)
 /* Whether the schema has a key that says anything of values, beside those listed ("" ends). */
 bool pg_schema_restricts(const json_t *v, const char *const *but);
 unsigned pg_json_kinds(const json_t *value); /* of one value */
+bool pg_schema_ignores(const char *key);     /* it says nothing of values */
+/* A copy whose values are shared. NULL when out of memory, of which json_copy does not tell. */
+json_t *pg_schema_copy(const json_t *v);
 
 /* ---- the parts ---- */
 

@@ -10,32 +10,27 @@ enum { APART_DEPTH = 3 };
 
 /* ------------------------------------------------------------------ one key ----------------- */
 
-static json_t *union_of(const json_t *a, const json_t *b)
+static bool is_in(const json_t *list, const json_t *value)
 {
-    json_t *both = json_copy((json_t *)(uintptr_t)a), *one;
-    size_t i, k;
-    json_array_foreach(b, i, one)
-    {
-        bool have = false;
-        for (k = 0; k < json_array_size(a); k++)
-            have = have || json_equal(json_array_get(a, k), one);
-        if (both && !have)
-            json_array_append(both, one);
-    }
-    return both;
+    const json_t *one;
+    size_t i;
+    json_array_foreach(list, i, one) if (json_equal(one, value)) return true;
+    return false;
 }
 
-static json_t *common_of(const json_t *a, const json_t *b)
+/* Of lists: all values, or those that are in both. NULL when out of memory. */
+static json_t *list_of(const json_t *a, const json_t *b, bool all)
 {
-    json_t *both = json_array(), *one;
-    size_t i, k;
+    json_t *both = all ? pg_schema_copy(a) : json_array(), *one;
+    size_t i;
     json_array_foreach(b, i, one)
     {
-        bool have = false;
-        for (k = 0; k < json_array_size(a); k++)
-            have = have || json_equal(json_array_get(a, k), one);
-        if (both && have)
-            json_array_append(both, one);
+        if (is_in(a, one) == all)
+            continue;
+        if (!both || json_array_append(both, one)) {
+            json_decref(both);
+            return NULL;
+        }
     }
     return both;
 }
@@ -56,8 +51,8 @@ static json_t *common_types(struct pg_schema *s, const json_t *a, const json_t *
     for (int i = 0; i < 2; i++)
         kinds[i] |= kinds[i] & 1u << PG_KIND_NUMBER ? 1u << PG_KIND_INTEGER : 0;
     for (int i = 0; i < PG_KIND_COUNT && !rc; i++)
-        if (kinds[0] & kinds[1] & 1u << i)
-            json_array_append_new(both, json_string(names[i]));
+        if (kinds[0] & kinds[1] & 1u << i && json_array_append_new(both, json_string(names[i])))
+            rc = pg_schema_fail(s, PG_ENOMEM, "out of memory");
     if (!rc && json_array_size(both))
         return both;
     json_decref(both);
@@ -66,18 +61,19 @@ static json_t *common_types(struct pg_schema *s, const json_t *a, const json_t *
     return NULL;
 }
 
-/* Schemas of the same names hold both. */
+/* Schemas of the same names hold both. NULL when out of memory. */
 static json_t *both_properties(const json_t *a, const json_t *b)
 {
-    json_t *both = json_copy((json_t *)(uintptr_t)a), *one;
+    json_t *both = pg_schema_copy(a), *one;
     const char *key;
     json_object_foreach((json_t *)(uintptr_t)b, key, one)
     {
         json_t *have = json_object_get(a, key);
-        if (both && have)
-            json_object_set_new(both, key, json_pack("{s:[O,O]}", "allOf", have, one));
-        else if (both)
-            json_object_set(both, key, one);
+        json_t *value = have ? json_pack("{s:[O,O]}", "allOf", have, one) : json_incref(one);
+        if (!both || json_object_set_new(both, key, value)) {
+            json_decref(both);
+            return NULL;
+        }
     }
     return both;
 }
@@ -90,7 +86,7 @@ static bool is_any(const char *key, const char *const *names)
     return false;
 }
 
-/* What `key` says in both, as one value. NULL: there is none that could be written. */
+/* What `key` says in both, as one value. NULL after an error. */
 static json_t *both_of(struct pg_schema *s, const char *key, json_t *a, json_t *b)
 {
     static const char *const larger[] = {"minimum",  "exclusiveMinimum", "minLength",
@@ -107,13 +103,20 @@ static json_t *both_of(struct pg_schema *s, const char *key, json_t *a, json_t *
         return json_incref(a_larger ? b : a);
     if (!strcmp(key, "type"))
         return common_types(s, a, b);
-    if ((!strcmp(key, "required") || !strcmp(key, "allOf")) && json_is_array(a) && json_is_array(b))
-        return union_of(a, b);
-    if (!strcmp(key, "enum") && json_is_array(a) && json_is_array(b))
-        return common_of(a, b);
-    if (!strcmp(key, "properties") && json_is_object(a) && json_is_object(b))
-        return both_properties(a, b);
-    return NULL;
+    json_t *both = NULL;
+    const bool lists = json_is_array(a) && json_is_array(b);
+    if (lists && (!strcmp(key, "required") || !strcmp(key, "allOf")))
+        both = list_of(a, b, true);
+    else if (lists && !strcmp(key, "enum"))
+        both = list_of(a, b, false);
+    else if (json_is_object(a) && json_is_object(b) && !strcmp(key, "properties"))
+        both = both_properties(a, b);
+    else
+        pg_schema_fail(s, PG_ENOTSUP, "'%s' in two schemas that both hold is not supported",
+                       pg_quote(key, strlen(key)).s);
+    if (!both && !s->err->code)
+        pg_schema_fail(s, PG_ENOMEM, "out of memory");
+    return both;
 }
 
 /* ------------------------------------------------------------------ two schemas ------------- */
@@ -148,23 +151,13 @@ static int check_nullable(struct pg_schema *s, const json_t *a, const json_t *b)
 
 static int merge_key(struct pg_schema *s, json_t *into, const char *key, json_t *value)
 {
-    static const char *const none[] = {""};
     json_t *have = json_object_get(into, key), *both;
-    json_t *alone = json_pack("{s:O}", key, value);
-    bool says = alone && pg_schema_restricts(alone, none);
-    json_decref(alone);
-    if (!have)
-        return json_object_set(into, key, value) ? pg_schema_fail(s, PG_ENOMEM, "out of memory")
-                                                 : 0;
-    if (!says)
+    if (have && pg_schema_ignores(key))
         return 0;
     s->err->code = 0;
-    both = both_of(s, key, have, value);
+    both = have ? both_of(s, key, have, value) : json_incref(value);
     if (!both)
-        return s->err->code ? s->err->code
-                            : pg_schema_fail(s, PG_ENOTSUP,
-                                             "'%s' in two schemas that both hold is not supported",
-                                             pg_quote(key, strlen(key)).s);
+        return s->err->code;
     return json_object_set_new(into, key, both) ? pg_schema_fail(s, PG_ENOMEM, "out of memory") : 0;
 }
 
@@ -182,7 +175,7 @@ const json_t *pg_schema_merge(struct pg_schema *s, const json_t *a, const json_t
         pg_schema_fail(s, PG_ENOTSUP, "schemas that hold at once are too many, or no objects");
         return NULL;
     }
-    both = json_copy((json_t *)(uintptr_t)a);
+    both = pg_schema_copy(a);
     if (!both || json_array_append_new(s->made, both)) {
         pg_schema_fail(s, PG_ENOMEM, "out of memory");
         return NULL;
@@ -196,22 +189,24 @@ const json_t *pg_schema_merge(struct pg_schema *s, const json_t *a, const json_t
 
 /* ------------------------------------------------------------------ apart ------------------- */
 
-static bool values_apart(const json_t *a, const json_t *b)
+/* The i-th of the values that a schema lists; NULL after the last, and where it lists none. */
+static const json_t *listed(const json_t *v, size_t i)
 {
-    size_t i, k;
-    const json_t *x, *y;
-    json_array_foreach(a, i, x) json_array_foreach(
-        b, k,
-        y) if (json_equal(x, y) || (json_is_number(x) && json_is_number(y) &&
-                                    json_number_value(x) == json_number_value(y))) return false;
-    return true;
+    const json_t *one = json_object_get(v, "const");
+    if (one)
+        return i ? NULL : one;
+    return json_array_get(json_object_get(v, "enum"), i);
 }
 
-/* The values that a schema lists, as a new list; NULL: it lists none. */
-static json_t *listed(const json_t *v)
+static bool values_apart(const json_t *a, const json_t *b)
 {
-    json_t *one = json_object_get(v, "const"), *list = json_object_get(v, "enum");
-    return one ? json_pack("[O]", one) : json_is_array(list) ? json_incref(list) : NULL;
+    const json_t *x, *y;
+    for (size_t i = 0; (x = listed(a, i)); i++)
+        for (size_t k = 0; (y = listed(b, k)); k++)
+            if (json_equal(x, y) || (json_is_number(x) && json_is_number(y) &&
+                                     json_number_value(x) == json_number_value(y)))
+                return false;
+    return listed(a, 0) && listed(b, 0);
 }
 
 static bool is_required(const json_t *v, const char *name)
@@ -239,19 +234,20 @@ static bool properties_apart(struct pg_schema *s, const json_t *a, const json_t 
     return false;
 }
 
-static unsigned kinds_of(struct pg_schema *s, const json_t *v, const json_t *list)
+static unsigned kinds_of(struct pg_schema *s, const json_t *v)
 {
     unsigned kinds = 0;
     const json_t *one;
-    size_t i;
     if (json_is_true(json_object_get(v, "nullable")) || json_object_get(v, "allOf") ||
         json_object_get(v, "anyOf") || json_object_get(v, "oneOf") || json_object_get(v, "$ref"))
         return ~0u;
-    json_array_foreach(list, i, one) kinds |= pg_json_kinds(one);
-    if (!list && pg_schema_kinds(s, v, &kinds))
+    for (size_t i = 0; (one = listed(v, i)); i++)
+        kinds |= pg_json_kinds(one);
+    if (kinds)
+        return kinds;
+    /* What a schema without a type does not speak of keeps to it. */
+    if (!json_object_get(v, "type") || pg_schema_kinds(s, v, &kinds))
         return ~0u;
-    if (!list && !json_object_get(v, "type"))
-        return ~0u; /* what it does not speak of keeps to it */
     return kinds | (kinds & 1u << PG_KIND_INTEGER ? 1u << PG_KIND_NUMBER : 0);
 }
 
@@ -261,12 +257,9 @@ bool pg_schema_apart(struct pg_schema *s, const json_t *a, const json_t *b, int 
     b = a ? pg_schema_target(s, b) : NULL;
     if (!b || depth == APART_DEPTH || !json_is_object(a) || !json_is_object(b))
         return false;
-    json_t *x = listed(a), *y = listed(b);
-    unsigned kinds_a = kinds_of(s, a, x), kinds_b = kinds_of(s, b, y);
-    bool apart = !(kinds_a & kinds_b) || (x && y && values_apart(x, y));
-    if (!apart && kinds_a == 1u << PG_KIND_OBJECT && kinds_b == kinds_a)
-        apart = properties_apart(s, a, b, depth);
-    json_decref(x);
-    json_decref(y);
-    return apart;
+    unsigned kinds_a = kinds_of(s, a), kinds_b = kinds_of(s, b);
+    if (!(kinds_a & kinds_b) || values_apart(a, b))
+        return true;
+    return kinds_a == 1u << PG_KIND_OBJECT && kinds_b == kinds_a &&
+           properties_apart(s, a, b, depth);
 }

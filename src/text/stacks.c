@@ -87,6 +87,12 @@ static uint32_t *find_slot(const struct pg_stacks *s, uint32_t hash, const struc
     }
 }
 
+/* Marks are the first positions that there are. */
+static bool has_hole(const struct pg_item *item, uint32_t n)
+{
+    return item[0].pos == PG_AT_HOLE || (n > 1 && item[1].pos == PG_AT_HOLE);
+}
+
 uint32_t pg_stacks_intern(struct pg_stacks *s, const struct pg_item *item, uint32_t n)
 {
     if (!n || s->full)
@@ -100,6 +106,7 @@ uint32_t pg_stacks_intern(struct pg_stacks *s, const struct pg_item *item, uint3
     }
     memcpy(s->item + s->n_item, item, n * sizeof(*item));
     s->set[s->n_set] = (struct pg_set){.at = s->n_item, .n = n, .hash = hash};
+    s->set[s->n_set].has_hole = has_hole(item, n);
     s->n_item += n;
     *slot = s->n_set + 1;
     return s->n_set++;
@@ -297,9 +304,9 @@ uint32_t pg_stacks_step(struct pg_stacks *s, uint32_t set, uint8_t byte)
     return closing_end(s);
 }
 
-uint32_t pg_stacks_next(struct pg_stacks *s, uint32_t set, uint8_t byte)
+uint32_t pg_stacks_fill(struct pg_stacks *s, uint32_t set, uint8_t byte)
 {
-    const uint32_t n = (uint32_t)s->g->n_class, c = s->g->class_of[byte];
+    const size_t n = (size_t)s->g->n_class, c = s->g->class_of[byte];
     if (!s->set[set].row) {
         if (s->n_row == s->n_row_max) {
             s->full = true;
@@ -308,29 +315,75 @@ uint32_t pg_stacks_next(struct pg_stacks *s, uint32_t set, uint8_t byte)
         memset(s->row + s->n_row * n, 0xFF, n * sizeof(*s->row));
         s->set[set].row = ++s->n_row;
     }
-    uint32_t *next = &s->row[(s->set[set].row - 1) * n + c];
-    if (*next == UINT32_MAX) {
-        uint32_t to = pg_stacks_step(s, set, s->g->byte_of[c]);
-        if (s->full)
-            return PG_SET_NONE;
-        *next = to;
-    }
-    return *next;
+    uint32_t to = pg_stacks_step(s, set, s->g->byte_of[c]);
+    if (!s->full)
+        s->row[(s->set[set].row - 1) * n + c] = to;
+    return to;
 }
 
-uint32_t pg_stacks_loops(struct pg_stacks *s, uint32_t set)
+/* The bytes of longer characters: lo and hi of each. */
+static const uint8_t longer[][8] = {
+    {0xC2, 0xDF, 0x80, 0xBF},
+    {0xE0, 0xE0, 0xA0, 0xBF, 0x80, 0xBF},
+    {0xE1, 0xEC, 0x80, 0xBF, 0x80, 0xBF},
+    {0xED, 0xED, 0x80, 0x9F, 0x80, 0xBF},
+    {0xEE, 0xEF, 0x80, 0xBF, 0x80, 0xBF},
+    {0xF0, 0xF0, 0x90, 0xBF, 0x80, 0xBF, 0x80, 0xBF},
+    {0xF1, 0xF3, 0x80, 0xBF, 0x80, 0xBF, 0x80, 0xBF},
+    {0xF4, 0xF4, 0x80, 0x8F, 0x80, 0xBF, 0x80, 0xBF},
+};
+
+/* Whether all ways through these ranges lead to the set, and past no hole. */
+static bool all_lead(struct pg_stacks *s, uint32_t set, const uint8_t *range, int n, uint32_t to)
 {
-    uint32_t stays = UINT32_MAX;
-    if (s->set[set].knows_loops)
-        return s->set[set].loops;
-    for (int b = 0; b < 256 && !s->full; b++)
-        if (pg_stacks_next(s, set, (uint8_t)b) != set)
-            stays &= ~(1u << pg_byte_kind[b]);
-    if (s->full)
-        return 0;
-    s->set[set].loops = stays;
-    s->set[set].knows_loops = true;
-    return stays;
+    for (int b = range[0]; b <= range[1]; b++) {
+        if (b > range[0] && s->g->class_of[b] == s->g->class_of[b - 1])
+            continue;
+        const uint32_t next = pg_stacks_next(s, set, (uint8_t)b);
+        const bool last = n == 1 || !range[2];
+        if (last ? next != to
+                 : !next || s->set[next].has_hole || !all_lead(s, next, range + 2, n - 1, to))
+            return false;
+    }
+    return true;
+}
+
+static bool long_lead(struct pg_stacks *s, uint32_t set, uint32_t to)
+{
+    for (size_t i = 0; i < PG_COUNT(longer); i++)
+        if (!all_lead(s, set, longer[i], 4, to))
+            return false;
+    return true;
+}
+
+/* Finds the kinds that go the way of a letter, a digit or a space. */
+static void find_run(struct pg_stacks *s, uint32_t set)
+{
+    uint32_t to = PG_SET_NONE, run = ~(uint32_t)(PG_KINDS_WITHIN | PG_KINDS_ILL);
+    for (const char *c = "e0 "; *c && !to; c++)
+        to = pg_stacks_next(s, set, (uint8_t)*c);
+    for (int b = 0; b < 0x80 && to && !s->full; b++)
+        if (pg_stacks_next(s, set, (uint8_t)b) != to)
+            run &= ~(1u << pg_byte_kind[b]);
+    if (to && !long_lead(s, set, to))
+        run &= ~PG_KINDS_LONG;
+    s->set[set].run_to = to ? to : set;
+    s->set[set].run = !to || s->set[to].has_hole || s->full ? 0 : run;
+}
+
+bool pg_stacks_run(struct pg_stacks *s, uint32_t set, uint32_t kinds, uint8_t n)
+{
+    for (int i = 0; i < n; i++) {
+        const struct pg_set *x = &s->set[set];
+        if (!x->run_to)
+            find_run(s, set);
+        if (kinds & ~x->run)
+            return false;
+        if (x->run_to == set)
+            return true;
+        set = x->run_to;
+    }
+    return n < 255;
 }
 
 /* ------------------------------------------------------------------ making room ------------- */
@@ -359,7 +412,8 @@ void pg_stacks_sweep(struct pg_stacks *s)
         }
         const struct pg_item *item = s->item + n_item;
         uint32_t hash = hash_of(item, x.n);
-        s->set[n_set] = (struct pg_set){.at = n_item, .n = x.n, .hash = hash};
+        s->set[n_set] =
+            (struct pg_set){.at = n_item, .n = x.n, .hash = hash, .has_hole = x.has_hole};
         *find_slot(s, hash, item, x.n) = n_set + 1;
         n_item += x.n;
         s->moved[i] = n_set++;

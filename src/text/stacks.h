@@ -38,8 +38,9 @@ struct pg_set {
     uint32_t hash;
     uint32_t closed; /* the set of what can be read from here; 0: not known yet */
     uint32_t row;    /* + 1; 0: none */
-    uint32_t loops;  /* kinds of bytes that lead from here to here; valid if knows_loops */
-    bool knows_loops, marked;
+    /* Kinds (token_index.h) of which any character leads to run_to; valid if that is not 0. */
+    uint32_t run, run_to;
+    bool has_hole, marked;
 };
 
 struct pg_stacks {
@@ -80,10 +81,22 @@ uint32_t pg_stacks_union(struct pg_stacks *s, uint32_t a, uint32_t b);
 uint32_t pg_stacks_close(struct pg_stacks *s, uint32_t set);
 /* After this byte; of a closed set. */
 uint32_t pg_stacks_step(struct pg_stacks *s, uint32_t set, uint8_t byte);
-/* The same, kept in a table. */
-uint32_t pg_stacks_next(struct pg_stacks *s, uint32_t set, uint8_t byte);
-/* Kinds of bytes (token_index.h) that all lead from a closed set to itself. */
-uint32_t pg_stacks_loops(struct pg_stacks *s, uint32_t set);
+/* The same, put into a table; and out of it, if it is there. */
+uint32_t pg_stacks_fill(struct pg_stacks *s, uint32_t set, uint8_t byte);
+static inline uint32_t pg_stacks_next(struct pg_stacks *s, uint32_t set, uint8_t byte)
+{
+    const uint32_t row = s->set[set].row;
+    if (row) {
+        const size_t n = (size_t)s->g->n_class;
+        const uint32_t next = s->row[(row - 1) * n + s->g->class_of[byte]];
+        if (next != UINT32_MAX)
+            return next;
+    }
+    return pg_stacks_fill(s, set, byte);
+}
+/* Whether all texts of up to `n` bytes of these kinds (255: of any length) can follow a closed set,
+ * and reach no hole: whole characters, but for the last. False if that is not plain. */
+bool pg_stacks_run(struct pg_stacks *s, uint32_t set, uint32_t kinds, uint8_t n);
 bool pg_stacks_has(const struct pg_stacks *s, uint32_t set, uint32_t mark); /* PG_AT_ACCEPT, … */
 
 /* Drops all tables and every set but those marked by pg_stacks_keep since the last time. Sets get

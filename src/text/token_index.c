@@ -4,6 +4,7 @@
 #include "text/token_index.h"
 
 #include "base/os.h"
+#include "text/utf8.h"
 #include "text/vocab_impl.h"
 
 #include <pthread.h>
@@ -17,7 +18,7 @@ struct pg_token_home {
 };
 
 /* Kinds: letters, small and large; digits; the characters that a quoted text is made of besides;
- * bytes of longer characters; control characters; and those that grammars treat one by one. */
+ * control characters; those that grammars treat one by one; and bytes of longer characters. */
 // clang-format off
 const uint8_t pg_byte_kind[256] = {
     [0x00 ... 0x08] = 1, ['\t'] = 2, ['\n'] = 3, [0x0B ... 0x0C] = 1, ['\r'] = 4,
@@ -26,7 +27,7 @@ const uint8_t pg_byte_kind[256] = {
     ['/'] = 16, ['0' ... '9'] = 17, [':'] = 18, [';'] = 19, ['<'] = 6, ['='] = 20,
     ['>' ... '@'] = 6, ['A' ... 'Z'] = 21, ['['] = 22, ['\\'] = 23, [']'] = 24, ['^'] = 6,
     ['_'] = 25, ['`'] = 6, ['a' ... 'z'] = 26, ['{'] = 27, ['|'] = 6, ['}'] = 28, ['~'] = 6,
-    [0x7F] = 29, [0x80 ... 0xBF] = 30, [0xC0 ... 0xFF] = 31,
+    [0x7F] = 1, [0x80 ... 0xFF] = 31,
 };
 // clang-format on
 
@@ -130,54 +131,77 @@ static int take_memory(struct pg_token_index *x, const struct words *w)
     x->n_token = w->n;
     x->end = pg_calloc(n, sizeof(*x->end));
     x->first = pg_calloc((size_t)n + 1, sizeof(*x->first));
-    x->below = pg_calloc(n, sizeof(*x->below));
+    x->kinds = pg_calloc(n, sizeof(*x->kinds));
     x->depth = pg_calloc(n, sizeof(*x->depth));
+    x->height = pg_calloc(n, 1);
     x->byte = pg_calloc(n, 1);
     x->token = pg_calloc(w->n, sizeof(*x->token));
-    x->bytes = (uint64_t)n * (sizeof(*x->end) + sizeof(*x->first) + sizeof(*x->below) +
-                              sizeof(*x->depth) + 1) +
+    x->bytes = (uint64_t)n * (sizeof(*x->end) + sizeof(*x->first) + sizeof(*x->kinds) +
+                              sizeof(*x->depth) + 2) +
                (uint64_t)w->n * sizeof(*x->token);
-    return x->end && x->first && x->below && x->depth && x->byte && x->token ? 0 : PG_ENOMEM;
+    return x->end && x->first && x->kinds && x->depth && x->height && x->byte && x->token
+               ? 0
+               : PG_ENOMEM;
 }
 
 static void free_index(struct pg_token_index *x)
 {
     free(x->end);
     free(x->first);
-    free(x->below);
+    free(x->kinds);
     free(x->depth);
+    free(x->height);
     free(x->byte);
     free(x->token);
     *x = (struct pg_token_index){0};
 }
 
-/* The nodes of `path` deeper than `to`, down to `from`, have no more descendants than there are. */
-static void close_nodes(struct pg_token_index *x, const uint32_t *path, uint32_t from, uint32_t to,
-                        uint32_t n)
+/* The node of each depth on the way to a word, and where the character begins that it is in. */
+struct path {
+    uint32_t node, begin;
+};
+
+/* The nodes of the path deeper than `to`, down to `from`, have no more descendants than there are.
+ */
+static void close_nodes(struct pg_token_index *x, const struct path *path, uint32_t from,
+                        uint32_t to, uint32_t n)
 {
     for (uint32_t d = from; d > to; d--) {
-        uint32_t i = path[d];
+        const uint32_t i = path[d].node, parent = path[d - 1].node;
         x->end[i] = n;
-        x->below[path[d - 1]] |= x->below[i] | 1u << pg_byte_kind[x->byte[i]];
+        x->height[parent] = (uint8_t)PG_MAX(x->height[parent], PG_MIN(x->height[i] + 1, 255));
+        x->kinds[parent] |= x->kinds[i] & ~(uint32_t)PG_KINDS_WITHIN;
         if (d == 1 && x->byte[i] == ' ')
             x->space = i;
     }
 }
 
-/* Nodes in the order of the words. `path` has room for a node of each depth. */
-static void fill(struct pg_token_index *x, const struct words *w, uint32_t *path)
+/* The kinds of the node at path[depth] for its own byte; finds where the next character begins. */
+static uint32_t own_kinds(const char *text, struct path *path, uint32_t depth)
+{
+    const uint32_t begin = path[depth - 1].begin;
+    const int len = pg_utf8_scan(text + begin, depth - begin);
+    uint32_t kinds = 1u << pg_byte_kind[(unsigned char)text[depth - 1]];
+    path[depth].begin = len > 0 ? depth : begin;
+    kinds |= begin < depth - 1 ? PG_KINDS_WITHIN : 0;
+    return kinds | (len < 0 ? PG_KINDS_ILL : 0);
+}
+
+/* Nodes in the order of the words. `path` has room for all depths. */
+static void fill(struct pg_token_index *x, const struct words *w, struct path *path)
 {
     uint32_t n = 1, depth = 0;
-    path[0] = 0;
     for (uint32_t i = 0; i < w->n; i++) {
         const struct word *word = &w->word[i];
+        const char *text = w->text + word->at;
         uint32_t same = i ? common(w, i) : 0;
         close_nodes(x, path, depth, same, n);
         for (depth = same; depth < word->n; n++) {
-            x->byte[n] = (uint8_t)w->text[word->at + depth];
+            x->byte[n] = (uint8_t)text[depth];
             x->depth[n] = (uint16_t)++depth;
             x->first[n] = i;
-            path[depth] = n;
+            x->kinds[n] = own_kinds(text, path, depth);
+            path[depth].node = n;
         }
         x->token[i] = word->id;
     }
@@ -189,7 +213,7 @@ static void fill(struct pg_token_index *x, const struct words *w, uint32_t *path
 static int make(struct pg_token_index *x, const pg_vocab *v)
 {
     struct words w = {0};
-    uint32_t *path = NULL;
+    struct path *path = NULL;
     int rc = list_words(&w, v);
     rc = rc ? rc : take_memory(x, &w);
     if (!rc)

@@ -14,16 +14,22 @@ struct pg_token_index {
     uint32_t n_node, n_token, max_depth;
     uint32_t *end;   /* [n_node] */
     uint32_t *first; /* [n_node + 1] tokens of i: token[first[i], first[i + 1]) */
-    uint32_t *below; /* [n_node] kinds of the bytes of all descendants, a bit each */
+    uint32_t *kinds; /* [n_node] of its byte and those of all descendants, and enum pg_kinds */
     uint16_t *depth; /* [n_node] */
+    uint8_t *height; /* [n_node] bytes from it to its deepest descendant; 255: that or more */
     uint8_t *byte;   /* [n_node] */
     int32_t *token;  /* [n_token] by what they print */
     uint32_t space;  /* the child of the root with the byte ' '; 0: none */
     uint64_t bytes;  /* of memory */
 };
 
-enum { PG_BYTE_KINDS = 32 };
-extern const uint8_t pg_byte_kind[256]; /* less than PG_BYTE_KINDS: bytes that often go together */
+/* Kinds are bits: bytes that often go together. Those of longer characters are one. */
+enum pg_kinds {
+    PG_KINDS_WITHIN = 1 << 29, /* the node's own byte goes on with a character */
+    PG_KINDS_ILL = 1 << 30     /* what is printed from here on may be no UTF-8 */
+};
+#define PG_KINDS_LONG (1u << 31)        /* bytes from 0x80 on */
+extern const uint8_t pg_byte_kind[256]; /* the number of the bit */
 
 /* That of v: made by the first who asks, and kept. NULL when out of memory. */
 const struct pg_token_index *pg_token_index_of(const pg_vocab *v);
