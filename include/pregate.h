@@ -412,7 +412,7 @@ struct pg_token {
 };
 
 enum pg_request_stop {
-    PG_STOP_END,       /* an end token */
+    PG_STOP_END,       /* an end token, or nothing more may come by its grammar */
     PG_STOP_LENGTH,    /* n_predict tokens */
     PG_STOP_CONTEXT,   /* the context is full */
     PG_STOP_CALLER,    /* the callback said so */

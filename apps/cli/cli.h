@@ -6,7 +6,7 @@
  *   sizes.c     8G, 512MiB, 60 %: bytes to and from text; lists
  *   term.c      progress, interrupts, safe printing
  *   files.c     whole files in, atomic files out
- *   grammar.c   what a text may be
+ *   grammars.c  what a text may be
  *   report.c    statistics as JSON, rates, model and plan
  *   chat_X.c    parts of cmd_chat.c
  *   cmd_X.c     the command X: int cli_X(const struct cli_args *), which returns the exit code

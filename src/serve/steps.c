@@ -262,7 +262,7 @@ int pg_scheduler_token(void *user, const struct pg_sequence *seq, int32_t token,
     (void)err;
     if (!t->first_ns)
         t->first_ns = pg_now_ns();
-    if (!t->r.ignore_eos && pg_vocab_is_end(s->engine->vocab, token)) {
+    if ((!t->r.ignore_eos || t->how.matcher) && pg_vocab_is_end(s->engine->vocab, token)) {
         t->stop = PG_STOP_END;
         return 0;
     }
@@ -276,6 +276,10 @@ int pg_scheduler_token(void *user, const struct pg_sequence *seq, int32_t token,
     t->n_predicted++;
     if (t->r.token && t->r.token(t->r.user, &out)) {
         t->stop = PG_STOP_CALLER;
+        return 0;
+    }
+    if (t->how.matcher && pg_matcher_must_end(t->how.matcher)) {
+        t->stop = PG_STOP_END; /* without a step for the end token */
         return 0;
     }
     if (!goes_on(s, t, seq)) {
