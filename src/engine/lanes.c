@@ -180,8 +180,14 @@ static int go_on(struct pg_lanes *l, struct pg_sequence *s, struct pg_err *err)
 {
     if (s->how) {
         int32_t token;
-        PG_TRY(pg_session_sample(s->session, s->how, &token, err));
-        int rc = l->opt.token(l->opt.user, s, token, err);
+        int rc = pg_session_sample(s->session, s->how, &token, err);
+        if (rc && l->opt.failed) {
+            s->runs = false;
+            l->opt.failed(l->opt.user, s, err);
+            return 0;
+        }
+        PG_TRY(rc);
+        rc = l->opt.token(l->opt.user, s, token, err);
         if (rc < 0)
             return rc;
         if (rc > 0 && s->n < l->opt.engine->opt.n_ctx) {
