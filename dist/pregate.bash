@@ -13,7 +13,7 @@ _pregate()
         prev=${COMP_WORDS[COMP_CWORD-2]}
     fi
     if [ "$COMP_CWORD" = 1 ] || { [ "$COMP_CWORD" = 2 ] && [ "${COMP_WORDS[1]}" = help ]; }; then
-        mapfile -t COMPREPLY < <(compgen -W 'run chat bench inspect plan tokenize logits synth convert quantize pack sidecar tune eval train load replay help --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run chat serve bench inspect plan tokenize logits synth convert quantize pack sidecar tune eval train load replay help --help --version' -- "$cur")
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -21,7 +21,10 @@ _pregate()
         options='--model --prompt --file --n-predict --routes --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --source --batch --threads --kv --io --cpu --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty --frequency-penalty --repeat-last-n --beams --seed --grammar --json-schema --ignore-eos --special --echo --json --routes-out --trace --verbose --help' files=1
         ;;
     chat)
-        options='--model --n-predict --system --chat-template --think --no-think --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --experts --batch --threads --kv --io --cpu --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty --frequency-penalty --repeat-last-n --seed --verbose --help' files=1
+        options='--model --n-predict --system --chat-template --think --no-think --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --experts --batch --threads --kv --io --cpu --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty --frequency-penalty --repeat-last-n --seed --grammar --json-schema --verbose --help' files=1
+        ;;
+    serve)
+        options='--model --chat-template --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --batch --threads --kv --io --cpu --host --port --parallel --api-key --names --cors-origins --no-webui --drain-timeout --alias --itl-ms --prompt-cache --prompt-cache-size --verbose --help' files=1
         ;;
     bench)
         options='--model --n-prompt --n-decode --file --reps --parallel --steady --modes --memory --evict --routes --format --slots --pregate --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --source --batch --threads --kv --io --cpu --seed --no-measure --verbose --help' files=1
@@ -86,8 +89,16 @@ _pregate()
     chat:--kv) words='f16 f32' ;;
     chat:--io) words='auto uring pread' ;;
     chat:--cpu) words='auto ref avx2 avx512 neon' ;;
-    chat:-m | chat:--model | chat:--chat-template | chat:--pregate) files=1 ;;
+    chat:-m | chat:--model | chat:--chat-template | chat:--pregate | chat:--grammar | chat:-j | chat:--json-schema) files=1 ;;
     chat:-n | chat:--n-predict | chat:--system | chat:--memory | chat:--slots | chat:--cache-bias | chat:--cache-margin | chat:--lookahead | chat:--extra | chat:-c | chat:--ctx | chat:--experts | chat:-b | chat:--batch | chat:-t | chat:--threads | chat:--temp | chat:--top-k | chat:--top-p | chat:--min-p | chat:--repeat-penalty | chat:--presence-penalty | chat:--frequency-penalty | chat:--repeat-last-n | chat:-s | chat:--seed) return ;;
+    serve:--mode) words='auto resident ondemand prefetch-all lookahead hint pregate' ;;
+    serve:--evict) words='cycle lru lfu lifo random' ;;
+    serve:--hints) words='auto on off' ;;
+    serve:--kv) words='f16 f32' ;;
+    serve:--io) words='auto uring pread' ;;
+    serve:--cpu) words='auto ref avx2 avx512 neon' ;;
+    serve:-m | serve:--model | serve:--chat-template | serve:--pregate | serve:--api-key | serve:--prompt-cache) files=1 ;;
+    serve:--memory | serve:--slots | serve:--cache-bias | serve:--cache-margin | serve:--lookahead | serve:--extra | serve:-c | serve:--ctx | serve:--capacity | serve:--experts | serve:-b | serve:--batch | serve:-t | serve:--threads | serve:--host | serve:--port | serve:--parallel | serve:--names | serve:--cors-origins | serve:--drain-timeout | serve:--alias | serve:--itl-ms | serve:--prompt-cache-size) return ;;
     bench:--hints) words='auto on off' ;;
     bench:--kv) words='f16 f32' ;;
     bench:--io) words='auto uring pread' ;;

@@ -65,11 +65,10 @@ static void sampling_init(struct chat_talk *t)
     t->sampling = cli_sampling_of(a, a->seed_given ? a->seed : random);
 }
 
-/* The template of --chat-template, or the model's own. */
-static int template_open(struct chat_talk *t, struct pg_err *err)
+int cli_template_open(pg_chat **out, const struct cli_args *args, struct pg_err *err)
 {
-    struct pg_chat_options opt = {PG_CHAT_OPTIONS_INIT, .model = t->args->subject};
-    const char *name = t->args->chat_template;
+    struct pg_chat_options opt = {PG_CHAT_OPTIONS_INIT, .model = args->subject};
+    const char *name = args->chat_template;
     char *file = NULL;
     size_t n_file = 0;
     if (name && !strcmp(name, "chatml")) {
@@ -82,7 +81,7 @@ static int template_open(struct chat_talk *t, struct pg_err *err)
         opt.source = file;
         opt.n_source = n_file;
     }
-    const int rc = pg_chat_open(&t->template, &opt, err);
+    const int rc = pg_chat_open(out, &opt, err);
     free(file);
     return rc;
 }
@@ -117,7 +116,7 @@ int chat_talk_open(struct chat_talk *t, const struct cli_args *args, struct pg_e
     *t = (struct chat_talk){
         .args = args, .thinks_shown = terminal, .colour = terminal && !getenv("NO_COLOR")};
     sampling_init(t);
-    int rc = template_open(t, err);
+    int rc = cli_template_open(&t->template, t->args, err);
     rc = rc ? rc : engine_open(t, err);
     if (rc)
         return rc;

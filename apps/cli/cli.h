@@ -75,6 +75,11 @@ struct cli_args {
     double imitate; /* below 0: not given */
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose,
         experts_only, pack, undo, steady, think, no_think;
+    const char *host, *key_file, *names, *origins, *alias, *cache_dir; /* of serve */
+    int port;
+    double drain_seconds, itl_ms;
+    uint64_t cache_bytes;
+    bool no_page;
     bool help, resume;
     const char *given[CLI_GIVEN]; /* names of options */
     int n_given;
@@ -123,6 +128,7 @@ int cli_tune(const struct cli_args *args);
 int cli_train(const struct cli_args *args);
 int cli_eval(const struct cli_args *args);
 int cli_load(const struct cli_args *args);
+int cli_serve(const struct cli_args *args);
 
 /* ---------------------------------------------------------------- messages ------------------ */
 
@@ -240,6 +246,8 @@ struct pg_sampling cli_sampling_of(const struct cli_args *args, uint64_t seed);
 /* The prompt into a fresh session: its timeline, or, where the model has an encoder, its source, to
  * which a timeline begins. */
 int cli_prompt_run(pg_engine *e, pg_session *s, const struct pg_ids *prompt, struct pg_err *err);
+/* The template of --chat-template, or the model's own. */
+int cli_template_open(pg_chat **out, const struct cli_args *args, struct pg_err *err);
 /* How text becomes a prompt of this model: flags of pg_tokenize. */
 unsigned cli_prompt_flags(const pg_engine *e);
 

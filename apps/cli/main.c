@@ -23,6 +23,14 @@ static const struct cli_command commands[] = {
  "  pregate chat model.gguf --memory 8G\n"
  "  pregate chat model.gguf --system \"Answer in one sentence.\" --no-think\n"
  "  echo \"What is a mixture of experts?\" | pregate chat model.gguf --temp 0\n", cli_chat},
+{"serve", "MODEL", "answer requests over HTTP",
+ "Speaks as OpenAI's API does (/v1/chat/completions, /v1/completions, /v1/responses, /v1/models), as\n"
+ "Anthropic's and Ollama's do, and as llama-server. Requests that run at once share each step, so that an\n"
+ "expert is read once for all of them. One line on standard output says where the server listens; logs\n"
+ "are on standard error. SIGTERM lets the requests under way finish; a second signal ends at once.",
+ "  pregate serve model.gguf --memory 8G\n"
+ "  pregate serve model.gguf --memory 8G -c 8192 --parallel 8 --port 9000 --api-key keys.txt\n"
+ "  curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n", cli_serve},
 {"bench", "MODEL", "compare modes, budgets and policies on one model",
  "Runs every mode under every budget with every policy, repetitions interleaved, and measures the\n"
  "memory and disk bandwidths of the machine in between: what cannot be beaten.\n"

@@ -31,10 +31,11 @@ enum on {
     PACK = 16384,
     LOAD = 32768,
     CHAT = 65536,
-    ALL = 131071,
-    ENGINE = RUN | CHAT | BENCH | PLAN | LOGITS | EVAL,
+    SERVE = 131072,
+    ALL = 262143,
+    ENGINE = RUN | CHAT | BENCH | PLAN | LOGITS | EVAL | SERVE,
     MODEL = RUN | CHAT | BENCH | INSPECT | PLAN | TOKENIZE | LOGITS | SIDECAR | TRAIN | TUNE |
-            EVAL | QUANTIZE | PACK
+            EVAL | QUANTIZE | PACK | SERVE
 };
 
 enum kind { FLAG, TEXT, FILES, INTEGER, SEED, REAL, REALS, SIZE, CHOICE };
@@ -132,7 +133,7 @@ static const struct option options[] = {
 {"n-predict", 'n', "N", RUN, INTEGER, AT(n_predict), -1, BIG, NULL, "tokens to write; -1 = until the text or the context ends (128)"},
 {"n-predict", 'n', "N", CHAT, INTEGER, AT(n_predict), -1, BIG, NULL, "tokens of an answer at most; -1 = until it or the context ends (-1)"},
 {"system", 0, "TEXT", CHAT, TEXT, AT(system), 0, 0, NULL, "what the model is told first"},
-{"chat-template", 0, "FILE", CHAT, TEXT, AT(chat_template), 0, 0, NULL, "Jinja template instead of the model's; chatml is built in"},
+{"chat-template", 0, "FILE", CHAT | SERVE, TEXT, AT(chat_template), 0, 0, NULL, "Jinja template instead of the model's; chatml is built in"},
 {"think", 0, NULL, CHAT, FLAG, AT(think), 0, 0, NULL, "the template is told to have the model reason (as the template has it)"},
 {"no-think", 0, NULL, CHAT, FLAG, AT(no_think), 0, 0, NULL, "the template is told to have it answer at once"},
 {"tokens", 0, "IDS", LOGITS, TEXT, AT(tokens), 0, 0, NULL, "token ids with commas between, as 1,2,3"},
@@ -149,12 +150,12 @@ static const struct option options[] = {
 {"routes", 0, "FILE", RUN | BENCH | PLAN, TEXT, AT(routes), 0, 0, NULL, "force the routing of a recorded trace (JSON lines)"},
 {"format", 'o', "FORMAT", BENCH, TEXT, AT(format), 0, 0, NULL, "md, json, csv or html, on standard output (md)"},
 /* how to run it */
-{"memory", 0, "SIZE", RUN | CHAT | PLAN | LOGITS | EVAL, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
-{"mode", 0, "MODE", RUN | CHAT | PLAN | LOGITS | EVAL, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is hinted (auto: resident if it fits, else hint or lookahead where they pay, else ondemand)"},
+{"memory", 0, "SIZE", RUN | CHAT | PLAN | LOGITS | EVAL | SERVE, SIZE, AT(memory), 0, 0, NULL, "bound of the whole process: 8G, 512MiB, 60% (what the machine leaves)"},
+{"mode", 0, "MODE", RUN | CHAT | PLAN | LOGITS | EVAL | SERVE, CHOICE, AT(mode), 0, 0, choice_mode, "who decides and what is hinted (auto: resident if it fits, else hint or lookahead where they pay, else ondemand)"},
 {"slots", 0, "N", ENGINE, INTEGER, AT(n_slots), 1, BIG, NULL, "expert slots, whatever the budget leaves; without --memory the budget is what that takes"},
 {"pregate", 0, "FILE", ENGINE, TEXT, AT(sidecar), 0, 0, NULL, "sidecar with the pre-gates (beside the model)"},
-{"evict", 0, "POLICY", RUN | CHAT | PLAN | LOGITS | EVAL, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
-{"hints", 0, "WHEN", RUN | CHAT | BENCH | LOGITS | EVAL | PLAN, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
+{"evict", 0, "POLICY", RUN | CHAT | PLAN | LOGITS | EVAL | SERVE, CHOICE, AT(evict), 0, 0, choice_evict, "which expert leaves when a slot is needed (cycle)"},
+{"hints", 0, "WHEN", RUN | CHAT | BENCH | LOGITS | EVAL | PLAN | SERVE, CHOICE, AT(hints), 0, 0, choice_hints, "hinted reads; auto stops them when they do not pay (auto)"},
 {"cache-bias", 0, "X[,X...]", ENGINE, REALS, AT(cache_bias), 0, 1, NULL, "prefer experts that are in memory, by X of the logits' range: fewer bytes, another answer; of all blocks, or one a block (0)"},
 {"cache-margin", 0, "M[,M...]", ENGINE, REALS, AT(cache_margin), 0, 1, NULL, "the same over those up to M more probable, a token's first expert but never: better at the same bytes (0)"},
 {"lookahead", 0, "K", ENGINE, INTEGER, AT(lookahead), 1, 64, NULL, "blocks ahead that are hinted (1)"},
@@ -166,8 +167,21 @@ static const struct option options[] = {
 {"batch", 'b', "N", ENGINE, INTEGER, AT(n_batch), 1, 65536, NULL, "tokens of the prompt a step (the largest that fits well)"},
 {"threads", 't', "N", ENGINE | TRAIN | TUNE | CONVERT | QUANTIZE | PACK, INTEGER, AT(n_threads), 1, 256, NULL, "threads that compute (the machine's)"},
 {"kv", 0, "TYPE", ENGINE, CHOICE, AT(kv), 0, 0, choice_kv, "KV cache (f16; f32 in logits and eval)"},
-{"io", 0, "PATH", RUN | CHAT | BENCH | LOGITS | EVAL, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
+{"io", 0, "PATH", RUN | CHAT | BENCH | LOGITS | EVAL | SERVE, CHOICE, AT(io_path), 0, 0, choice_io, "how experts are read (auto)"},
 {"cpu", 0, "LEVEL", ENGINE, CHOICE, AT(cpu), 0, 0, choice_cpu, "highest instruction set to use (auto)"},
+/* serving */
+{"host", 0, "ADDRESS", SERVE, TEXT, AT(host), 0, 0, NULL, "address to listen at; 0.0.0.0 is all of them (127.0.0.1)"},
+{"port", 0, "N", SERVE, INTEGER, AT(port), 0, 65535, NULL, "port; 0 = any that is free (8080)"},
+{"parallel", 0, "N", SERVE, INTEGER, AT(n_parallel), 1, 256, NULL, "requests that run at once, each with a context of -c tokens (4)"},
+{"api-key", 0, "FILE", SERVE, TEXT, AT(key_file), 0, 0, NULL, "keys that clients have to have, one a line; SIGHUP reads it again"},
+{"names", 0, "LIST", SERVE, TEXT, AT(names), 0, 0, NULL, "names that clients may call the server by, beside addresses, localhost and --host"},
+{"cors-origins", 0, "LIST", SERVE, TEXT, AT(origins), 0, 0, NULL, "pages that may ask, as https://example.org (none)"},
+{"no-webui", 0, NULL, SERVE, FLAG, AT(no_page), 0, 0, NULL, "no page at /"},
+{"drain-timeout", 0, "S", SERVE, REAL, AT(drain_seconds), 0, 86400, NULL, "seconds that requests get to finish after SIGTERM (30)"},
+{"alias", 0, "NAME", SERVE, TEXT, AT(alias), 0, 0, NULL, "what the model is called (its file's name)"},
+{"itl-ms", 0, "N", SERVE, REAL, AT(itl_ms), 1, 60000, NULL, "while others write, prompts take steps of at most so long (200)"},
+{"prompt-cache", 0, "DIR", SERVE, TEXT, AT(cache_dir), 0, 0, NULL, "folder where contexts are kept for later (memory alone)"},
+{"prompt-cache-size", 0, "SIZE", SERVE, SIZE, AT(cache_bytes), 0, 0, NULL, "of the files there (4G)"},
 /* sampling */
 {"temp", 0, "T", RUN | CHAT, REAL, AT(temp), 0, 1000, NULL, "temperature; 0 = always the likeliest token (0.8)"},
 {"top-k", 0, "K", RUN | CHAT, INTEGER, AT(top_k), 0, BIG, NULL, "of the K likeliest only; 0 = off (40)"},
@@ -338,7 +352,7 @@ static unsigned command_bit(const char *name)
 {
     static const char *const names[] = {
         "run",   "bench", "inspect", "plan",    "tokenize", "logits", "synth", "sidecar", "replay",
-        "train", "tune",  "eval",    "convert", "quantize", "pack",   "load",  "chat"};
+        "train", "tune",  "eval",    "convert", "quantize", "pack",   "load",  "chat",    "serve"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (!strcmp(name, names[i]))
             return 1u << i;
@@ -369,11 +383,16 @@ static void defaults(struct cli_args *a, const char *command)
                            .duration = 30,
                            .timeout = 600,
                            .n_max_tokens = 128,
-                           .holdout = 0.1};
+                           .holdout = 0.1,
+                           .host = "127.0.0.1",
+                           .port = 8080,
+                           .drain_seconds = 30};
     if (!strcmp(command, "tune")) {
         a->lr = 0; /* as the library has it */
         a->level = 0;
     }
+    if (!strcmp(command, "serve"))
+        a->n_parallel = 4;
     if (!strcmp(command, "chat"))
         a->n_predict = -1;
     if (!strcmp(command, "bench"))
