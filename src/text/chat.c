@@ -40,41 +40,47 @@ static void text_free(struct pg_jinja_text *t)
     *t = (struct pg_jinja_text){0};
 }
 
-/* Templates differ in which form of null content and of arguments they can take. The first of them
- * is what Hugging Face's users give; the others are tried in turn, and if none does well, the first
- * that gives a text is taken, or the first error. */
-static int render_choices(const struct pg_chat *c, const struct form *f, struct pg_chat_request *q,
-                          struct pg_jinja_text *out, struct pg_err *err)
+/* The request in one of its forms. *well: no form that the template cannot write was written. */
+static int render_form(const struct pg_chat *c, const struct form *f, struct pg_chat_request *q,
+                       int form, struct pg_jinja_text *out, struct pg_err *err)
 {
-    struct pg_err later;
-    struct pg_jinja_text t;
-    int first = 0;
+    bool nulls = form & 1, arguments = form >> 1;
     *out = (struct pg_jinja_text){0};
-    for (int i = 0; i < 4; i++) {
-        int nulls = i & 1, arguments = i >> 1;
-        if (nulls > q->has_nulls || arguments > q->has_arguments)
+    PG_TRY(pg_chat_request_choose(q, nulls, arguments, err));
+    PG_TRY(render(c, f, q, out, err));
+    out->said_none &= q->has_nulls && !nulls;
+    out->said_arguments &= q->has_arguments && !arguments;
+    return 0;
+}
+
+/* Templates differ in which form of null content and of arguments they can take. The first form is
+ * what Hugging Face's users give; the others are tried in turn, and if none does well, the first
+ * that gives a text is taken, or the first error. */
+static int render_forms(const struct pg_chat *c, const struct form *f, struct pg_chat_request *q,
+                        struct pg_jinja_text *out, struct pg_err *err)
+{
+    struct pg_err first = {0}, why;
+    struct pg_jinja_text t;
+    *out = (struct pg_jinja_text){0};
+    for (int form = 0; form < 4; form++) {
+        if ((form & 1) > q->has_nulls || form >> 1 > q->has_arguments)
             continue;
-        int rc = pg_chat_request_choose(q, nulls, arguments, i ? &later : err);
-        rc = rc ? rc : render(c, f, q, &t, i ? &later : err);
-        first = i ? first : rc;
-        if (rc == PG_ENOMEM) {
+        int rc = render_form(c, f, q, form, &t, &why);
+        bool well = !rc && !t.said_none && !t.said_arguments;
+        if (well || rc == PG_ENOMEM)
             text_free(out);
-            return rc;
-        }
+        if (rc == PG_ENOMEM)
+            return pg_fail(err, rc, "%s", why.text);
         if (rc)
-            continue;
-        bool well = !(t.said_none && q->has_nulls && !nulls) &&
-                    !(t.said_arguments && q->has_arguments && !arguments);
-        if (well || !out->text) {
-            text_free(out);
+            first = first.code ? first : why;
+        else if (!out->text)
             *out = t;
-        } else {
+        else
             text_free(&t);
-        }
         if (well)
             return 0;
     }
-    return out->text ? 0 : first;
+    return out->text ? 0 : pg_fail(err, first.code, "%s", first.text);
 }
 
 /* ---- segments ---- */
@@ -120,7 +126,7 @@ int pg_chat_render(const pg_chat *c, const char *request, size_t n_request,
     PG_TRY(pg_chat_request_open(&q, request, n_request, err));
     const struct form *f = q.has_tools && c->tools.template ? &c->tools : &c->plain;
     int rc = pg_chat_request_parts(&q, f->parts, err);
-    rc = rc ? rc : render_choices(c, f, &q, &t, err);
+    rc = rc ? rc : render_forms(c, f, &q, &t, err);
     rc = rc ? rc : cut(&t, out, err);
     text_free(&t);
     pg_chat_request_close(&q);

@@ -36,12 +36,7 @@ static int parse(json_t **out, const char *s, size_t n, struct pg_err *err)
     if (too_deep(s, n))
         return pg_fail(err, PG_EARG, "the request is nested deeper than %d", NESTED);
     int rc = pg_json_parse(out, s, n, err);
-    if (rc == PG_EFORMAT) {
-        pg_fail_in(err, PG_EARG, "the request");
-        if (err)
-            err->code = PG_EARG;
-    }
-    return rc == PG_EFORMAT ? PG_EARG : rc;
+    return rc == PG_EFORMAT ? pg_fail_in(err, PG_EARG, "the request") : rc;
 }
 
 static int wrong(const char *what, const json_t *found, const char *wanted, struct pg_err *err)

@@ -94,7 +94,7 @@ void pg_buf_put_str(struct pg_buf *b, const struct pg_value *s)
 {
     size_t at = b->n;
     pg_buf_put(b, s->s, s->n, s->content);
-    if (!b->rc && s->mark)
+    if (!b->rc && s->mark && s->n)
         memcpy(b->mark + at, s->mark, s->n);
 }
 

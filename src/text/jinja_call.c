@@ -63,6 +63,16 @@ int pg_jinja_apply(struct pg_jinja_run *r, const struct pg_jinja_function *f,
     return f->call(&c);
 }
 
+int pg_jinja_int_arg(struct pg_jinja_call *c, int i, int64_t none, int64_t *out)
+{
+    *out = none;
+    if (c->arg[i].kind == PG_V_ABSENT || c->arg[i].kind == PG_V_NONE)
+        return 0;
+    PG_TRY(pg_value_need(c->run, &c->arg[i], PG_V_INT, "an argument"));
+    *out = c->arg[i].integer;
+    return 0;
+}
+
 int pg_jinja_invoke(struct pg_jinja_run *r, const struct pg_value *f,
                     const struct pg_jinja_args *args, struct pg_value *out)
 {
@@ -306,7 +316,7 @@ int pg_jinja_item(struct pg_jinja_run *r, const struct pg_value *v, const struct
         return method_of(r, &from, &name, out);
     if (number && (from.kind == PG_V_STR || pg_is_list(&from))) {
         int64_t i = name.kind == PG_V_BOOL ? name.truth : name.integer;
-        PG_TRY(pg_jinja_steps(r, from.kind == PG_V_STR ? from.n / 64 : 0));
+        PG_TRY(pg_jinja_scan(r, from.kind == PG_V_STR ? from.n : 0));
         if (!item_at(&from, i, out))
             return 0;
     }

@@ -221,9 +221,5 @@ int pg_jinja_eval(struct pg_jinja_run *r, const struct pg_node *n, struct pg_val
     int rc = pg_jinja_steps(r, 1);
     rc = rc ? rc : by_kind[n->kind](r, n, out);
     r->depth--;
-    if (rc && !r->located) {
-        r->located = true;
-        r->where = n->at;
-    }
-    return rc;
+    return pg_jinja_locate(r, n, rc);
 }

@@ -469,7 +469,7 @@ int pg_jinja_filters(struct pg_jinja_parser *p, struct pg_node **n)
 static int deeper(struct pg_jinja_parser *p)
 {
     if (++p->depth > PG_JINJA_PARSE_DEPTH)
-        return pg_jinja_wrong(p->t, p->err, peek(p)->at, "expressions are nested deeper than %d",
+        return pg_jinja_wrong(p->t, p->err, peek(p)->at, "nested deeper than %d",
                               PG_JINJA_PARSE_DEPTH);
     return 0;
 }

@@ -18,27 +18,15 @@ static int as_text(struct pg_jinja_call *c)
     return pg_value_text(c->run, &c->self, &c->self);
 }
 
-static int need_int(struct pg_jinja_call *c, int i, int64_t none, int64_t *out)
-{
-    *out = none;
-    if (absent(&c->arg[i]))
-        return 0;
-    PG_TRY(pg_value_need(c->run, &c->arg[i], PG_V_INT, "an argument of a filter"));
-    *out = c->arg[i].integer;
-    return 0;
-}
-
 /* ---- texts ---- */
 
 static int filter_trim(struct pg_jinja_call *c)
 {
+    bool spaces = absent(&c->arg[0]);
     PG_TRY(as_text(c));
-    if (!absent(&c->arg[0])) {
+    if (!spaces)
         PG_TRY(pg_value_need(c->run, &c->arg[0], PG_V_STR, "trim"));
-        PG_TRY(pg_jinja_steps(c->run, (uint64_t)c->self.n * c->arg[0].n / 256));
-    }
-    *c->out = pg_str_strip(&c->self, absent(&c->arg[0]) ? NULL : &c->arg[0], 3);
-    return 0;
+    return pg_str_trim(c->run, &c->self, spaces ? NULL : &c->arg[0], 3, c->out);
 }
 
 static int in_case(struct pg_jinja_call *c, enum pg_case how)
@@ -74,7 +62,7 @@ static int filter_replace(struct pg_jinja_call *c)
     PG_TRY(pg_value_text(c->run, &c->self, &v[0]));
     PG_TRY(pg_value_text(c->run, &c->arg[0], &v[1]));
     PG_TRY(pg_value_text(c->run, &c->arg[1], &v[2]));
-    PG_TRY(need_int(c, 2, -1, &count));
+    PG_TRY(pg_jinja_int_arg(c, 2, -1, &count));
     return pg_str_replace(c->run, v, count, c->out);
 }
 
@@ -87,7 +75,7 @@ static int filter_indent(struct pg_jinja_call *c)
     PG_TRY(as_text(c));
     if (by.kind != PG_V_STR) {
         int64_t width;
-        PG_TRY(need_int(c, 0, 4, &width));
+        PG_TRY(pg_jinja_int_arg(c, 0, 4, &width));
         PG_TRY(pg_jinja_binary(c->run, '*', (struct pg_value[]){space, pg_value_int(width)}, &by));
     }
     PG_TRY(pg_str_lines(c->run, &c->self, false, &lines));
@@ -164,7 +152,7 @@ static int filter_int(struct pg_jinja_call *c)
     const struct pg_value *v = &c->self;
     int64_t base, i = 0;
     double x = 0;
-    PG_TRY(need_int(c, 1, 10, &base));
+    PG_TRY(pg_jinja_int_arg(c, 1, 10, &base));
     *c->out = absent(&c->arg[0]) ? pg_value_int(0) : c->arg[0];
     if (v->kind == PG_V_UNDEFINED)
         return pg_jinja_fail(c->run, "int: '%s' is undefined", pg_quote(v->s, v->n).s);
@@ -220,7 +208,7 @@ static int filter_round(struct pg_jinja_call *c)
     char text[400];
     int64_t precision;
     struct pg_value how = absent(&c->arg[1]) ? pg_value_str("common") : c->arg[1], v = c->self;
-    PG_TRY(need_int(c, 0, 0, &precision));
+    PG_TRY(pg_jinja_int_arg(c, 0, 0, &precision));
     if (!pg_is_number(&v) || precision < 0 || precision > 30)
         return pg_jinja_fail(c->run, "round of %s to %lld digits", pg_value_type(&v),
                              (long long)precision);
@@ -624,7 +612,7 @@ static int filter_batch(struct pg_jinja_call *c)
 {
     struct pg_value list, *batch, *item;
     int64_t size;
-    PG_TRY(need_int(c, 0, 0, &size));
+    PG_TRY(pg_jinja_int_arg(c, 0, 0, &size));
     if (size < 1 || size > PG_JINJA_ITEMS)
         return pg_jinja_fail(c->run, "batch of %lld items", (long long)size);
     PG_TRY(pg_value_items(c->run, &c->self, &list));

@@ -300,7 +300,6 @@ struct pg_jinja_macro {
 struct pg_jinja_loop {
     const struct pg_value *item;
     uint32_t n, i;
-    int depth;
 };
 
 /* ---- calls ---- */
@@ -343,10 +342,15 @@ const struct pg_jinja_function *pg_jinja_global(int i); /* NULL after the last *
 /* All return 0 or what pg_jinja_fail returned. */
 int pg_jinja_fail(struct pg_jinja_run *r, const char *fmt, ...) PG_PRINTF(2, 3);
 int pg_jinja_full(struct pg_jinja_run *r); /* fails: no more memory */
+/* Returns rc; the innermost node that failed says where. */
+int pg_jinja_locate(struct pg_jinja_run *r, const struct pg_node *n, int rc);
 int pg_jinja_steps(struct pg_jinja_run *r, uint64_t n);
+int pg_jinja_scan(struct pg_jinja_run *r, uint64_t n); /* the steps of looking at n bytes */
 int pg_jinja_apply(struct pg_jinja_run *r, const struct pg_jinja_function *f,
                    const struct pg_value *self, const struct pg_jinja_args *args,
                    struct pg_value *out);
+/* Argument i as a whole number, or what it is where it is not given. */
+int pg_jinja_int_arg(struct pg_jinja_call *c, int i, int64_t none, int64_t *out);
 int pg_jinja_invoke(struct pg_jinja_run *r, const struct pg_value *f,
                     const struct pg_jinja_args *args, struct pg_value *out);
 int pg_jinja_call_macro(struct pg_jinja_run *r, const struct pg_jinja_macro *m,
@@ -390,7 +394,8 @@ const struct pg_value *pg_dict_get(struct pg_jinja_run *r, struct pg_dict *d,
 /* str(v), and repr(v) appended to b. */
 int pg_value_text(struct pg_jinja_run *r, const struct pg_value *v, struct pg_value *out);
 void pg_value_print(struct pg_buf *b, const struct pg_value *v);
-void pg_float_repr(double x, char out[32]);
+enum { PG_FLOAT_TEXT = 48 };
+void pg_float_repr(double x, char out[PG_FLOAT_TEXT]);
 struct pg_json_style {
     bool ascii, sorted, lines;
     struct pg_value indent, comma, colon;
@@ -405,6 +410,8 @@ size_t pg_str_at(const struct pg_value *s, size_t i); /* the byte where characte
 bool pg_char_is_space(uint32_t c);
 /* Without white space (chars NULL) or those characters at its start (1) or end (2). */
 struct pg_value pg_str_strip(const struct pg_value *s, const struct pg_value *chars, int where);
+int pg_str_trim(struct pg_jinja_run *r, const struct pg_value *s, const struct pg_value *chars,
+                int where, struct pg_value *out);
 enum pg_case { PG_CASE_UPPER, PG_CASE_LOWER, PG_CASE_TITLE, PG_CASE_CAPITAL, PG_CASE_WORDS };
 int pg_str_case(struct pg_jinja_run *r, const struct pg_value *s, enum pg_case how,
                 struct pg_value *out);

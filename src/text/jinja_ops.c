@@ -194,8 +194,11 @@ static int put_converted(struct pg_buf *b, const char *spec, size_t n_spec, char
     if (!pg_is_number(v))
         return pg_jinja_fail(r, "the format %%%c has %s, wanted a number", letter,
                              pg_value_type(v));
-    if (n_spec > 12)
-        return pg_jinja_fail(r, "a format is longer than 12");
+    for (size_t i = 0, n_digits = 0; i < n_spec; i++) {
+        n_digits = spec[i] >= '0' && spec[i] <= '9' ? n_digits + 1 : 0;
+        if (n_digits > 3 || n_spec > 12)
+            return pg_jinja_fail(r, "a format has a width of %.*s", (int)PG_MIN(n_spec, 12u), spec);
+    }
     if (letter == 'd' || letter == 'i' || letter == 'x') {
         if (v->kind == PG_V_FLOAT && !(fabs(v->real) < 9e18))
             return too_large(r);
@@ -376,6 +379,7 @@ int pg_jinja_slice(struct pg_jinja_run *r, const struct pg_value v[4], struct pg
     int64_t n, range[4];
     if (v[0].kind != PG_V_STR && !pg_is_list(&v[0]))
         return pg_jinja_fail(r, "a slice of %s, wanted a text or a list", pg_value_type(&v[0]));
+    PG_TRY(pg_jinja_scan(r, v[0].kind == PG_V_STR ? v[0].n : 0));
     n = v[0].kind == PG_V_STR ? (int64_t)pg_str_chars(&v[0]) : v[0].n;
     PG_TRY(bound(r, &v[3], 1, &range[2]));
     if (!range[2])

@@ -251,7 +251,7 @@ static int parse_statement(struct pg_jinja_parser *p, struct pg_node **out)
                       {"continue", parse_continue},
                       {"generation", parse_generation}};
     if (++p->depth > PG_JINJA_PARSE_DEPTH)
-        return pg_jinja_wrong(p->t, p->err, p->token[p->at].at, "blocks are nested deeper than %d",
+        return pg_jinja_wrong(p->t, p->err, p->token[p->at].at, "nested deeper than %d",
                               PG_JINJA_PARSE_DEPTH);
     for (size_t i = 0; i < PG_COUNT(statements); i++) {
         if (pg_jinja_eat(p, statements[i].name)) {

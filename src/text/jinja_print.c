@@ -13,12 +13,12 @@
 /* ---- numbers ---- */
 
 /* The fewest digits that are this number again; a power of ten from 1e16 and below 1e-4. */
-void pg_float_repr(double x, char out[32])
+void pg_float_repr(double x, char out[PG_FLOAT_TEXT])
 {
     char digits[32], plain[24];
     int n = 0, power, precision = 0;
     if (!isfinite(x)) {
-        snprintf(out, 32, "%s", isnan(x) ? "nan" : x > 0 ? "inf" : "-inf");
+        snprintf(out, PG_FLOAT_TEXT, "%s", isnan(x) ? "nan" : x > 0 ? "inf" : "-inf");
         return;
     }
     do
@@ -31,14 +31,14 @@ void pg_float_repr(double x, char out[32])
     plain[n] = '\0';
     const char *sign = digits[0] == '-' ? "-" : "";
     if (power < -4 || power >= 16)
-        snprintf(out, 32, "%s%c%s%se%c%02d", sign, plain[0], n > 1 ? "." : "", plain + 1,
+        snprintf(out, PG_FLOAT_TEXT, "%s%c%s%se%c%02d", sign, plain[0], n > 1 ? "." : "", plain + 1,
                  power < 0 ? '-' : '+', abs(power) % 1000);
     else if (power < 0)
-        snprintf(out, 32, "%s0.%.*s%s", sign, -power - 1, "000", plain);
+        snprintf(out, PG_FLOAT_TEXT, "%s0.%.*s%s", sign, -power - 1, "000", plain);
     else if (n <= power + 1)
-        snprintf(out, 32, "%s%s%.*s.0", sign, plain, power + 1 - n, "0000000000000000");
+        snprintf(out, PG_FLOAT_TEXT, "%s%s%.*s.0", sign, plain, power + 1 - n, "0000000000000000");
     else
-        snprintf(out, 32, "%s%.*s.%s", sign, power + 1, plain, plain + power + 1);
+        snprintf(out, PG_FLOAT_TEXT, "%s%.*s.%s", sign, power + 1, plain, plain + power + 1);
 }
 
 /* ---- Python ---- */
@@ -52,12 +52,26 @@ static bool prints(uint32_t c)
             k != UTF8PROC_CATEGORY_ZP && k != UTF8PROC_CATEGORY_ZS);
 }
 
+/* Bytes that every spelling leaves as they are. */
+static size_t plain_run(const char *s, size_t n)
+{
+    size_t i = 0;
+    while (i < n && s[i] >= ' ' && s[i] < 0x7F && s[i] != '"' && s[i] != '\'' && s[i] != '\\')
+        i++;
+    return i;
+}
+
 static void put_quoted(struct pg_buf *b, const struct pg_value *s, bool content)
 {
     bool single = s->n && memchr(s->s, '\'', s->n), dbl = s->n && memchr(s->s, '"', s->n);
     char quote = single && !dbl ? '"' : '\'', text[16];
     pg_buf_put(b, &quote, 1, content);
     for (size_t i = 0; i < s->n;) {
+        size_t run = plain_run(s->s + i, s->n - i);
+        pg_buf_put(b, s->s + i, run, content);
+        i += run;
+        if (i == s->n)
+            break;
         int len = PG_MAX(pg_utf8_scan(s->s + i, s->n - i), 1), n = 0;
         uint32_t c = pg_utf8_decode(s->s + i, len);
         const char *escape = strchr("\nn\rr\tt", (int)c);
@@ -114,7 +128,7 @@ static void print_dict(struct pg_buf *b, const struct pg_value *v, bool content,
 
 static void print_plain(struct pg_buf *b, const struct pg_value *v, bool content)
 {
-    char text[32] = "";
+    char text[PG_FLOAT_TEXT] = "";
     switch ((enum pg_value_kind)v->kind) {
     case PG_V_NONE:
         put(b, "None", content);
@@ -219,6 +233,11 @@ static void write_string(struct writer *w, const struct pg_value *s)
 {
     write_put(w, "\"");
     for (size_t i = 0; i < s->n && !w->b->rc;) {
+        size_t run = plain_run(s->s + i, s->n - i);
+        pg_buf_put(w->b, s->s + i, run, w->content);
+        i += run;
+        if (i == s->n)
+            break;
         int len = PG_MAX(pg_utf8_scan(s->s + i, s->n - i), 1);
         write_char(w, s->s + i, len);
         i += (size_t)len;
@@ -320,7 +339,7 @@ static void write_dict(struct writer *w, const struct pg_dict *d)
 
 static void write_number(struct writer *w, double x)
 {
-    char text[32];
+    char text[PG_FLOAT_TEXT];
     if (isfinite(x))
         pg_float_repr(x, text);
     else

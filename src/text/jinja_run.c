@@ -42,8 +42,12 @@ int pg_jinja_steps(struct pg_jinja_run *r, uint64_t n)
     return 0;
 }
 
-/* The innermost node that failed says where. */
-static int located(struct pg_jinja_run *r, const struct pg_node *n, int rc)
+int pg_jinja_scan(struct pg_jinja_run *r, uint64_t n)
+{
+    return pg_jinja_steps(r, n / 8);
+}
+
+int pg_jinja_locate(struct pg_jinja_run *r, const struct pg_node *n, int rc)
 {
     if (rc < 0 && !r->located) {
         r->located = true;
@@ -359,7 +363,7 @@ static int run_list(struct pg_jinja_run *r, const struct pg_node *n)
         return pg_jinja_fail(r, "the template runs deeper than %d", PG_JINJA_DEPTH);
     for (; n && !rc; n = n->next) {
         rc = pg_jinja_steps(r, 1);
-        rc = located(r, n, rc ? rc : run_one(r, n));
+        rc = pg_jinja_locate(r, n, rc ? rc : run_one(r, n));
     }
     r->depth--;
     return rc;

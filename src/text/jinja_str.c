@@ -39,9 +39,11 @@ bool pg_char_is_space(uint32_t c)
 /* The character at byte `at`, and its length. */
 static uint32_t char_at(const struct pg_value *s, size_t at, size_t *len)
 {
-    int n = PG_MAX(pg_utf8_scan(s->s + at, s->n - at), 1);
+    int n = 1;
+    if ((unsigned char)s->s[at] >= 0x80)
+        n = PG_MAX(pg_utf8_scan(s->s + at, s->n - at), 1);
     *len = (size_t)n;
-    return pg_utf8_decode(s->s + at, n);
+    return n == 1 ? (unsigned char)s->s[at] : pg_utf8_decode(s->s + at, n);
 }
 
 /* The character that ends before byte `end`, and its length. */
@@ -51,7 +53,7 @@ static uint32_t char_before(const struct pg_value *s, size_t end, size_t *len)
     while (at && ((unsigned char)s->s[at] & 0xC0) == 0x80)
         at--;
     *len = end - at;
-    return pg_utf8_decode(s->s + at, (int)(end - at));
+    return end - at == 1 ? (unsigned char)s->s[at] : pg_utf8_decode(s->s + at, (int)(end - at));
 }
 
 /* ---- strip ---- */
@@ -75,6 +77,15 @@ struct pg_value pg_str_strip(const struct pg_value *s, const struct pg_value *ch
     while ((where & 2) && begin < end && is_one_of(char_before(s, end, &len), chars))
         end -= len;
     return pg_value_part(s, begin, end - begin);
+}
+
+/* The same, with the steps that it takes. */
+int pg_str_trim(struct pg_jinja_run *r, const struct pg_value *s, const struct pg_value *chars,
+                int where, struct pg_value *out)
+{
+    struct pg_value from = *s;
+    *out = pg_str_strip(&from, chars, where);
+    return pg_jinja_scan(r, (uint64_t)(from.n - out->n + 2) * (chars ? chars->n : 1));
 }
 
 /* ---- case ---- */
@@ -206,7 +217,7 @@ int pg_str_replace(struct pg_jinja_run *r, const struct pg_value v[3], int64_t c
 {
     struct pg_buf b = {.run = r};
     size_t from = 0, at = 0, len;
-    PG_TRY(pg_jinja_steps(r, v[0].n / 64));
+    PG_TRY(pg_jinja_scan(r, v[0].n));
     for (int64_t found; count && (found = find(&v[0], &v[1], at)) >= 0 && !b.rc; count--) {
         struct pg_value part = pg_value_part(&v[0], from, (size_t)found - from);
         pg_buf_put_str(&b, &part);
@@ -359,15 +370,10 @@ static int need_str(struct pg_jinja_call *c, int i)
     return pg_value_need(c->run, &c->arg[i], PG_V_STR, "an argument");
 }
 
-/* Argument i as a whole number, or what it is without one. */
-static int need_int(struct pg_jinja_call *c, int i, int64_t none, int64_t *out)
+/* From behind each place is compared. */
+static int scan_back(struct pg_jinja_call *c, const struct pg_value *s, const struct pg_value *what)
 {
-    *out = none;
-    if (c->arg[i].kind == PG_V_ABSENT || c->arg[i].kind == PG_V_NONE)
-        return 0;
-    PG_TRY(pg_value_need(c->run, &c->arg[i], PG_V_INT, "an argument"));
-    *out = c->arg[i].integer;
-    return 0;
+    return pg_jinja_scan(c->run, (uint64_t)s->n * (1 + what->n / 16));
 }
 
 static int split(struct pg_jinja_call *c, bool back)
@@ -375,10 +381,12 @@ static int split(struct pg_jinja_call *c, bool back)
     struct growing g = {.run = c->run};
     bool words = c->arg[0].kind == PG_V_ABSENT || c->arg[0].kind == PG_V_NONE;
     int64_t max;
-    PG_TRY(need_int(c, 1, -1, &max));
-    PG_TRY(pg_jinja_steps(c->run, c->self.n / 16));
+    PG_TRY(pg_jinja_int_arg(c, 1, -1, &max));
+    PG_TRY(pg_jinja_scan(c->run, c->self.n));
     if (!words)
         PG_TRY(need_str(c, 0));
+    if (back && !words)
+        PG_TRY(scan_back(c, &c->self, &c->arg[0]));
     if (!words && !c->arg[0].n)
         return pg_jinja_fail(c->run, "split() at an empty text");
     if (words)
@@ -406,12 +414,9 @@ static int str_rsplit(struct pg_jinja_call *c)
 static int strip(struct pg_jinja_call *c, int where)
 {
     bool spaces = c->arg[0].kind == PG_V_ABSENT || c->arg[0].kind == PG_V_NONE;
-    if (!spaces) {
+    if (!spaces)
         PG_TRY(need_str(c, 0));
-        PG_TRY(pg_jinja_steps(c->run, (uint64_t)c->self.n * c->arg[0].n / 256));
-    }
-    *c->out = pg_str_strip(&c->self, spaces ? NULL : &c->arg[0], where);
-    return 0;
+    return pg_str_trim(c->run, &c->self, spaces ? NULL : &c->arg[0], where, c->out);
 }
 
 static int str_strip(struct pg_jinja_call *c)
@@ -450,6 +455,7 @@ static int has_ends(struct pg_jinja_call *c, bool at_start)
     for (uint32_t i = 0; i < n && !found; i++) {
         PG_TRY(pg_value_need(c->run, &list[i], PG_V_STR, "an argument"));
         found = has_end(&c->self, &list[i], at_start);
+        PG_TRY(pg_jinja_scan(c->run, 16 + list[i].n / 16));
     }
     *c->out = pg_value_bool(found);
     return 0;
@@ -488,7 +494,7 @@ static int str_replace(struct pg_jinja_call *c)
     int64_t count;
     PG_TRY(need_str(c, 0));
     PG_TRY(need_str(c, 1));
-    PG_TRY(need_int(c, 2, -1, &count));
+    PG_TRY(pg_jinja_int_arg(c, 2, -1, &count));
     return pg_str_replace(c->run, (struct pg_value[]){c->self, c->arg[0], c->arg[1]}, count,
                           c->out);
 }
@@ -526,7 +532,9 @@ static int str_join(struct pg_jinja_call *c)
 static int where_is(struct pg_jinja_call *c, bool last, int64_t *out)
 {
     PG_TRY(need_str(c, 0));
-    PG_TRY(pg_jinja_steps(c->run, c->self.n / 16));
+    PG_TRY(pg_jinja_scan(c->run, c->self.n));
+    if (last)
+        PG_TRY(scan_back(c, &c->self, &c->arg[0]));
     *out = last ? find_last(&c->self, &c->arg[0], c->self.n) : find(&c->self, &c->arg[0], 0);
     if (*out > 0) {
         struct pg_value before = pg_value_part(&c->self, 0, (size_t)*out);
@@ -561,7 +569,7 @@ static int str_count(struct pg_jinja_call *c)
 {
     int64_t n = 0;
     PG_TRY(need_str(c, 0));
-    PG_TRY(pg_jinja_steps(c->run, c->self.n / 16));
+    PG_TRY(pg_jinja_scan(c->run, c->self.n));
     if (!c->arg[0].n)
         n = (int64_t)pg_str_chars(&c->self) + 1;
     for (int64_t at = 0; c->arg[0].n && (at = find(&c->self, &c->arg[0], (size_t)at)) >= 0; n++)
@@ -578,7 +586,7 @@ static int all_are(struct pg_jinja_call *c, bool (*is)(uint32_t c))
     for (size_t i = 0; i < c->self.n && all; i += len)
         all = is(char_at(&c->self, i, &len));
     *c->out = pg_value_bool(all);
-    return 0;
+    return pg_jinja_scan(c->run, (uint64_t)c->self.n * 4);
 }
 
 static bool is_digit(uint32_t c)
@@ -614,13 +622,13 @@ static int str_isspace(struct pg_jinja_call *c)
 static int str_isupper(struct pg_jinja_call *c)
 {
     *c->out = pg_value_bool(pg_str_is_case(&c->self, true));
-    return 0;
+    return pg_jinja_scan(c->run, (uint64_t)c->self.n * 4);
 }
 
 static int str_islower(struct pg_jinja_call *c)
 {
     *c->out = pg_value_bool(pg_str_is_case(&c->self, false));
-    return 0;
+    return pg_jinja_scan(c->run, (uint64_t)c->self.n * 4);
 }
 
 /* What stands before, is, and stands behind the first or last place of a text. */
@@ -628,7 +636,9 @@ static int partition(struct pg_jinja_call *c, bool last)
 {
     struct pg_value *v, s = c->self, by = c->arg[0], nothing = pg_value_str("");
     PG_TRY(need_str(c, 0));
-    PG_TRY(pg_jinja_steps(c->run, s.n / 16));
+    PG_TRY(pg_jinja_scan(c->run, s.n));
+    if (last)
+        PG_TRY(scan_back(c, &s, &by));
     if (!by.n)
         return pg_jinja_fail(c->run, "partition() at an empty text");
     int64_t at = last ? find_last(&s, &by, s.n) : find(&s, &by, 0);

@@ -164,6 +164,7 @@ static int is_case(struct pg_jinja_call *c, bool upper)
 {
     struct pg_value s;
     PG_TRY(pg_value_text(c->run, &c->self, &s));
+    PG_TRY(pg_jinja_scan(c->run, (uint64_t)s.n * 4));
     return say(c, pg_str_is_case(&s, upper));
 }
 

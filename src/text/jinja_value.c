@@ -91,7 +91,7 @@ int pg_value_length(struct pg_jinja_run *r, const struct pg_value *v, int64_t *o
     switch ((enum pg_value_kind)v->kind) {
     case PG_V_STR:
         *out = (int64_t)pg_str_chars(v);
-        return pg_jinja_steps(r, v->n / 64);
+        return pg_jinja_scan(r, v->n);
     case PG_V_LIST:
     case PG_V_TUPLE:
         *out = v->n;
@@ -304,7 +304,7 @@ int pg_value_in(struct pg_jinja_run *r, const struct pg_value v[2], bool *out)
     case PG_V_STR:
         PG_TRY(pg_value_need(r, &v[0], PG_V_STR, "'in' a text"));
         *out = !v[0].n || (v[1].n && memmem(v[1].s, v[1].n, v[0].s, v[0].n));
-        return pg_jinja_steps(r, v[1].n / 64);
+        return pg_jinja_scan(r, v[1].n);
     case PG_V_DICT:
         if (pg_is_list(&v[0]) || v[0].kind == PG_V_DICT)
             return pg_jinja_fail(r, "%s is no key of a dict", pg_value_type(&v[0]));
