@@ -80,6 +80,7 @@ struct pg_scheduler {
     int n_prompt_taken;
     bool greedy; /* this step took all it could, since nobody waited */
     uint64_t n_turns;
+    uint64_t n_written;           /* tokens since the beginning */
     struct pg_store_stats before; /* the step */
     struct pg_disk disk;
     struct pg_ended ended[PG_TO_SAVE]; /* the oldest first */

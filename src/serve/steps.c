@@ -274,6 +274,7 @@ int pg_scheduler_token(void *user, const struct pg_sequence *seq, int32_t token,
                     s->top_logprob);
     }
     t->n_predicted++;
+    s->n_written++;
     if (t->r.token && t->r.token(t->r.user, &out)) {
         t->stop = PG_STOP_CALLER;
         return 0;
@@ -399,6 +400,7 @@ int pg_scheduler_step(pg_scheduler *s, int *n_rows, struct pg_err *err)
         pace_learn(&s->pace, s->n_prompt_taken, (double)(pg_now_ns() - begin) * 1e-9);
     pthread_mutex_lock(&s->lock);
     s->state.n_steps += *n_rows > 0;
+    s->state.n_predicted = s->n_written;
     const bool idle = !s->waiting.first && !s->running.first;
     pthread_mutex_unlock(&s->lock);
     pg_scheduler_show(s, idle);

@@ -184,6 +184,10 @@ static void run_all(struct one *all, int n_sessions, int n_kv, int n_batch)
     pg_scheduler_state(s, &state);
     assert_int_equal(state.n_done, 2 * N_REQ);
     assert_int_equal(state.n_kv_used, 0);
+    uint64_t n_written = 0;
+    for (int i = 0; i < N_REQ; i++)
+        n_written += (uint64_t)all[i].n_want;
+    assert_int_equal(state.n_predicted, 2 * n_written);
     assert_true(state.n_reused > 0 && state.n_reused < state.n_prompt);
     assert_true(n_kv == 0 || n_kv >= 2 * N_CTX || n_sessions == 1 || state.n_preempted > 0);
     pg_scheduler_close(s);
