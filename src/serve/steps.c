@@ -193,28 +193,35 @@ static void begin_prompts(pg_scheduler *s)
     s->n_turns++;
 }
 
-/* By turns the one that began first, which all get to the end of, and the one that has had the
- * least, so that a short prompt is not kept by a long one. */
-struct pg_sequence *pg_scheduler_prompt(void *user, int i, int *n_most)
+/* Of those that are not in this step yet the one that began first, or that has had the least. */
+static struct pg_task *next_reader(const pg_scheduler *s, bool first)
 {
-    pg_scheduler *s = user;
     struct pg_task *best = NULL;
-    if (i == 0)
-        begin_prompts(s);
-    for (struct pg_task *t = s->running.first; t && s->n_prompt_left > 0; t = t->next) {
+    for (struct pg_task *t = s->running.first; t; t = t->next) {
         if (!reads_prompt(t) || t->turn == s->n_turns)
             continue;
-        const bool first = s->n_turns % 2;
         if (!best || (first ? t->order < best->order : t->seq->n_run < best->seq->n_run))
             best = t;
     }
-    if (!best)
+    return best;
+}
+
+/* Half of what a step may take goes to the prompt that has had the least, so that a short one is
+ * not kept by a long one; the rest to the one that began first, so that all get to their end. */
+struct pg_sequence *pg_scheduler_prompt(void *user, int i, int *n_most)
+{
+    pg_scheduler *s = user;
+    if (i == 0)
+        begin_prompts(s);
+    struct pg_task *t = s->n_prompt_left > 0 ? next_reader(s, i == 1) : NULL;
+    if (!t)
         return NULL;
-    best->turn = s->n_turns;
-    *n_most = PG_MIN(s->n_prompt_left, best->seq->n_given - best->seq->n_run);
+    t->turn = s->n_turns;
+    const int half = i == 0 && next_reader(s, true) ? (s->n_prompt_left + 1) / 2 : s->n_prompt_left;
+    *n_most = PG_MIN(half, t->seq->n_given - t->seq->n_run);
     s->n_prompt_left -= *n_most;
     s->n_prompt_taken += *n_most;
-    return best->seq;
+    return t->seq;
 }
 
 /* ------------------------------------------------------------------ what becomes of it ------ */
