@@ -24,7 +24,7 @@ _pregate()
         options='--model --n-predict --system --chat-template --think --no-think --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --experts --batch --threads --kv --io --cpu --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty --frequency-penalty --repeat-last-n --seed --grammar --json-schema --verbose --help' files=1
         ;;
     serve)
-        options='--model --chat-template --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --batch --threads --kv --io --cpu --host --port --parallel --api-key --names --cors-origins --no-webui --drain-timeout --alias --itl-ms --prompt-cache --prompt-cache-size --verbose --help' files=1
+        options='--model --chat-template --memory --mode --slots --pregate --evict --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --batch --threads --kv --io --cpu --host --port --parallel --kv-tokens --api-key --names --cors-origins --no-webui --drain-timeout --alias --itl-ms --prompt-cache --prompt-cache-size --verbose --help' files=1
         ;;
     bench)
         options='--model --n-prompt --n-decode --file --reps --parallel --steady --modes --memory --evict --routes --format --slots --pregate --hints --cache-bias --cache-margin --lookahead --extra --ctx --capacity --experts --source --batch --threads --kv --io --cpu --seed --no-measure --verbose --help' files=1
@@ -98,7 +98,7 @@ _pregate()
     serve:--io) words='auto uring pread' ;;
     serve:--cpu) words='auto ref avx2 avx512 neon' ;;
     serve:-m | serve:--model | serve:--chat-template | serve:--pregate | serve:--api-key | serve:--prompt-cache) files=1 ;;
-    serve:--memory | serve:--slots | serve:--cache-bias | serve:--cache-margin | serve:--lookahead | serve:--extra | serve:-c | serve:--ctx | serve:--capacity | serve:--experts | serve:-b | serve:--batch | serve:-t | serve:--threads | serve:--host | serve:--port | serve:--parallel | serve:--names | serve:--cors-origins | serve:--drain-timeout | serve:--alias | serve:--itl-ms | serve:--prompt-cache-size) return ;;
+    serve:--memory | serve:--slots | serve:--cache-bias | serve:--cache-margin | serve:--lookahead | serve:--extra | serve:-c | serve:--ctx | serve:--capacity | serve:--experts | serve:-b | serve:--batch | serve:-t | serve:--threads | serve:--host | serve:--port | serve:--parallel | serve:--kv-tokens | serve:--names | serve:--cors-origins | serve:--drain-timeout | serve:--alias | serve:--itl-ms | serve:--prompt-cache-size) return ;;
     bench:--hints) words='auto on off' ;;
     bench:--kv) words='f16 f32' ;;
     bench:--io) words='auto uring pread' ;;

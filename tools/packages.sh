@@ -23,6 +23,7 @@ package_is_there()
     libedit-dev) pkg-config --exists libedit 2>/dev/null ;;
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
     qemu-user) command -v qemu-x86_64 >/dev/null ;;
+    python3-jinja2) python3 -c 'import jinja2' 2>/dev/null ;;
     libcmocka-dev) pkg-config --exists cmocka 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac

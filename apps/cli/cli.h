@@ -76,7 +76,7 @@ struct cli_args {
     bool json, special, echo, ignore_eos, keys, tensors, list, split, no_measure, verbose,
         experts_only, pack, undo, steady, think, no_think;
     const char *host, *key_file, *names, *origins, *alias, *cache_dir; /* of serve */
-    int port;
+    int port, n_kv;
     double drain_seconds, itl_ms;
     uint64_t cache_bytes;
     bool no_page;

@@ -31,6 +31,7 @@ static int open_engine(void *user, pg_engine **out, uint64_t caller_bytes, struc
     struct pg_options opt;
     cli_engine_options(&opt, s->args, &s->progress);
     opt.n_sessions = s->args->n_parallel;
+    opt.n_kv = s->args->n_kv;
     opt.caller_bytes = caller_bytes;
     opt.progress = on_progress;
     opt.log = on_log;

@@ -173,6 +173,7 @@ static const struct option options[] = {
 {"host", 0, "ADDRESS", SERVE, TEXT, AT(host), 0, 0, NULL, "address to listen at; 0.0.0.0 is all of them (127.0.0.1)"},
 {"port", 0, "N", SERVE, INTEGER, AT(port), 0, 65535, NULL, "port; 0 = any that is free (8080)"},
 {"parallel", 0, "N", SERVE, INTEGER, AT(n_parallel), 1, 256, NULL, "requests that run at once, each with a context of -c tokens (4)"},
+{"kv-tokens", 0, "N", SERVE, INTEGER, AT(n_kv), 1, BIG, NULL, "tokens of all contexts together; requests wait for room, and what has ended is kept in it (--parallel x -c)"},
 {"api-key", 0, "FILE", SERVE, TEXT, AT(key_file), 0, 0, NULL, "keys that clients have to have, one a line; SIGHUP reads it again"},
 {"names", 0, "LIST", SERVE, TEXT, AT(names), 0, 0, NULL, "names that clients may call the server by, beside addresses, localhost and --host"},
 {"cors-origins", 0, "LIST", SERVE, TEXT, AT(origins), 0, 0, NULL, "pages that may ask, as https://example.org (none)"},
