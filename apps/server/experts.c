@@ -18,7 +18,7 @@ struct looker {
 /* A digit an expert: the bits of PG_EXPERT_…. */
 static json_t *state_json(const struct server *s)
 {
-    const size_t n = pg_scheduler_look(s->scheduler, NULL, 0);
+    const size_t n = (size_t)s->info.n_moe_layer * (size_t)s->info.n_expert;
     unsigned char *state = calloc(n + 1, 1);
     if (!state)
         return json_null();
