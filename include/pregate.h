@@ -469,7 +469,8 @@ PG_API void pg_scheduler_cancel(pg_scheduler *s, uint64_t id);
 /* Steps, and sleeps while there is nothing to do, until pg_scheduler_stop. An error that is no
  * single request's ends it, and then all requests end with it. */
 PG_API int pg_scheduler_run(pg_scheduler *s, struct pg_err *err);
-/* `run` returns after its step; what runs and waits goes on when it is called again. */
+/* `run` returns after its step, at once if it has not begun; what runs and waits goes on when it is
+ * called again. */
 PG_API void pg_scheduler_stop(pg_scheduler *s);
 
 /* As they were after some step of the last 100 ms, or after the last one. */

@@ -185,7 +185,7 @@ static int scan_one(struct pg_disk *d, const char *name, int n_most, struct pg_e
         close(fd);
         return 0;
     }
-    snprintf(f.name, sizeof(f.name), "%s", name);
+    memcpy(f.name, name, strlen(name)); /* is_ours: it is shorter */
     f.bytes = (uint64_t)st.st_size;
     f.used_ns = st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec;
     struct head *front = front_read(d, fd, n_most, f.bytes);

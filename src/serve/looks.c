@@ -46,7 +46,8 @@ size_t pg_scheduler_look(pg_scheduler *s, uint8_t *out, size_t cap)
 {
     pthread_mutex_lock(&s->lock);
     s->picture_wanted_ns = pg_now_ns();
-    memcpy(out, s->picture, PG_MIN(cap, s->n_picture));
+    for (size_t i = 0; i < PG_MIN(cap, s->n_picture); i++)
+        out[i] = s->picture[i];
     pthread_mutex_unlock(&s->lock);
     return s->n_picture;
 }

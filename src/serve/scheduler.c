@@ -248,7 +248,6 @@ int pg_scheduler_run(pg_scheduler *s, struct pg_err *err)
 {
     struct pg_err own = {0};
     int rc = 0;
-    s->stopped = false;
     while (!s->stopped && !rc) {
         int n_rows = 0;
         rc = pg_scheduler_step(s, &n_rows, &own);
@@ -258,6 +257,7 @@ int pg_scheduler_run(pg_scheduler *s, struct pg_err *err)
             sleep_until_work(s);
         }
     }
+    s->stopped = false; /* not at the beginning: a stop may come before the run */
     if (rc) {
         end_all(s, PG_STOP_ERROR, &own);
         return pg_fail(err, rc, "%s", own.text);
