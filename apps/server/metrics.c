@@ -36,9 +36,11 @@ static void put_requests(struct bytes *b, const struct server *s,
     one(b, "gauge", "requests_running", t->n_running);
     one(b, "gauge", "requests_waiting", t->n_waiting);
     one(b, "counter", "requests_total", (double)t->n_requests);
+    one(b, "counter", "requests_done_total", (double)t->n_done);
     one(b, "counter", "requests_cancelled_total", (double)t->n_cancelled);
     one(b, "counter", "requests_failed_total", (double)t->n_failed);
     one(b, "counter", "requests_refused_total", (double)t->n_refused);
+    one(b, "counter", "requests_preempted_total", (double)t->n_preempted);
     one(b, "counter", "clients_gone_total", (double)s->n_gone);
     one(b, "counter", "slow_readers_total", (double)s->n_slow);
     one(b, "gauge", "server_bytes", (double)atomic_load(&s->ledger.used));

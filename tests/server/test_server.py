@@ -615,6 +615,8 @@ class Leaving(Shared):
             c.close()
         self.assertTrue(s.waits_for(lambda: s.metric("requests_running") == 0 and s.metric("requests_waiting") == 0))
         self.assertGreater(s.metric("requests_cancelled_total"), before)
+        ended = sum(s.metric(f"requests_{how}_total") for how in ("done", "cancelled", "failed"))
+        self.assertEqual(s.metric("requests_total"), ended)
         with s.connect() as c: # in the middle of a body
             c.sendall(s.head("POST", "/v1/completions", body=b"x" * 100) + b"{")
         self.assertEqual(s.complete().status, 200)
