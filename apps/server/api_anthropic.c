@@ -184,7 +184,7 @@ static void choice_in(struct chat_in *chat, struct gen *g, const struct in *body
 
 static void thinking_in(struct chat_in *chat, const struct in *body)
 {
-    static const char *const types[] = {"disabled", "enabled", "adaptive", NULL};
+    static const char *const types[] = {"disabled", "enabled", "adaptive", "between_tools", NULL};
     const struct in thinking = {in_object(body, "thinking"), body->fault, "thinking."};
     const int type = in_choice(&thinking, "type", types);
     chat->variables = json_object();

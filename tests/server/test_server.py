@@ -363,6 +363,8 @@ class Others(Shared):
         self.assertEqual(count, j["usage"]["input_tokens"] + j["usage"]["cache_read_input_tokens"])
         huge = s.post("/v1/messages", {**body, "max_tokens": 32000}).json
         self.assertIn(huge["stop_reason"], ("model_context_window_exceeded", "end_turn"))
+        for kind in ("disabled", "enabled", "adaptive", "between_tools"):
+            self.assertEqual(s.post("/v1/messages", {**body, "thinking": {"type": kind}}).status, 200, kind)
         wrong = s.post("/v1/messages", {"messages": HELLO})
         self.assertEqual((wrong.status, wrong.json["type"], wrong.error["type"]), (400, "error", "invalid_request_error"))
         self.assertIn("max_tokens", wrong.error["message"])
