@@ -205,12 +205,31 @@ static void finish(struct conn *c, struct chat_in *chat, json_t *body, const str
     json_decref(body);
 }
 
+/* Clients that want the model to be there ask it nothing; that is answered here. */
+static bool asks_nothing(struct conn *c, const json_t *body, const char *key, const char *answer)
+{
+    const json_t *j = json_object_get(body, key);
+    const bool is_empty = !j || json_is_null(j) || (json_is_string(j) && !json_string_length(j)) ||
+                          (json_is_array(j) && !json_array_size(j));
+    if (!body || !is_empty)
+        return false;
+    json_t *o = json_pack("{s:s, s:o, s:b, s:s}", "model", c->server->model_id, "created_at",
+                          stamp((int64_t)time(NULL)), "done", 1, "done_reason", "load");
+    json_object_set_new(o, answer,
+                        strcmp(answer, "message")
+                            ? json_string("")
+                            : json_pack("{s:s, s:s}", "role", "assistant", "content", ""));
+    reply_json(c, 200, o);
+    return true;
+}
+
 void ollama_chat(struct conn *c)
 {
     struct fault f = {0};
     struct chat_in chat = {0};
     json_t *body = json_body(c, &f);
-    struct gen *g = body ? openai_gen(c, &chat_api, "", &f) : NULL;
+    const bool is_done = asks_nothing(c, body, "messages", "message");
+    struct gen *g = body && !is_done ? openai_gen(c, &chat_api, "", &f) : NULL;
     if (g) {
         const struct in in = {body, &f, NULL};
         options_in(g, &in);
@@ -232,8 +251,6 @@ static void prompt_in(struct chat_in *chat, struct gen *g, const struct in *body
     bool raw = false;
     in_bool(body, "raw", &raw);
     in_refuse(body, refused);
-    if (!prompt)
-        in_wrong(body, "prompt", "it is missing");
     if (body->fault->status)
         return;
     if (raw) {
@@ -255,7 +272,8 @@ void ollama_generate(struct conn *c)
     struct fault f = {0};
     struct chat_in chat = {0};
     json_t *body = json_body(c, &f);
-    struct gen *g = body ? openai_gen(c, &text_api, "", &f) : NULL;
+    const bool is_done = asks_nothing(c, body, "prompt", "response");
+    struct gen *g = body && !is_done ? openai_gen(c, &text_api, "", &f) : NULL;
     if (g) {
         const struct in in = {body, &f, NULL};
         options_in(g, &in);
@@ -273,7 +291,9 @@ static json_t *details(const struct server *s)
 {
     const struct pg_model_info *m = &s->info;
     char size[24];
-    snprintf(size, sizeof(size), "%.1fB", (double)m->n_params * 1e-9);
+    const bool is_small = m->n_params < 1000000000;
+    snprintf(size, sizeof(size), "%.1f%s", (double)m->n_params * (is_small ? 1e-6 : 1e-9),
+             is_small ? "M" : "B");
     return json_pack("{s:s, s:s, s:s, s:[s], s:s, s:s}", "parent_model", "", "format", "gguf",
                      "family", m->arch, "families", m->arch, "parameter_size", size,
                      "quantization_level", m->file_type);

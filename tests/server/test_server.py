@@ -432,7 +432,16 @@ class Others(Shared):
         self.assertEqual(s.get("/api/tags").json["models"][0]["name"], "tinystories-moe")
         self.assertEqual(s.get("/api/ps").json["models"][0]["context_length"], 256)
         self.assertIn("version", s.get("/api/version").json)
-        self.assertIn("completion", s.post("/api/show", {"model": "x"}).json["capabilities"])
+        show = s.post("/api/show", {"model": "x"}).json
+        self.assertIn("completion", show["capabilities"])
+        self.assertEqual(show["details"]["parameter_size"], "5.2M")
+        for body in ({"prompt": ""}, {"model": "x"}, {"prompt": None, "keep_alive": "5m"}):
+            load = s.post("/api/generate", body).json
+            self.assertEqual((load["done"], load["done_reason"], load["response"]), (True, "load", ""), body)
+        load = s.post("/api/chat", {"messages": []}).json
+        self.assertEqual((load["done_reason"], load["message"]), ("load", {"role": "assistant", "content": ""}))
+        for body in ({"prompt": 5}, {"prompt": {}}, {"prompt": [1]}):
+            self.assertEqual(s.post("/api/generate", body).status, 400, body)
         self.assertIn("options.temperature", s.post("/api/chat", {"messages": HELLO, "options": {"temperature": "hot"}}).json["error"])
 
 
