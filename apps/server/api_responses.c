@@ -364,10 +364,10 @@ static void answer_part(struct gen *g, struct choice *c, const struct piece *p)
 static json_t *usage(const struct gen *g)
 {
     const int n_prompt = gen_n_prompt(g), n_predicted = gen_n_predicted(g);
-    return json_pack("{s:i, s:{s:i}, s:i, s:{s:i}, s:i}", "input_tokens", n_prompt,
-                     "input_tokens_details", "cached_tokens", gen_n_reused(g), "output_tokens",
-                     n_predicted, "output_tokens_details", "reasoning_tokens", 0, "total_tokens",
-                     n_prompt + n_predicted);
+    return json_pack("{s:i, s:{s:i, s:i}, s:i, s:{s:i}, s:i}", "input_tokens", n_prompt,
+                     "input_tokens_details", "cached_tokens", gen_n_reused(g), "cache_write_tokens",
+                     0, "output_tokens", n_predicted, "output_tokens_details", "reasoning_tokens",
+                     0, "total_tokens", n_prompt + n_predicted);
 }
 
 static json_t *whole_output(const struct choice *c)
@@ -452,10 +452,7 @@ static void body_in(struct chat_in *chat, struct gen *g, const struct in *body)
     g->one_call = !parallel;
     in_int32(body, "max_output_tokens", 1, INT32_MAX, &g->n_predict);
     format_in(g, body);
-    chat->variables = json_object();
-    const char *effort = in_text(&reasoning, "effort");
-    if (effort)
-        json_object_set_new(chat->variables, "reasoning_effort", json_string(effort));
+    chat_in_variables(chat, body, in_text(&reasoning, "effort"));
     input_in(chat, body);
     tools_in(chat, body);
     choice_in(chat, body);

@@ -210,11 +210,10 @@ static void read_choice(struct chat_in *in, const struct in *body)
 
 /* ---------------------------------------------------------------- the body ------------------ */
 
-static void read_variables(struct chat_in *in, const struct in *body)
+void chat_in_variables(struct chat_in *in, const struct in *body, const char *effort)
 {
     static const char *const ours[] = {"messages", "tools", "add_generation_prompt", NULL};
     json_t *given = in_object(body, "chat_template_kwargs");
-    const char *effort = in_text(body, "reasoning_effort");
     for (int i = 0; ours[i]; i++)
         if (json_object_get(given, ours[i]))
             in_wrong(body, "chat_template_kwargs", "%s has a field of its own", ours[i]);
@@ -235,7 +234,7 @@ void chat_in_read(struct chat_in *in, struct gen *g, const struct in *body)
     if (!in->messages)
         in_wrong(body, "messages", "a list of messages is wanted");
     read_choice(in, body);
-    read_variables(in, body);
+    chat_in_variables(in, body, in_text(body, "reasoning_effort"));
     in_bool(body, "parallel_tool_calls", &parallel);
     in_bool(body, "add_generation_prompt", &begins);
     in_bool(body, "continue_final_message", &goes_on);

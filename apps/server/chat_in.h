@@ -24,6 +24,8 @@ struct chat_in {
 void chat_in_fini(struct chat_in *in);
 /* The fields of OpenAI's body. */
 void chat_in_read(struct chat_in *in, struct gen *g, const struct in *body);
+/* What the template sees beside them: chat_template_kwargs, and how much is to be reasoned. */
+void chat_in_variables(struct chat_in *in, const struct in *body, const char *effort);
 /* Checks it, and fills in the prompt, and what of the reply has to be known. */
 void chat_in_prompt(struct chat_in *in, struct gen *g, struct fault *f);
 /* The prompt's text alone, malloced. */

@@ -408,6 +408,7 @@ class Others(Shared):
         self.assertEqual("".join(d["delta"] for n, d in events if n == "response.output_text.delta"), text)
         last = events[-1][1]["response"]
         self.assertEqual((last["output"][0]["content"][0]["text"], last["usage"]["output_tokens"]), (text, 8))
+        self.assertEqual(set(j["usage"]["input_tokens_details"]), {"cached_tokens", "cache_write_tokens"})
         items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "go"}]},
                  {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
                  {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
