@@ -407,14 +407,25 @@ static bool has_opened_thinking(const struct gen *g)
            !memcmp(g->tail + n - (sizeof(mark) - 1), mark, sizeof(mark) - 1);
 }
 
+/* An answer whose form is given begins at once. */
+static void end_thinking(struct gen *g, struct prompt *p, struct fault *f)
+{
+    static const char mark[] = "\n</think>\n\n";
+    const struct pg_segment done = {mark, has_opened_thinking(g) ? sizeof(mark) - 1 : 0, false};
+    if (!done.n)
+        return;
+    if (!prompt_append(p, &done))
+        fault_set(f, 503, NULL, "out of memory");
+    g->n_tail = 0;
+}
+
 /* A call that is insisted on: its mark is in the prompt, and what follows is an object. */
 static void force_call(struct chat_in *in, struct gen *g, struct prompt *p, struct fault *f)
 {
     const char *mark = tool_grammar(g, in, f);
-    const bool opened = has_opened_thinking(g);
-    const struct pg_segment done = {"\n</think>\n\n", opened ? 11 : 0, false};
     const struct pg_segment more = {mark, mark ? strlen(mark) : 0, false};
-    if (!f->status && (!prompt_append(p, &done) || !prompt_append(p, &more)))
+    end_thinking(g, p, f);
+    if (!f->status && !prompt_append(p, &more))
         fault_set(f, 503, NULL, "out of memory");
     g->n_tail = 0;
     g->forced = true;
@@ -431,6 +442,8 @@ void chat_in_prompt(struct chat_in *in, struct gen *g, struct fault *f)
         g->has_tools = json_array_size(in->tools) > 0 && in->choice != TOOLS_NONE;
         if (in->choice == TOOLS_REQUIRED || in->choice == TOOLS_NAMED)
             force_call(in, g, &p, f);
+        else if (g->ends_thinking)
+            end_thinking(g, &p, f);
     }
     if (!f->status)
         tokenize(g, &p, f);

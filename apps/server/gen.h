@@ -92,6 +92,7 @@ struct gen {
     int32_t *bias_id;
     float *bias;
     pg_grammar *grammar;
+    bool ends_thinking; /* it is of what comes after reasoning, which the prompt ends then */
     char *stop[LIMIT_STOPS];
     int n_stops;
     int n_predict;  /* 0: as the context has room */

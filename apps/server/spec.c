@@ -227,6 +227,7 @@ void spec_schema(struct gen *g, const struct in *in, const char *key, const json
         in_wrong(in, key, "the schema has more than %d bytes", LIMIT_GRAMMAR);
     if (take_grammar(g, in, key) && pg_grammar_of_schema(&g->grammar, text ? text : "", n, &err))
         spec_failed(in, key, &err);
+    g->ends_thinking = true;
     free(text);
 }
 

@@ -19,7 +19,7 @@ import unittest
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from http_client import HELLO, Answer, Server, read_all  # noqa: E402
+from http_client import HELLO, TEMPLATE, Answer, Server, read_all  # noqa: E402
 from common import SANITIZED, Case, main  # noqa: E402
 
 
@@ -444,6 +444,35 @@ class Others(Shared):
         for body in ({"prompt": 5}, {"prompt": {}}, {"prompt": [1]}):
             self.assertEqual(s.post("/api/generate", body).status, 400, body)
         self.assertIn("options.temperature", s.post("/api/chat", {"messages": HELLO, "options": {"temperature": "hot"}}).json["error"])
+
+
+class Reasoning(Case):
+    THINKS = {"chat_template_kwargs": {"enable_thinking": True}}
+    SCHEMA = {"type": "object", "properties": {"b": {"enum": ["x", "y"]}}, "required": ["b"], "additionalProperties": False}
+
+    def test_forms(self):
+        """Where the prompt opens reasoning, a schema is of the answer and not of that, in each interface."""
+        self.put("template.jinja", TEMPLATE.replace("assistant\n", "assistant\n{{ '<think>' if enable_thinking }}"))
+        s = Server(self.dir)
+        self.addCleanup(s.stop)
+        free = {"temperature": 0, **self.THINKS}
+        formed = {"type": "json_schema", "name": "n", "schema": self.SCHEMA}
+        message = s.chat(**free).json["choices"][0]["message"]
+        self.assertTrue(message["reasoning_content"] and not message["content"])
+        item = s.post("/v1/responses", {"input": "Hello", "max_output_tokens": 8, **free}).json["output"][0]
+        self.assertEqual((item["type"], item["content"][0]["type"]), ("reasoning", "reasoning_text"))
+        message = s.chat(response_format={"type": "json_schema", "json_schema": formed}, max_tokens=150, **free).json["choices"][0]["message"]
+        texts = [message["content"]]
+        self.assertNotIn("reasoning_content", message)
+        a = s.post("/v1/responses", {"input": "Hello", "text": {"format": formed}, **free}).json
+        texts.append(a["output"][0]["content"][0]["text"])
+        a = s.post("/v1/messages", {"messages": HELLO, "max_tokens": 150, "temperature": 0, "thinking": {"type": "enabled"},
+                                    "output_config": {"format": formed}}).json
+        texts.append(a["content"][0]["text"])
+        a = s.post("/api/chat", {"messages": HELLO, "stream": False, "think": True, "format": self.SCHEMA}).json
+        texts.append(a["message"]["content"])
+        for text in texts:
+            self.assertIn(json.loads(text)["b"], ("x", "y"))
 
 
 class Hostile(Shared):
