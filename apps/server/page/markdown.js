@@ -235,8 +235,8 @@ const sameList = (a, b) => isOrdered(a) === isOrdered(b) && b[1].length <= a[1].
 function codeBlock(lines) {
   const fence = FENCE.exec(lines[0]);
   const language = fence[2].trim().split(/\s/)[0].slice(0, 30);
-  const last = lines[lines.length - 1];
-  const closed = lines.length > 1 && last.trim().startsWith(fence[1]) && [...last.trim()].every((mark) => mark === fence[1][0]);
+  const last = lines[lines.length - 1].trim();
+  const closed = lines.length > 1 && last.startsWith(fence[1]) && last === fence[1][0].repeat(last.length);
   const code = lines.slice(1, closed ? -1 : undefined).join("\n");
   return el("figure", { class: "code" },
     el("figcaption", {}, el("span", {}, language), copyButton(() => code, "Copy this code")),
