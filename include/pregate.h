@@ -390,7 +390,8 @@ struct pg_scheduler_options {
     int n_parallel;    /* requests that run at once at most; 0 = the engine's n_sessions */
     int n_waiting;     /* that wait at most; 0 = 64 */
     /* While requests write or wait, a step takes no more of prompts than keeps it below this, but
-     * 16 tokens; 0 = 200. */
+     * 16 tokens; where these take longer, since their experts have to be read, as many as at most
+     * double that. 0 = 200. */
     float itl_ms;
     /* A folder, made if it is not there, in which contexts of what has ended are kept, too, when
      * there is nothing else to do: whole and checked, the longest unused removed beyond so many

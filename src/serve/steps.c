@@ -150,14 +150,18 @@ int pg_scheduler_take(void *user, struct pg_sequence *seq, struct pg_err *err)
 /* ------------------------------------------------------------------ prompts of a step ------- */
 
 /* The largest power of two of prompt tokens whose step is expected to keep the bound. What was
- * never seen is expected to take twice as long as half of it. */
-static int chunk_within(const struct pg_pace *p, double seconds)
+ * never seen is expected to take twice as long as half of it. Where even the least cannot keep it,
+ * since most experts have to be read for a few tokens as for many, the bound is twice what that
+ * takes: little by little the prompt would hold up the others for far longer in all. */
+static int chunk_within(const struct pg_pace *p, double bound)
 {
     double expected = 0;
     int chunk = PG_CHUNK_LEAST;
     for (int i = 0; i < PG_CHUNK_SIZES; i++) {
         expected = p->seconds[i] > 0 ? p->seconds[i] : 2 * expected;
-        if (expected <= seconds && 1 << i > chunk)
+        if (1 << i == PG_CHUNK_LEAST)
+            bound = PG_MAX(bound, 2 * expected);
+        if (expected <= bound && 1 << i > chunk)
             chunk = 1 << i;
     }
     return chunk;
