@@ -59,8 +59,11 @@ void fault_of(struct fault *f, const struct pg_err *err)
     case PG_ENOTSUP:
         fault_set(f, 400, NULL, "%s", text);
         break;
+    case PG_EIO: /* its text has paths of this machine in it */
+        server_log("error", "msg=\"%s\"", text);
+        fault_set(f, 503, NULL, "a file of the model cannot be read; the server's log has more");
+        break;
     case PG_ENOMEM:
-    case PG_EIO:
         fault_set(f, 503, NULL, "%s", text);
         break;
     case PG_ECANCELLED:

@@ -20,7 +20,7 @@ import unittest
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from http_client import HELLO, TEMPLATE, Answer, Server, read_all  # noqa: E402
-from common import SANITIZED, Case, main  # noqa: E402
+from common import SANITIZED, TRAINED, Case, main  # noqa: E402
 
 
 def text_of(answer):
@@ -776,6 +776,21 @@ class Guarded(Case):
         self.assertEqual(s.chat().status, 200)
         if self.measures():
             self.assertLess(s.metric("memory_peak_bytes"), 64 << 20)
+
+    def test_broken_model(self):
+        """A model that is cut off fails requests, and what clients are told has no path of this machine."""
+        model = self.path("secret.gguf")
+        shutil.copy(TRAINED, model)
+        s = self.serve("--slots", "3", "--io", "pread", model=model)
+        self.assertEqual(s.complete().status, 200)
+        os.truncate(model, 1 << 20)
+        for a in (s.complete(), s.complete(stream=True), s.chat(), s.post("/v1/messages", {"messages": HELLO, "max_tokens": 5})):
+            text = a.body.decode()
+            self.assertTrue(a.status == 503 or '"error"' in text.rsplit("data: ", 1)[-1], text)
+            self.assertIn("cannot be read", text)
+            self.assertNotIn("secret", text)
+        self.assertIn("secret.gguf: read of", s.log())
+        self.assertEqual(s.get("/health").status, 200)
 
     def test_v6_and_ports(self):
         if socket.has_ipv6:
