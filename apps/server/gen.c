@@ -117,6 +117,13 @@ static int matcher_open(struct choice *c, struct pg_err *err)
         return 0;
     const size_t once = s->has_matched ? 0 : (size_t)pg_matcher_bytes(NULL, s->vocab);
     const size_t own = (size_t)pg_matcher_bytes(g->grammar, s->vocab);
+    if (own + once > s->ledger.total) {
+        err->code = PG_ENOTSUP;
+        snprintf(err->text, sizeof(err->text),
+                 "a grammar takes %zu KiB, and with this --memory requests have %zu", own >> 10,
+                 s->ledger.total >> 10);
+        return PG_ENOTSUP;
+    }
     if (!ledger_take(&s->ledger, own + once)) {
         err->code = PG_ENOMEM;
         snprintf(err->text, sizeof(err->text), "there is no memory for another grammar");

@@ -774,6 +774,9 @@ class Guarded(Case):
         a = s.post("/v1/chat/completions", b" " * (most // 12 + 1))
         self.assertEqual(a.status, 413)
         self.assertEqual(s.chat().status, 200)
+        a = s.chat(response_format={"type": "json_object"}) # would be refused for ever
+        self.assertEqual(a.status, 400)
+        self.assertRegex(a.error["message"], "grammar takes .* --memory")
         if self.measures():
             self.assertLess(s.metric("memory_peak_bytes"), 64 << 20)
 
