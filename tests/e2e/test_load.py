@@ -108,7 +108,7 @@ class Load(Case):
 
     def test_open_loop(self):
         with Stub() as stub:
-            report, requests, _ = self.load(stub, "-p", "write 2 300 1", "--rate", "90", "--duration", "0.5",
+            report, requests, _ = self.load(stub, "-p", "write 2 300 30", "--rate", "90", "--duration", "0.5",
                                             "--seed", "5")
             self.assertGreater(stub.most_busy, 5)  # replies take longer than one arrival waits for the next
         due, at = [], 0.0

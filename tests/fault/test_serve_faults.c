@@ -103,8 +103,8 @@ static void run_with(enum pg_io_path path)
         all.one[i].n_want = all.one[i].n_got;
         memcpy(all.one[i].want, all.one[i].got, sizeof(all.one[i].want));
     }
-    for (uint64_t at = 1; at < 400; at += 57)
-        for (uint64_t times = 1; times < 300; times *= 6) {
+    for (uint64_t at = 1; at < 400; at += 133)
+        for (uint64_t times = 1; times < 300; times *= 16) {
             io_faults_set(IO_FAULT_ERROR, at, times);
             run(0, N_REQ);
             assert_true(io_faults_clear() > 0);

@@ -42,13 +42,14 @@ static pg_engine *open_engine(int n_sessions, int n_kv, int n_batch)
     return e;
 }
 
-/* Prompts of 2 to 60 tokens, of which some begin alike; greedy and seeded. */
+/* Prompts of 2 to 60 tokens and up to 34 after them, of which some begin alike; greedy and seeded.
+ */
 static void make(struct one *r, int i, int n_vocab)
 {
     uint64_t random = (uint64_t)i, alike = (uint64_t)(i % 3);
     memset(r, 0, sizeof(*r));
     r->n_prompt = 2 + (int)(pg_random_next(&random) % 59);
-    r->n_predict = 1 + (int)(pg_random_next(&random) % (N_CTX - 60));
+    r->n_predict = 1 + (int)(pg_random_next(&random) % 34);
     for (int j = 0; j < r->n_prompt; j++)
         r->prompt[j] =
             (int32_t)(pg_random_next(j < 40 ? &alike : &random) % (uint64_t)(n_vocab - 3)) + 3;
