@@ -18,9 +18,11 @@ struct serve_options {
     const char *key_file, *origins, *names; /* NULL: none. Lists have commas between */
     bool no_page;
     double drain_seconds;
-    const char *alias;     /* what the model is called; NULL: by its file */
-    bool has_template;     /* not the model's own: what is wrong with it is an error */
-    uint64_t memory_bytes; /* of the whole process, or what there is */
+    const char *alias; /* what the model is called; NULL: by its file */
+    bool has_template; /* not the model's own: what is wrong with it is an error */
+    /* Of the budget what is beyond the least that opens (serve_least_bytes): the server takes a
+     * part of it, so that the least is what it is said to be. */
+    uint64_t spare_bytes;
     int n_parallel;
     float itl_ms;
     const char *cache_dir;
@@ -37,6 +39,8 @@ struct serve_options {
     void *user;
 };
 
+/* The server's own memory at least, in `caller_bytes` of the engine. */
+uint64_t serve_least_bytes(const struct serve_options *opt);
 /* Serves until a signal ends it; a second one ends the process at once. */
 int serve_run(const struct serve_options *opt, struct pg_err *err);
 

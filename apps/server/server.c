@@ -122,15 +122,31 @@ static int chat_open(struct server *s, struct pg_err *err)
     return pg_chat_open(&s->plain_chat, &plain, err);
 }
 
+static struct pg_scheduler_options scheduler_options(const struct serve_options *o)
+{
+    return (struct pg_scheduler_options){PG_SCHEDULER_OPTIONS_INIT,  .n_parallel = o->n_parallel,
+                                         .n_waiting = LIMIT_WAITING, .itl_ms = o->itl_ms,
+                                         .cache_dir = o->cache_dir,  .cache_bytes = o->cache_bytes};
+}
+
+static uint64_t scheduler_bytes(const struct serve_options *o)
+{
+    const struct pg_scheduler_options opt = scheduler_options(o);
+    return pg_scheduler_bytes(&opt, o->n_ctx ? o->n_ctx : 4096);
+}
+
+uint64_t serve_least_bytes(const struct serve_options *opt)
+{
+    return LIMIT_LEDGER_LEAST + scheduler_bytes(opt);
+}
+
 static int engine_open(struct server *s, struct pg_err *err)
 {
     const int n_ctx = s->opt->n_ctx;
-    struct pg_scheduler_options opt = {
-        PG_SCHEDULER_OPTIONS_INIT,      .n_parallel = s->opt->n_parallel,
-        .n_waiting = LIMIT_WAITING,     .itl_ms = s->opt->itl_ms,
-        .cache_dir = s->opt->cache_dir, .cache_bytes = s->opt->cache_bytes,
-        .log = scheduler_log,           .user = s};
-    const uint64_t own = s->ledger.total + pg_scheduler_bytes(&opt, n_ctx ? n_ctx : 4096);
+    struct pg_scheduler_options opt = scheduler_options(s->opt);
+    opt.log = scheduler_log;
+    opt.user = s;
+    const uint64_t own = s->ledger.total + scheduler_bytes(s->opt);
     int rc = s->opt->open_engine(s->opt->user, &s->engine, own, err);
     if (rc)
         return rc;
@@ -374,7 +390,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
 static void limits_of(struct server *s)
 {
-    const uint64_t part = s->opt->memory_bytes / LIMIT_LEDGER_PART;
+    const uint64_t part = s->opt->spare_bytes / LIMIT_LEDGER_PART;
     s->ledger.total = part > LIMIT_LEDGER_MOST    ? LIMIT_LEDGER_MOST
                       : part < LIMIT_LEDGER_LEAST ? LIMIT_LEDGER_LEAST
                                                   : (size_t)part;

@@ -770,7 +770,8 @@ class Guarded(Case):
         """With a small budget the server's own part, and so the largest body, is small."""
         s = self.serve("--memory", "64M", "--parallel", "1")
         most = int(s.metric("server_bytes_most"))
-        self.assertEqual(most, 4 << 20)
+        self.assertGreater(most, 2 << 20)
+        self.assertLess(most, 4 << 20)  # a part of what is beyond the least
         a = s.post("/v1/chat/completions", b" " * (most // 12 + 1))
         self.assertEqual(a.status, 413)
         self.assertEqual(s.chat().status, 200)
