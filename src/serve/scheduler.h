@@ -78,7 +78,6 @@ struct pg_scheduler {
     struct pg_pace pace;
     int n_prompt_left; /* of this step: tokens of prompts that it may still take */
     int n_prompt_taken;
-    bool greedy; /* this step took all it could, since nobody waited */
     uint64_t n_turns;
     uint64_t n_written;           /* tokens since the beginning */
     struct pg_store_stats before; /* the step */
@@ -91,7 +90,8 @@ struct pg_scheduler {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct pg_task_list waiting, running;
-    _Atomic bool stopped, greedy_now;
+    _Atomic bool stopped;
+    _Atomic bool greedy_now; /* the step takes all it can, since nobody waits */
     uint64_t next_id, next_order;
     struct pg_scheduler_state state; /* counters are exact, the rest as of looked_ns */
     uint64_t looked_ns, picture_ns, picture_wanted_ns;

@@ -182,17 +182,27 @@ static bool reads_prompt(const struct pg_task *t)
     return t->seq && t->seq->runs && t->seq->n_run < t->seq->n_given;
 }
 
+/* The lock is held. */
+static bool is_any_cancelled(const pg_scheduler *s)
+{
+    const struct pg_task *t = s->running.first;
+    while (t && !t->cancelled)
+        t = t->next;
+    return t;
+}
+
 /* What a step may take of prompts: all there is room for when there is but one request, else as
- * much as keeps the bound. */
+ * much as keeps the bound. An interrupt of the step before is over, but not one for who was
+ * cancelled since. */
 static void begin_prompts(pg_scheduler *s)
 {
     pthread_mutex_lock(&s->lock);
-    s->greedy = s->running.n == 1 && s->waiting.n == 0 && reads_prompt(s->running.first);
-    s->greedy_now = s->greedy;
-    atomic_store_explicit(&s->engine->interrupted, false, memory_order_relaxed);
+    const bool greedy = s->running.n == 1 && s->waiting.n == 0 && reads_prompt(s->running.first);
+    s->greedy_now = greedy;
+    atomic_store_explicit(&s->engine->interrupted, is_any_cancelled(s), memory_order_relaxed);
     pthread_mutex_unlock(&s->lock);
     s->n_prompt_left =
-        s->greedy ? s->engine->opt.n_batch : chunk_within(&s->pace, (double)s->opt.itl_ms * 1e-3);
+        greedy ? s->engine->opt.n_batch : chunk_within(&s->pace, (double)s->opt.itl_ms * 1e-3);
     s->n_prompt_taken = 0;
     s->n_turns++;
 }

@@ -283,6 +283,41 @@ static void test_cancel(void **state)
     free(all);
 }
 
+/* One owner has sent all of its requests before another sends one: that one does not wait for them.
+ */
+static void test_owners_take_turns(void **state)
+{
+    enum { N_OWN = 8 };
+    struct one *all = calloc(N_OWN + 1, sizeof(*all));
+    int n_before = 0;
+    (void)state;
+    assert_non_null(all);
+    pg_engine *e = open_engine(2, 0, 32);
+    pg_scheduler *s = open_scheduler(e, 0);
+    for (int i = 0; i <= N_OWN; i++) {
+        struct pg_err err;
+        make(&all[i], i, e->model.h.n_vocab);
+        all[i].n_predict = 10;
+        struct pg_request q = request_of(&all[i]);
+        q.owner = i < N_OWN ? "one" : "other";
+        q.ignore_eos = true;
+        must(pg_scheduler_submit(s, &q, &all[i].id, &err), &err);
+    }
+    while (!all[N_OWN].n_ended) {
+        struct pg_err err;
+        int n_rows;
+        const int rc = pg_scheduler_step(s, &n_rows, &err);
+        assert_true(rc == 0 || rc == PG_ECANCELLED);
+    }
+    for (int i = 0; i < N_OWN; i++)
+        n_before += all[i].n_ended;
+    assert_in_range(n_before, 0, 3); /* at most those beside which it ran */
+    finish(s);
+    pg_scheduler_close(s);
+    pg_engine_close(e);
+    free(all);
+}
+
 static void test_refuses(void **state)
 {
     struct one r;
@@ -528,9 +563,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_text), cmocka_unit_test(test_second_turn),
-        cmocka_unit_test(test_cancel),    cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_logprobs),  cmocka_unit_test(test_disk),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_cancel),    cmocka_unit_test(test_owners_take_turns),
+        cmocka_unit_test(test_refuses),   cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_disk),      cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests_name("serve", tests, NULL, NULL);
 }
