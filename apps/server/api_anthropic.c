@@ -389,19 +389,8 @@ static void body_in(struct chat_in *chat, struct gen *g, const struct in *body)
 
 void anthropic_messages(struct conn *c)
 {
-    struct fault f = {0};
-    struct chat_in chat = {0};
-    json_t *body = json_body(c, &f);
-    struct gen *g = body ? openai_gen(c, &message_api, "msg_", &f) : NULL;
-    if (g) {
-        body_in(&chat, g, &(struct in){body, &f, NULL});
-        chat_in_prompt(&chat, g, &f);
-        gen_submit(g, &f);
-    }
-    if (f.status)
-        fault_reply(c, &f);
-    chat_in_fini(&chat);
-    json_decref(body);
+    const struct chat_way way = {&message_api, "msg_", body_in};
+    chat_in_serve(c, &way);
 }
 
 void anthropic_count(struct conn *c)

@@ -173,7 +173,7 @@ static void read_modalities(const struct in *in)
     }
 }
 
-static void read_body(struct gen *g, struct chat_in *chat, const struct in *in)
+static void body_in(struct chat_in *chat, struct gen *g, const struct in *in)
 {
     spec_defaults_openai(g);
     spec_sampling(g, in);
@@ -189,17 +189,6 @@ static void read_body(struct gen *g, struct chat_in *chat, const struct in *in)
 
 void openai_chat(struct conn *c)
 {
-    struct fault f = {0};
-    struct chat_in chat = {0};
-    json_t *body = json_body(c, &f);
-    struct gen *g = body ? openai_gen(c, &chat_api, "chatcmpl-", &f) : NULL;
-    if (g) {
-        read_body(g, &chat, &(struct in){body, &f, NULL});
-        chat_in_prompt(&chat, g, &f);
-        gen_submit(g, &f);
-    }
-    if (f.status)
-        fault_reply(c, &f);
-    chat_in_fini(&chat);
-    json_decref(body);
+    const struct chat_way way = {&chat_api, "chatcmpl-", body_in};
+    chat_in_serve(c, &way);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "chat_in.h"
+#include "openai.h"
 #include "server.h"
 #include "spec.h"
 #include "tool_grammar.h"
@@ -462,4 +463,21 @@ char *chat_in_text(struct chat_in *in, struct gen *g, struct fault *f)
         fault_set(f, 503, NULL, "out of memory");
     prompt_fini(&p);
     return all.p;
+}
+
+void chat_in_serve(struct conn *c, const struct chat_way *way)
+{
+    struct fault f = {0};
+    struct chat_in chat = {0};
+    json_t *body = json_body(c, &f);
+    struct gen *g = body ? openai_gen(c, way->api, way->prefix, &f) : NULL;
+    if (g) {
+        way->read(&chat, g, &(struct in){body, &f, NULL});
+        chat_in_prompt(&chat, g, &f);
+        gen_submit(g, &f);
+    }
+    if (f.status)
+        fault_reply(c, &f);
+    chat_in_fini(&chat);
+    json_decref(body);
 }

@@ -28,6 +28,14 @@ void chat_in_read(struct chat_in *in, struct gen *g, const struct in *body);
 void chat_in_variables(struct chat_in *in, const struct in *body, const char *effort);
 /* Checks it, and fills in the prompt, and what of the reply has to be known. */
 void chat_in_prompt(struct chat_in *in, struct gen *g, struct fault *f);
+/* How an interface has conversations: its answers, what their ids begin with, and its body. */
+struct chat_way {
+    const struct gen_api *api;
+    const char *prefix;
+    void (*read)(struct chat_in *in, struct gen *g, const struct in *body);
+};
+/* A request from its body to the scheduler, or to the fault that it is answered with. */
+void chat_in_serve(struct conn *c, const struct chat_way *way);
 /* The prompt's text alone, malloced. */
 char *chat_in_text(struct chat_in *in, struct gen *g, struct fault *f);
 
