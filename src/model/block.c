@@ -89,7 +89,9 @@ static void attend(struct pg_forward *f, int cache, const struct pg_op_attend *h
     op.score = f->score;
     op.n_ctx = f->opt.n_ctx;
     op.out = f->att;
+    const uint64_t begin = pg_now_ns();
     f->ops->attend(f->c, &op);
+    f->attend_ns += pg_now_ns() - begin;
     poll_reads(f);
     pg_input_set(&f->in_att, f->att, hp->n_head * hp->head_dim, f->n_tok);
     f->ops->product(f->c, &out, 1);

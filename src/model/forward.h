@@ -75,6 +75,7 @@ struct pg_forward {
     struct pg_wave wave;
     int max_rows, max_group;       /* R, and experts computed together */
     uint64_t *block_ns;            /* [n_layer] since init, waiting for experts included */
+    uint64_t attend_ns;            /* since init, of that: rows looking at positions */
     struct pg_lease *lease;        /* [max_group] */
     struct pg_op_product *product; /* [2 * max_group] */
 };

@@ -21,14 +21,13 @@
 
 #include "engine/lanes.h"
 #include "serve/disk.h"
+#include "serve/pace.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
 enum {
-    PG_ROOM_STEP = 64,   /* tokens that a request's room grows by */
-    PG_CHUNK_LEAST = 16, /* tokens of prompts in a step, however long it takes */
-    PG_CHUNK_SIZES = 18, /* powers of two up to the largest batch */
+    PG_ROOM_STEP = 64, /* tokens that a request's room grows by */
     PG_OWNER_BYTES = 64,
     PG_TO_SAVE = 16 /* texts that wait for a file */
 };
@@ -65,18 +64,13 @@ struct pg_task_list {
     int n;
 };
 
-/* Seconds that steps with so many tokens of prompts have taken lately, by powers of two; 0: never.
- */
-struct pg_pace {
-    double seconds[PG_CHUNK_SIZES];
-};
-
 struct pg_scheduler {
     struct pg_scheduler_options opt;
     struct pg_engine *engine;
     struct pg_lanes lanes;
     struct pg_pace pace;
-    int n_prompt_left; /* of this step: tokens of prompts that it may still take */
+    uint64_t attend_ns; /* of the engine, before the step */
+    int n_prompt_left;  /* of this step: tokens of prompts that it may still take */
     int n_prompt_taken;
     uint64_t n_turns;
     uint64_t n_written;           /* tokens since the beginning */

@@ -149,32 +149,13 @@ int pg_scheduler_take(void *user, struct pg_sequence *seq, struct pg_err *err)
 
 /* ------------------------------------------------------------------ prompts of a step ------- */
 
-/* The largest power of two of prompt tokens whose step is expected to keep the bound. What was
- * never seen is expected to take twice as long as half of it. Where even the least cannot keep it,
- * since most experts have to be read for a few tokens as for many, the bound is twice what that
- * takes: little by little the prompt would hold up the others for far longer in all. */
-static int chunk_within(const struct pg_pace *p, double bound)
+/* Positions that the tokens of the step have looked at. */
+static double looked_at(const struct pg_lanes *l)
 {
-    double expected = 0;
-    int chunk = PG_CHUNK_LEAST;
-    for (int i = 0; i < PG_CHUNK_SIZES; i++) {
-        expected = p->seconds[i] > 0 ? p->seconds[i] : 2 * expected;
-        if (1 << i == PG_CHUNK_LEAST)
-            bound = PG_MAX(bound, 2 * expected);
-        if (expected <= bound && 1 << i > chunk)
-            chunk = 1 << i;
-    }
-    return chunk;
-}
-
-static void pace_learn(struct pg_pace *p, int n_prompt, double seconds)
-{
-    int i = 0;
-    while (i + 1 < PG_CHUNK_SIZES && 2 << i <= n_prompt)
-        i++;
-    p->seconds[i] = p->seconds[i] > 0 ? (p->seconds[i] + seconds) / 2 : seconds;
-    for (i++; i < PG_CHUNK_SIZES; i++) /* what was slow once is tried again some time */
-        p->seconds[i] *= 0.98;
+    double sum = 0;
+    for (int i = 0; i < l->n_parts; i++)
+        sum += l->part[i].n * (l->of[i]->n_run - (l->part[i].n - 1) / 2.0);
+    return sum;
 }
 
 static bool reads_prompt(const struct pg_task *t)
@@ -191,6 +172,15 @@ static bool is_any_cancelled(const pg_scheduler *s)
     return t;
 }
 
+/* Tokens that the prompt which has come furthest has run. */
+static int furthest_reader(const pg_scheduler *s)
+{
+    int n = 0;
+    for (const struct pg_task *t = s->running.first; t; t = t->next)
+        n = reads_prompt(t) ? PG_MAX(n, t->seq->n_run) : n;
+    return n;
+}
+
 /* What a step may take of prompts: all there is room for when there is but one request, else as
  * much as keeps the bound. An interrupt of the step before is over, but not one for who was
  * cancelled since. */
@@ -201,8 +191,9 @@ static void begin_prompts(pg_scheduler *s)
     s->greedy_now = greedy;
     atomic_store_explicit(&s->engine->interrupted, is_any_cancelled(s), memory_order_relaxed);
     pthread_mutex_unlock(&s->lock);
+    const double bound = (double)s->opt.itl_ms * 1e-3;
     s->n_prompt_left =
-        greedy ? s->engine->opt.n_batch : chunk_within(&s->pace, (double)s->opt.itl_ms * 1e-3);
+        greedy ? s->engine->opt.n_batch : pg_pace_chunk(&s->pace, bound, furthest_reader(s));
     s->n_prompt_taken = 0;
     s->n_turns++;
 }
@@ -411,14 +402,22 @@ static void end_cancelled(pg_scheduler *s)
     }
 }
 
+static void pace_step(pg_scheduler *s, uint64_t begin)
+{
+    const double seconds = (double)(pg_now_ns() - begin) * 1e-9;
+    const double attend = (double)(s->engine->forward.attend_ns - s->attend_ns) * 1e-9;
+    pg_pace_learn(&s->pace, s->n_prompt_taken, seconds - attend, attend, looked_at(&s->lanes));
+}
+
 int pg_scheduler_step(pg_scheduler *s, int *n_rows, struct pg_err *err)
 {
     end_cancelled(s);
     const uint64_t begin = pg_now_ns();
+    s->attend_ns = s->engine->forward.attend_ns;
     const int rc = pg_lanes_step(&s->lanes, n_rows, err);
     s->greedy_now = false;
     if (!rc && s->n_prompt_taken > 0 && *n_rows > 0)
-        pace_learn(&s->pace, s->n_prompt_taken, (double)(pg_now_ns() - begin) * 1e-9);
+        pace_step(s, begin);
     pthread_mutex_lock(&s->lock);
     s->state.n_steps += *n_rows > 0;
     s->state.n_predicted = s->n_written;

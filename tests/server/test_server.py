@@ -771,7 +771,8 @@ class Guarded(Case):
         s = self.serve("--memory", "64M", "--parallel", "1")
         most = int(s.metric("server_bytes_most"))
         self.assertGreater(most, 2 << 20)
-        self.assertLess(most, 4 << 20)  # a part of what is beyond the least
+        if self.measures(): # a part of what is beyond the least, to which a sanitizer's own memory is added
+            self.assertLess(most, 4 << 20)
         a = s.post("/v1/chat/completions", b" " * (most // 12 + 1))
         self.assertEqual(a.status, 413)
         self.assertEqual(s.chat().status, 200)
