@@ -63,6 +63,12 @@ static inline size_t pg_token_at(const struct pg_matmul *m, int j)
     return (size_t)(m->x_row ? m->x_row[j] : j) * (size_t)m->x->n;
 }
 
+/* n_row rows of n values each, behind each other: floats or halves. */
+struct pg_table {
+    const void *x;
+    int n_row, n;
+};
+
 struct pg_kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon" */
 
@@ -79,7 +85,12 @@ struct pg_kernels {
     void (*act_q8k)(const float *x, int n, int8_t *q, float *d, int16_t *sums);
 
     float (*dot)(const float *a, const float *b, int n);
-    float (*dot_f16)(const uint16_t *a, const float *b, int n);
+    /* y[j] = dot(row j, q) * scale */
+    void (*dots)(const struct pg_table *rows, const float *q, float scale, float *y);
+    void (*dots_f16)(const struct pg_table *rows, const float *q, float scale, float *y);
+    /* y = fma(s[j], row j, y), for each j in order */
+    void (*axpys)(const struct pg_table *rows, const float *s, float *y);
+    void (*axpys_f16)(const struct pg_table *rows, const float *s, float *y);
     /* y = fma(s, x, y) */
     void (*axpy)(float s, const float *x, float *y, int n);
     void (*axpy_f16)(float s, const uint16_t *x, float *y, int n);

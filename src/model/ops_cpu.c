@@ -165,39 +165,21 @@ static int run_of(const struct head *h, int at)
     return PG_MIN(PG_KV_PAGE, h->n - at);
 }
 
-static void attend_f32(const struct pg_kernels *k, const struct head *h)
+static void attend_over(const struct pg_kernels *k, const struct head *h)
 {
+    const bool f32 = h->kv->shape.type == PG_KV_F32;
     for (int at = 0; at < h->n; at += PG_KV_PAGE) {
-        const float *keys = pg_kv_k(h->kv, h->cache, h->head, at);
-        for (int j = 0, n = run_of(h, at); j < n; j++)
-            h->score[at + j] =
-                k->dot(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
+        const struct pg_table keys = {pg_kv_k(h->kv, h->cache, h->head, at), run_of(h, at),
+                                      h->k_dim};
+        (f32 ? k->dots : k->dots_f16)(&keys, h->q, h->scale, h->score + at);
     }
     add_bias(h);
     k->softmax(h->score, h->n);
     memset(h->out, 0, (size_t)h->v_dim * sizeof(float));
     for (int at = 0; at < h->n; at += PG_KV_PAGE) {
-        const float *values = pg_kv_v(h->kv, h->cache, h->head, at);
-        for (int j = 0, n = run_of(h, at); j < n; j++)
-            k->axpy(h->score[at + j], values + (size_t)j * (size_t)h->v_dim, h->out, h->v_dim);
-    }
-}
-
-static void attend_f16(const struct pg_kernels *k, const struct head *h)
-{
-    for (int at = 0; at < h->n; at += PG_KV_PAGE) {
-        const uint16_t *keys = pg_kv_k(h->kv, h->cache, h->head, at);
-        for (int j = 0, n = run_of(h, at); j < n; j++)
-            h->score[at + j] =
-                k->dot_f16(keys + (size_t)j * (size_t)h->k_dim, h->q, h->k_dim) * h->scale;
-    }
-    add_bias(h);
-    k->softmax(h->score, h->n);
-    memset(h->out, 0, (size_t)h->v_dim * sizeof(float));
-    for (int at = 0; at < h->n; at += PG_KV_PAGE) {
-        const uint16_t *values = pg_kv_v(h->kv, h->cache, h->head, at);
-        for (int j = 0, n = run_of(h, at); j < n; j++)
-            k->axpy_f16(h->score[at + j], values + (size_t)j * (size_t)h->v_dim, h->out, h->v_dim);
+        const struct pg_table values = {pg_kv_v(h->kv, h->cache, h->head, at), run_of(h, at),
+                                        h->v_dim};
+        (f32 ? k->axpys : k->axpys_f16)(&values, h->score + at, h->out);
     }
 }
 
@@ -229,7 +211,7 @@ static void attend_head(void *arg, int task, int thread)
     }
     /* Positions from the first; a window's ring would begin elsewhere. */
     PG_ASSERT(h.n >= 1 && h.n <= kv->block[o->cache].n_rows && h.n <= o->n_ctx);
-    (kv->shape.type == PG_KV_F32 ? attend_f32 : attend_f16)(&w->c->k, &h);
+    attend_over(&w->c->k, &h);
 }
 
 static void attend(void *self, const struct pg_op_attend *op)

@@ -172,18 +172,25 @@ static bool is_any_cancelled(const pg_scheduler *s)
     return t;
 }
 
-/* Tokens that the prompt which has come furthest has run. */
-static int furthest_reader(const pg_scheduler *s)
+/* Tokens of prompts for a step of several requests: what keeps the bound, or all that there are
+ * when they fit in one step and nobody writes. */
+static int chunk_of_many(const struct pg_scheduler *s)
 {
-    int n = 0;
-    for (const struct pg_task *t = s->running.first; t; t = t->next)
-        n = reads_prompt(t) ? PG_MAX(n, t->seq->n_run) : n;
-    return n;
+    int left = 0, furthest = 0;
+    bool writes = false;
+    for (const struct pg_task *t = s->running.first; t; t = t->next) {
+        const bool reads = reads_prompt(t);
+        writes |= !reads;
+        left += reads ? t->seq->n_given - t->seq->n_run : 0;
+        furthest = reads ? PG_MAX(furthest, t->seq->n_run) : furthest;
+    }
+    if (!writes && left <= s->engine->opt.n_batch)
+        return s->engine->opt.n_batch;
+    return pg_pace_chunk(&s->pace, (double)s->opt.itl_ms * 1e-3, furthest);
 }
 
-/* What a step may take of prompts: all there is room for when there is but one request, else as
- * much as keeps the bound. An interrupt of the step before is over, but not one for who was
- * cancelled since. */
+/* What a step may take of prompts; when there is but one request all there is room for. An
+ * interrupt of the step before is over, but not one for who was cancelled since. */
 static void begin_prompts(pg_scheduler *s)
 {
     pthread_mutex_lock(&s->lock);
@@ -191,9 +198,7 @@ static void begin_prompts(pg_scheduler *s)
     s->greedy_now = greedy;
     atomic_store_explicit(&s->engine->interrupted, is_any_cancelled(s), memory_order_relaxed);
     pthread_mutex_unlock(&s->lock);
-    const double bound = (double)s->opt.itl_ms * 1e-3;
-    s->n_prompt_left =
-        greedy ? s->engine->opt.n_batch : pg_pace_chunk(&s->pace, bound, furthest_reader(s));
+    s->n_prompt_left = greedy ? s->engine->opt.n_batch : chunk_of_many(s);
     s->n_prompt_taken = 0;
     s->n_turns++;
 }

@@ -328,9 +328,31 @@ static void run_dot(const struct pg_kernels *k, const struct vectors *v, float *
 {
     y[0] = k->dot(v->a, v->b, v->n);
 }
-static void run_dot_f16(const struct pg_kernels *k, const struct vectors *v, float *y)
+/* The values as rows: of all heights up to a few tiles, with and without a rest of each. */
+static struct pg_table rows_of(const struct vectors *v, const void *x)
 {
-    y[0] = k->dot_f16(v->h, v->b, v->n);
+    const int n_row = 1 + v->n % 9;
+    return v->n < n_row ? (struct pg_table){x, 1, v->n} : (struct pg_table){x, n_row, v->n / n_row};
+}
+static void run_dots(const struct pg_kernels *k, const struct vectors *v, float *y)
+{
+    const struct pg_table rows = rows_of(v, v->a);
+    k->dots(&rows, v->b, 0.3f, y);
+}
+static void run_dots_f16(const struct pg_kernels *k, const struct vectors *v, float *y)
+{
+    const struct pg_table rows = rows_of(v, v->h);
+    k->dots_f16(&rows, v->b, 0.3f, y);
+}
+static void run_axpys(const struct pg_kernels *k, const struct vectors *v, float *y)
+{
+    const struct pg_table rows = rows_of(v, v->a);
+    k->axpys(&rows, v->b, y);
+}
+static void run_axpys_f16(const struct pg_kernels *k, const struct vectors *v, float *y)
+{
+    const struct pg_table rows = rows_of(v, v->h);
+    k->axpys_f16(&rows, v->b, y);
 }
 static void run_axpy(const struct pg_kernels *k, const struct vectors *v, float *y)
 {
@@ -380,7 +402,10 @@ static const struct {
     run_fn *run;
 } slots[] = {
     {"dot", run_dot},
-    {"dot_f16", run_dot_f16},
+    {"dots", run_dots},
+    {"dots_f16", run_dots_f16},
+    {"axpys", run_axpys},
+    {"axpys_f16", run_axpys_f16},
     {"axpy", run_axpy},
     {"axpy_f16", run_axpy_f16},
     {"rms_norm", run_rms_norm},
@@ -427,7 +452,9 @@ static void test_vectors_exact(void **state)
         }
         double bound = EPS * (v.n / 16 + 6) * size;
         assert_true(fabs((double)ref.dot(v.a, v.b, v.n) - dot) <= bound);
-        assert_true(fabs((double)ref.dot_f16(v.h, v.b, v.n) - half) <= bound);
+        const struct pg_table row = {v.h, 1, v.n};
+        ref.dots_f16(&row, v.b, 1, y);
+        assert_true(fabs((double)y[0] - half) <= bound);
         run_rms_norm(&ref, &v, y);
         for (int i = 0; i < v.n; i++) {
             double want = (double)v.a[i] / sqrt(square / v.n + 1e-6) * (double)v.b[i];
@@ -502,8 +529,9 @@ static void test_levels(void **state)
             continue;
         for (uint32_t t = 0; t < PG_TYPE_LIMIT; t++)
             assert_true(!k.matmul[t] == !pg_type_traits(t)->name);
-        assert_true(k.act_q8 && k.act_q8k && k.dot && k.dot_f16 && k.axpy && k.axpy_f16 &&
-                    k.rms_norm && k.softmax && k.silu_mul && k.add && k.to_f16 && k.row_tile > 0);
+        assert_true(k.act_q8 && k.act_q8k && k.dot && k.dots && k.dots_f16 && k.axpys &&
+                    k.axpys_f16 && k.axpy && k.axpy_f16 && k.rms_norm && k.softmax && k.silu_mul &&
+                    k.add && k.to_f16 && k.row_tile > 0);
     }
     assert_int_equal(pg_kernels_init(&k, (enum pg_cpu_level)99, &err), PG_EARG);
     assert_int_equal(pg_kernels_init(&k, PG_CPU_AUTO, &err), 0);

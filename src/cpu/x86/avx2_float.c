@@ -214,9 +214,57 @@ static float dot(const float *a, const float *b, int n)
     return dot_any(PG_TYPE_F32, a, b, n);
 }
 
-static float dot_f16(const uint16_t *a, const float *b, int n)
+/* tree but for its last two additions. */
+PG_INLINE __m128 half_tree(struct sums s)
 {
-    return dot_any(PG_TYPE_F16, a, b, n);
+    __m256 v8 = _mm256_add_ps(s.lo, s.hi);
+    return _mm_add_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
+}
+
+/* The trees of four sums, side by side. */
+PG_INLINE __m128 trees(struct sums a, struct sums b, struct sums c, struct sums d)
+{
+    __m128 a4 = half_tree(a), b4 = half_tree(b), c4 = half_tree(c), d4 = half_tree(d);
+    __m128 ab = _mm_add_ps(_mm_unpacklo_ps(a4, b4), _mm_unpackhi_ps(a4, b4));
+    __m128 cd = _mm_add_ps(_mm_unpacklo_ps(c4, d4), _mm_unpackhi_ps(c4, d4));
+    return _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+}
+
+/* The dots of four rows that lie n values apart. */
+PG_INLINE __m128 dots_4(enum pg_type t, const void *w, const float *q, int n)
+{
+    const void *w1 = element(t, w, n), *w2 = element(t, w1, n), *w3 = element(t, w2, n);
+    struct sums a = no_sums(), b = a, c = a, d = a;
+    for (int i = 0; i + 16 <= n; i += 16) {
+        a = step(t, a, element(t, w, i), q + i);
+        b = step(t, b, element(t, w1, i), q + i);
+        c = step(t, c, element(t, w2, i), q + i);
+        d = step(t, d, element(t, w3, i), q + i);
+    }
+    return trees(last(t, a, w, q, n), last(t, b, w1, q, n), last(t, c, w2, q, n),
+                 last(t, d, w3, q, n));
+}
+
+PG_INLINE void dots_any(enum pg_type t, const struct pg_table *rows, const float *q, float scale,
+                        float *y)
+{
+    const uint8_t *row = rows->x;
+    const size_t bytes = (size_t)rows->n * size_of(t);
+    int j = 0;
+    for (; j + 4 <= rows->n_row; j += 4, row += 4 * bytes)
+        _mm_storeu_ps(y + j, _mm_mul_ps(dots_4(t, row, q, rows->n), _mm_set1_ps(scale)));
+    for (; j < rows->n_row; j++, row += bytes)
+        y[j] = dot_any(t, row, q, rows->n) * scale;
+}
+
+static void dots(const struct pg_table *rows, const float *q, float scale, float *y)
+{
+    dots_any(PG_TYPE_F32, rows, q, scale, y);
+}
+
+static void dots_f16(const struct pg_table *rows, const float *q, float scale, float *y)
+{
+    dots_any(PG_TYPE_F16, rows, q, scale, y);
 }
 
 static void axpy(float s, const float *x, float *y, int n)
@@ -237,6 +285,62 @@ static void axpy_f16(float s, const uint16_t *x, float *y, int n)
                                                 _mm256_loadu_ps(y + i)));
     for (; i < n; i++)
         y[i] = fmaf(s, pg_f16_to_f32(x[i]), y[i]);
+}
+
+/* Elements [i, i + 32) of y, which stay in registers over all rows. */
+PG_INLINE void axpys_32(enum pg_type t, const struct pg_table *rows, const float *s, float *y,
+                        int i)
+{
+    const uint8_t *x = element(t, rows->x, i);
+    __m256 a = _mm256_loadu_ps(y + i), b = _mm256_loadu_ps(y + i + 8);
+    __m256 c = _mm256_loadu_ps(y + i + 16), d = _mm256_loadu_ps(y + i + 24);
+    for (int j = 0; j < rows->n_row; j++, x += (size_t)rows->n * size_of(t)) {
+        __m256 v = _mm256_set1_ps(s[j]);
+        a = _mm256_fmadd_ps(v, eight(t, x), a);
+        b = _mm256_fmadd_ps(v, eight(t, element(t, x, 8)), b);
+        c = _mm256_fmadd_ps(v, eight(t, element(t, x, 16)), c);
+        d = _mm256_fmadd_ps(v, eight(t, element(t, x, 24)), d);
+    }
+    _mm256_storeu_ps(y + i, a);
+    _mm256_storeu_ps(y + i + 8, b);
+    _mm256_storeu_ps(y + i + 16, c);
+    _mm256_storeu_ps(y + i + 24, d);
+}
+
+PG_INLINE void axpys_8(enum pg_type t, const struct pg_table *rows, const float *s, float *y, int i)
+{
+    const uint8_t *x = element(t, rows->x, i);
+    __m256 v = _mm256_loadu_ps(y + i);
+    for (int j = 0; j < rows->n_row; j++, x += (size_t)rows->n * size_of(t))
+        v = _mm256_fmadd_ps(_mm256_set1_ps(s[j]), eight(t, x), v);
+    _mm256_storeu_ps(y + i, v);
+}
+
+/* All but the last elements that are no eight; how many that were. */
+PG_INLINE int axpys_any(enum pg_type t, const struct pg_table *rows, const float *s, float *y)
+{
+    int i = 0;
+    for (; i + 32 <= rows->n; i += 32)
+        axpys_32(t, rows, s, y, i);
+    for (; i + 8 <= rows->n; i += 8)
+        axpys_8(t, rows, s, y, i);
+    return i;
+}
+
+static void axpys(const struct pg_table *rows, const float *s, float *y)
+{
+    const int done = axpys_any(PG_TYPE_F32, rows, s, y);
+    for (int j = 0; j < rows->n_row && done < rows->n; j++)
+        axpy(s[j], (const float *)rows->x + (size_t)j * (size_t)rows->n + done, y + done,
+             rows->n - done);
+}
+
+static void axpys_f16(const struct pg_table *rows, const float *s, float *y)
+{
+    const int done = axpys_any(PG_TYPE_F16, rows, s, y);
+    for (int j = 0; j < rows->n_row && done < rows->n; j++)
+        axpy_f16(s[j], (const uint16_t *)rows->x + (size_t)j * (size_t)rows->n + done, y + done,
+                 rows->n - done);
 }
 
 static void rms_norm(const float *x, const float *g, float eps, float *y, int n)
@@ -354,7 +458,10 @@ void pg_avx2_fill_float(struct pg_kernels *k)
     k->act_q8 = act_q8;
     k->act_q8k = act_q8k;
     k->dot = dot;
-    k->dot_f16 = dot_f16;
+    k->dots = dots;
+    k->dots_f16 = dots_f16;
+    k->axpys = axpys;
+    k->axpys_f16 = axpys_f16;
     k->axpy = axpy;
     k->axpy_f16 = axpy_f16;
     k->rms_norm = rms_norm;

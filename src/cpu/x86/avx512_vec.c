@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Vectors: rounding of activations, norms, softmax and what else goes over a row of floats.
- * Sixteen values at a time, the last ones under a mask.
+ * Sixteen values at a time, the last ones under a mask. Sums over rows are those of AVX2.
  */
 #include "cpu/x86/avx512.h"
 #include "cpu/x86/avx512_util.h"
@@ -58,17 +58,6 @@ static float dot(const float *a, const float *b, int n)
     for (int i = 0; i < n; i += PG_LANES) {
         __mmask16 lanes = lanes_at(i, n);
         s = _mm512_mask3_fmadd_ps(_mm512_maskz_loadu_ps(lanes, a + i),
-                                  _mm512_maskz_loadu_ps(lanes, b + i), s, lanes);
-    }
-    return tree(s);
-}
-
-static float dot_f16(const uint16_t *a, const float *b, int n)
-{
-    __m512 s = _mm512_setzero_ps();
-    for (int i = 0; i < n; i += PG_LANES) {
-        __mmask16 lanes = lanes_at(i, n);
-        s = _mm512_mask3_fmadd_ps(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, a + i)),
                                   _mm512_maskz_loadu_ps(lanes, b + i), s, lanes);
     }
     return tree(s);
@@ -188,7 +177,6 @@ void pg_avx512_vec_fill(struct pg_kernels *k)
     k->act_q8 = act_q8;
     k->act_q8k = act_q8k;
     k->dot = dot;
-    k->dot_f16 = dot_f16;
     k->axpy = axpy;
     k->axpy_f16 = axpy_f16;
     k->rms_norm = rms_norm;
