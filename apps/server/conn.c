@@ -40,7 +40,7 @@ static void timer_restart(struct conn *c, enum conn_timer t)
 
 static void timer_choose(struct conn *c)
 {
-    const bool some = evbuffer_get_length(c->in) > 0;
+    const bool some = evbuffer_get_length(c->in) > 0, was_idle = c->timer == TIMER_IDLE;
     if (evbuffer_get_length(c->out))
         timer_set(c, TIMER_WRITE);
     else if (c->state == CONN_HEAD)
@@ -49,6 +49,19 @@ static void timer_choose(struct conn *c)
         timer_set(c, TIMER_BODY);
     else
         timer_set(c, c->state == CONN_LINGER ? TIMER_LINGER : TIMER_NONE);
+    if (c->timer == TIMER_IDLE && !was_idle) {
+        c->idled = ++c->server->n_idled;
+        server_listen_again(c->server);
+    }
+}
+
+struct conn *conn_idlest(struct server *s)
+{
+    struct conn *idlest = NULL;
+    for (struct conn *c = s->conns; c; c = c->next)
+        if (c->timer == TIMER_IDLE && (!idlest || c->idled < idlest->idled))
+            idlest = c;
+    return idlest;
 }
 
 /* ---------------------------------------------------------------- life ---------------------- */

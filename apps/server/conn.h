@@ -40,6 +40,7 @@ struct conn {
     enum conn_timer timer;
     bool reads, keep_alive;
     size_t n_lingered;
+    uint64_t idled; /* of TIMER_IDLE: in which order */
 
     /* The request. */
     char *head_text;
@@ -70,6 +71,9 @@ void conn_open(struct server *s, int fd);
 void conn_run(struct conn *c);
 /* The owner gives the connection up, which closes: no more is said. Not inside a handler. */
 void conn_drop(struct conn *c);
+
+/* The connection that has been between requests for longest; NULL: none is. */
+struct conn *conn_idlest(struct server *s);
 
 void conn_own(struct conn *c, const struct conn_owner *kind, void *owner);
 /* Of the reply that follows. */

@@ -135,9 +135,20 @@ static uint64_t scheduler_bytes(const struct serve_options *o)
     return pg_scheduler_bytes(&opt, o->n_ctx ? o->n_ctx : 4096);
 }
 
+/* Connections that there are, however small the budget is: two for each request that runs. */
+static int conns_least(const struct serve_options *o)
+{
+    return LIMIT_CONNECTIONS_LEAST + 2 * o->n_parallel;
+}
+
+static size_t ledger_least(const struct serve_options *o)
+{
+    return LIMIT_LEDGER_LEAST + 2 * (size_t)o->n_parallel * LIMIT_CONN_BYTES;
+}
+
 uint64_t serve_least_bytes(const struct serve_options *opt)
 {
-    return LIMIT_LEDGER_LEAST + scheduler_bytes(opt);
+    return ledger_least(opt) + scheduler_bytes(opt);
 }
 
 static int engine_open(struct server *s, struct pg_err *err)
@@ -257,21 +268,29 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
 
 /* ---------------------------------------------------------------- events -------------------- */
 
+/* For one more connection: where there are as many as may be, for that of one between requests. */
+static bool has_room(struct server *s)
+{
+    return s->n_conns < s->conns_most || conn_idlest(s);
+}
+
 static void on_accept(evutil_socket_t fd, short what, void *arg)
 {
     struct server *s = arg;
     const int on = 1;
     (void)what;
-    for (int i = 0; i < LIMIT_ACCEPTS && s->n_conns < s->conns_most; i++) {
+    for (int i = 0; i < LIMIT_ACCEPTS && has_room(s); i++) {
         const int client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED))
             return;
         if (client < 0)
             break; /* no descriptors, or no memory: again after a second */
         setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        if (s->n_conns >= s->conns_most)
+            conn_drop(conn_idlest(s));
         conn_open(s, client);
     }
-    if (s->n_conns < s->conns_most)
+    if (has_room(s))
         return;
     event_del(&s->on_accept);
     s->listens = false;
@@ -279,7 +298,7 @@ static void on_accept(evutil_socket_t fd, short what, void *arg)
 
 void server_listen_again(struct server *s)
 {
-    if (s->listens || s->phase == PHASE_OVER || s->n_conns >= s->conns_most)
+    if (s->listens || s->phase == PHASE_OVER || !has_room(s))
         return;
     s->listens = true;
     event_add(&s->on_accept, NULL);
@@ -391,15 +410,14 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 static void limits_of(struct server *s)
 {
     const uint64_t part = s->opt->spare_bytes / LIMIT_LEDGER_PART;
-    s->ledger.total = part > LIMIT_LEDGER_MOST    ? LIMIT_LEDGER_MOST
-                      : part < LIMIT_LEDGER_LEAST ? LIMIT_LEDGER_LEAST
-                                                  : (size_t)part;
+    const size_t least = ledger_least(s->opt);
+    s->ledger.total = part > LIMIT_LEDGER_MOST ? LIMIT_LEDGER_MOST : (size_t)part;
+    s->ledger.total = s->ledger.total < least ? least : s->ledger.total;
     const size_t body = s->ledger.total / LIMIT_BODY_PART;
     s->body_most = body < LIMIT_BODY ? body : LIMIT_BODY;
     const size_t conns = s->ledger.total / 4 / LIMIT_CONN_BYTES;
-    s->conns_most = conns < LIMIT_CONNECTIONS_LEAST ? LIMIT_CONNECTIONS_LEAST
-                    : conns < LIMIT_CONNECTIONS     ? (int)conns
-                                                    : LIMIT_CONNECTIONS;
+    s->conns_most = conns < LIMIT_CONNECTIONS ? (int)conns : LIMIT_CONNECTIONS;
+    s->conns_most = s->conns_most < conns_least(s->opt) ? conns_least(s->opt) : s->conns_most;
     struct rlimit files;
     if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < files.rlim_max) {
         files.rlim_cur = files.rlim_max < 65536 ? files.rlim_max : 65536;

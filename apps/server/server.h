@@ -71,6 +71,7 @@ struct server {
     uint64_t pumped_ns;
     struct conn *conns;
     int n_conns;
+    uint64_t n_idled; /* times that a connection had no request */
     struct gen *gens; /* that have not ended */
     int n_gens;
     struct looker *lookers;

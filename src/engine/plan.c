@@ -115,10 +115,11 @@ static uint64_t step_bytes(struct pg_engine *e, int n_batch)
     return scratch_bytes(e, n_batch) + caller_bytes(e, n_batch);
 }
 
-/* A source goes through the encoder in one step. */
+/* A source goes through the encoder in one step, and all sessions can write in one. */
 static int least_batch_of(const struct pg_engine *e)
 {
-    int n = PG_MAX(PG_MIN(MIN_BATCH, most_in_step(e)), e->opt.n_source);
+    int n = PG_MAX(MIN_BATCH, e->opt.n_sessions);
+    n = PG_MAX(PG_MIN(n, most_in_step(e)), e->opt.n_source);
     return e->opt.n_batch ? e->opt.n_batch : n;
 }
 

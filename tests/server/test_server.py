@@ -782,6 +782,24 @@ class Guarded(Case):
         if self.measures():
             self.assertLess(s.metric("memory_peak_bytes"), 64 << 20)
 
+    def test_idle_connections(self):
+        """Who holds connections without a request keeps nobody out; of those at work none is closed."""
+        s = self.serve("--memory", "20M", "--parallel", "2")
+        busy = s.connect()
+        busy.sendall(s.head("POST", "/v1/completions", {"Connection": "keep-alive"}, b"x" * 100) + b"x" * 50)
+        held = []
+        for _ in range(60):
+            c = s.connect(5)
+            c.sendall(s.head("GET", "/health", {"Connection": "keep-alive"}))
+            self.assertEqual(c.recv(15), b"HTTP/1.1 200 OK")
+            held.append(c)
+        self.assertLess(s.metric("connections"), 30)
+        self.assertEqual(s.complete().status, 200)
+        busy.sendall(b"x" * 50)
+        self.assertEqual(busy.recv(12), b"HTTP/1.1 400")
+        for c in (*held, busy):
+            c.close()
+
     def test_broken_model(self):
         """A model that is cut off fails requests, and what clients are told has no path of this machine."""
         model = self.path("secret.gguf")
