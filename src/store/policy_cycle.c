@@ -46,6 +46,7 @@ static const float first_share[N_STAGES] = {[SLOW] = 1, [FAST] = 0.3f, [RECALL] 
 #define EXPOSED     4       /* how much more a miss costs that nothing hides */
 #define SHARE_PRIOR 20.0f   /* how firmly: in sums of squares */
 #define SHARE_FADE  0.9995f /* a tick */
+#define BEHIND      0.1f    /* what recall does not expect: not before the wave after the next */
 #define LATER       0.25f   /* what is not named for certain: not before the wave after the next */
 #define HINT_RIGHT  0.75f   /* of the experts that an uncertain hint names, how many are wanted */
 
@@ -403,8 +404,10 @@ uint64_t pg_cycle_worth(const struct pg_policy *p, int slot)
     float chance = c->rate[LONG][key];
     chance += c->share[SLOW] * (c->rate[SLOW][key] - chance);
     chance += c->share[FAST] * (c->rate[FAST][key] - chance);
+    const float later = BEHIND * chance; /* or, once recall is sure, nothing would rank the rest */
     if (o->recalled)
         chance += c->share[RECALL] * (c->recall[key] - chance);
+    chance = PG_MAX(chance, later);
     if (o->hinted > o->round)
         chance = with_hint(c, key, chance);
     return (uint64_t)(chance * (float)(1 << 30));
