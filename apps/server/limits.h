@@ -28,7 +28,7 @@ enum {
     LIMIT_PING_SECONDS = 10, /* silence on a stream before a comment is sent */
 
     /* Microseconds in which tokens that come close together are gathered into one event. */
-    LIMIT_GATHER_US = 3000,
+    LIMIT_GATHER_US = 8000,
 
     /* JSON of a body. */
     LIMIT_JSON_DEPTH = 64,
