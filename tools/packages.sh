@@ -21,6 +21,7 @@ package_is_there()
     libevent-dev) pkg-config --exists libevent 2>/dev/null ;;
     libmd-dev) pkg-config --exists libmd 2>/dev/null ;;
     libedit-dev) pkg-config --exists libedit 2>/dev/null ;;
+    libclang-rt-dev) echo 'int main(void) { return 0; }' | clang -fsanitize=thread -xc - -o /dev/null 2>/dev/null ;;
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc >/dev/null ;;
     qemu-user) command -v qemu-x86_64 >/dev/null ;;
     python3-jinja2) python3 -c 'import jinja2' 2>/dev/null ;;

@@ -191,7 +191,7 @@ static uint64_t status_bytes(const char *key)
     return kib * 1024;
 }
 
-static struct pg_os_memory memory_now(void)
+struct pg_os_memory pg_os_memory_now(void)
 {
     struct pg_os_memory m;
     struct rlimit r;
@@ -203,21 +203,6 @@ static struct pg_os_memory memory_now(void)
         m.available = PG_MIN(m.available, limit - PG_MIN(limit, used));
     }
     return m;
-}
-
-uint64_t pg_os_memory_total(void)
-{
-    return memory_now().total;
-}
-
-uint64_t pg_os_memory_limit(void)
-{
-    return memory_now().limit;
-}
-
-uint64_t pg_os_memory_available(void)
-{
-    return memory_now().available;
 }
 
 uint64_t pg_os_rss(void)

@@ -39,17 +39,18 @@ int pg_reserve(void *p, size_t *cap, size_t n, size_t size_bytes);
 #define pg_cpu_relax() __asm__ volatile("" ::: "memory")
 #endif
 
-int pg_os_n_cpu(void);             /* that this process may run on, and no more than its quota */
-uint64_t pg_os_memory_total(void); /* of the machine */
-/* The smallest of cgroup v1 and v2 limits up the tree (max and high), RLIMIT_AS and the machine. */
-uint64_t pg_os_memory_limit(void);
-/* Of that, what is left now: the limit less what others in the group hold that cannot be reclaimed.
- */
-uint64_t pg_os_memory_available(void);
+int pg_os_n_cpu(void); /* that this process may run on, and no more than its quota */
 
+/* Bytes. */
 struct pg_os_memory {
-    uint64_t total, limit, available; /* bytes */
+    uint64_t total;     /* of the machine */
+    uint64_t limit;     /* the smallest of cgroup v1 and v2 limits up the tree (max and high),
+                           RLIMIT_AS and the machine */
+    uint64_t available; /* of that, what is left now: less what others in the group hold that cannot
+                           be reclaimed */
 };
+/* Reads some twenty small files. */
+struct pg_os_memory pg_os_memory_now(void);
 /* The whole text of a small file, zero-terminated, for free(); NULL when it cannot be read. */
 char *pg_os_read_text(const char *path);
 /* The number after `key` at the beginning of a line; `none` when there is no such line. */

@@ -53,7 +53,7 @@ static void close_roof(struct roof *r)
 
 static int open_roof(struct roof *r, int n_threads, struct pg_err *err)
 {
-    uint64_t left = pg_os_memory_available() / 2;
+    uint64_t left = pg_os_memory_now().available / 2;
     r->size = PG_ROOF_MOST;
     while (r->size > left && r->size > PG_ROOF_LEAST)
         r->size /= 2;

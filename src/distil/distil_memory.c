@@ -160,7 +160,7 @@ int pg_distil_divide(struct pg_distil_memory *m, struct pg_engine *e,
 {
     uint64_t token = token_bytes(text, shape);
     uint64_t longest = (uint64_t)text->stack[text->most].longest;
-    uint64_t all = text->n_train_tokens + text->n_held_tokens, limit = pg_os_memory_limit();
+    uint64_t all = text->n_train_tokens + text->n_held_tokens, limit = pg_os_memory_now().limit;
     uint64_t n_tokens = m->n_train + m->n_held;
     plan_for(e, PG_MODE_ONDEMAND, 1, small_batch(e), e->opt.memory_bytes);
     m->budget = e->plan.budget;

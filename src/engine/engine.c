@@ -112,7 +112,7 @@ static int load_experts(struct pg_engine *e, struct pg_err *err)
 /* A plan may be made for another machine; what is opened must be able to keep it on this one. */
 static int check_limit(const struct pg_engine *e, struct pg_err *err)
 {
-    uint64_t limit = pg_os_memory_limit();
+    uint64_t limit = pg_os_memory_now().limit;
     if (e->plan.budget / PG_PAGE > limit / PG_PAGE) { /* groups count whole pages */
         return pg_fail(
             err, PG_EBUDGET,

@@ -39,9 +39,9 @@ void pg_machine_info(struct pg_machine *out)
     for (size_t i = PG_COUNT(levels); i-- > 0;)
         if (present & 1u << levels[i].level)
             level = levels[i].name;
-    *out = (struct pg_machine){.n_cpu = pg_os_n_cpu(),
-                               .memory_total = pg_os_memory_total(),
-                               .memory_limit = pg_os_memory_limit()};
+    const struct pg_os_memory memory = pg_os_memory_now();
+    *out = (struct pg_machine){
+        .n_cpu = pg_os_n_cpu(), .memory_total = memory.total, .memory_limit = memory.limit};
     snprintf(out->cpu_level, sizeof(out->cpu_level), "%s", level);
     find_cpu_model(out->cpu_model, sizeof(out->cpu_model));
 }

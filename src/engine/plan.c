@@ -244,10 +244,9 @@ static double mib(uint64_t bytes)
  * known. */
 static uint64_t memory_left(void)
 {
-    uint64_t limit = pg_os_memory_limit();
-    uint64_t available = PG_MIN(pg_os_memory_available(), limit);
-    uint64_t there = PG_MIN(available + pg_os_rss(), limit);
-    return limit == UINT64_MAX ? UINT64_MAX : there - there / 16;
+    const struct pg_os_memory now = pg_os_memory_now();
+    uint64_t there = PG_MIN(PG_MIN(now.available, now.limit) + pg_os_rss(), now.limit);
+    return now.limit == UINT64_MAX ? UINT64_MAX : there - there / 16;
 }
 
 /* Returns PG_EBUDGET with the numbers. */
@@ -310,12 +309,11 @@ static bool choose_mode(struct pg_engine *e)
 
 int pg_engine_plan_memory(struct pg_engine *e, struct pg_err *err)
 {
-    uint64_t left = memory_left();
-    e->plan.budget = e->opt.memory_bytes;
-    if (!e->plan.budget && !e->opt.n_slots && left == UINT64_MAX) /* no licence to take it all */
+    const uint64_t left = e->opt.memory_bytes ? e->opt.memory_bytes : memory_left();
+    if (!e->opt.memory_bytes && !e->opt.n_slots && left == UINT64_MAX) /* no licence for it all */
         return pg_fail(err, PG_ENOMEM,
                        "how much memory this machine has cannot be read; give a budget");
-    e->plan.budget = e->plan.budget ? e->plan.budget : left;
+    e->plan.budget = left;
     bool fits = e->opt.mode == PG_MODE_AUTO ? choose_mode(e) : fill_plan(e);
     e->opt.n_batch = e->plan.n_batch;
     if (!fits)

@@ -71,7 +71,7 @@ static int roof_open(struct roof *r, const char *path, struct pg_err *err)
     struct pg_io_options opt = {.paths = &path, .n_paths = 1};
     PG_TRY(pg_io_open(&r->io, &opt, err));
     size_t depth = (size_t)pg_io_depth(r->io);
-    if (depth * READ_BYTES > pg_os_memory_available() / 2) {
+    if (depth * READ_BYTES > pg_os_memory_now().available / 2) {
         return pg_fail(err, PG_ENOMEM,
                        "%zu MiB are needed to measure the disk with, and twice that are to be left",
                        depth * READ_BYTES >> 20);

@@ -445,11 +445,12 @@ static void test_cpu_quota(void **state)
 static void test_this_machine(void **state)
 {
     (void)state;
-    uint64_t total = pg_os_memory_total(), limit = pg_os_memory_limit();
+    const struct pg_os_memory now = pg_os_memory_now();
+    uint64_t total = now.total, limit = now.limit;
 
     assert_true(total > MIB(64));
     assert_true(limit > 0 && limit <= total);
-    assert_true(pg_os_memory_available() <= limit);
+    assert_true(now.available <= limit);
     assert_true(pg_peak_rss() > MIB(1) / 4 && pg_peak_rss() < total);
 }
 
@@ -468,8 +469,9 @@ static void test_address_space_limit(void **state)
     assert_true(child >= 0);
     if (child == 0) {
         struct rlimit r = {MIB(900), MIB(900)};
-        bool good = !setrlimit(RLIMIT_AS, &r) && pg_os_memory_limit() == MIB(900) &&
-                    pg_os_memory_available() < MIB(900) && pg_os_memory_available() > MIB(500);
+        bool good = !setrlimit(RLIMIT_AS, &r) && pg_os_memory_now().limit == MIB(900) &&
+                    pg_os_memory_now().available < MIB(900) &&
+                    pg_os_memory_now().available > MIB(500);
         _exit(good ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
