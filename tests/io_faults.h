@@ -32,6 +32,7 @@ struct io_faults {
     uint64_t at, times; /* the transfers that it happens to: from the at-th (from 1) on */
     size_t short_bytes;
     uint64_t n_transfers, n_injected;
+    void (*each)(void); /* called before each pread, if not NULL; set while nothing is read */
 };
 static struct io_faults io_faults;
 static pthread_mutex_t io_faults_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -111,6 +112,8 @@ ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t at)
         return -1;
     }
     size_t most;
+    if (io_faults.each)
+        io_faults.each();
     switch (io_faults_next(&most)) {
     case IO_FAULT_ERROR:
         errno = EIO;

@@ -55,11 +55,18 @@ static void timer_choose(struct conn *c)
     }
 }
 
+/* Whether a request has come that was not read yet. */
+static bool has_come(const struct conn *c)
+{
+    char byte;
+    return recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 struct conn *conn_idlest(struct server *s)
 {
     struct conn *idlest = NULL;
     for (struct conn *c = s->conns; c; c = c->next)
-        if (c->timer == TIMER_IDLE && (!idlest || c->idled < idlest->idled))
+        if (c->timer == TIMER_IDLE && (!idlest || c->idled < idlest->idled) && !has_come(c))
             idlest = c;
     return idlest;
 }

@@ -72,7 +72,7 @@ void conn_run(struct conn *c);
 /* The owner gives the connection up, which closes: no more is said. Not inside a handler. */
 void conn_drop(struct conn *c);
 
-/* The connection that has been between requests for longest; NULL: none is. */
+/* The connection that has been between requests for longest, and still is; NULL: none is. */
 struct conn *conn_idlest(struct server *s);
 
 void conn_own(struct conn *c, const struct conn_owner *kind, void *owner);

@@ -280,14 +280,15 @@ static void on_accept(evutil_socket_t fd, short what, void *arg)
     const int on = 1;
     (void)what;
     for (int i = 0; i < LIMIT_ACCEPTS && has_room(s); i++) {
+        struct conn *idlest = s->n_conns < s->conns_most ? NULL : conn_idlest(s);
         const int client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED))
             return;
         if (client < 0)
             break; /* no descriptors, or no memory: again after a second */
         setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-        if (s->n_conns >= s->conns_most)
-            conn_drop(conn_idlest(s));
+        if (idlest)
+            conn_drop(idlest);
         conn_open(s, client);
     }
     if (has_room(s))

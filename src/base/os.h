@@ -43,7 +43,7 @@ int pg_os_n_cpu(void); /* that this process may run on, and no more than its quo
 
 /* Bytes. */
 struct pg_os_memory {
-    uint64_t total;     /* of the machine */
+    uint64_t total;     /* of the machine; 0: not known */
     uint64_t limit;     /* the smallest of cgroup v1 and v2 limits up the tree (max and high),
                            RLIMIT_AS and the machine */
     uint64_t available; /* of that, what is left now: less what others in the group hold that cannot

@@ -246,7 +246,7 @@ static uint64_t memory_left(void)
 {
     const struct pg_os_memory now = pg_os_memory_now();
     uint64_t there = PG_MIN(PG_MIN(now.available, now.limit) + pg_os_rss(), now.limit);
-    return now.limit == UINT64_MAX ? UINT64_MAX : there - there / 16;
+    return now.total == 0 ? UINT64_MAX : there - there / 16;
 }
 
 /* Returns PG_EBUDGET with the numbers. */

@@ -157,6 +157,21 @@ static void interrupt(pg_scheduler *s)
     atomic_store_explicit(&s->engine->interrupted, true, memory_order_relaxed);
 }
 
+/* Whether the queue takes one more of the owner's. Of named owners none has all of it. The lock is
+ * held. */
+static int check_queue(const pg_scheduler *s, const char *owner, struct pg_err *err)
+{
+    const int most = PG_MAX(1, s->opt.n_waiting - s->opt.n_waiting / 4);
+    int n = 0;
+    for (const struct pg_task *t = s->waiting.first; t && owner[0]; t = t->next)
+        n += strcmp(t->owner, owner) == 0;
+    if (s->waiting.n >= s->opt.n_waiting)
+        return pg_fail(err, PG_EBUSY, "%d requests wait, which is the most", s->waiting.n);
+    if (n >= most)
+        return pg_fail(err, PG_EBUSY, "%d requests of one owner wait, which is the most", n);
+    return 0;
+}
+
 int pg_scheduler_submit(pg_scheduler *s, const struct pg_request *request, uint64_t *id,
                         struct pg_err *err)
 {
@@ -166,9 +181,9 @@ int pg_scheduler_submit(pg_scheduler *s, const struct pg_request *request, uint6
     PG_TRY(check_request(s, &r, err));
     int rc = task_make(s, &r, &t, err);
     pthread_mutex_lock(&s->lock);
-    if (!rc && s->waiting.n >= s->opt.n_waiting) {
-        rc = pg_fail(err, PG_EBUSY, "%d requests wait, which is the most", s->waiting.n);
-        s->state.n_refused++;
+    if (!rc) {
+        rc = check_queue(s, t->owner, err);
+        s->state.n_refused += rc != 0;
     }
     if (!rc) {
         *id = t->id = ++s->next_id;

@@ -86,6 +86,7 @@ struct pg_scheduler {
     struct pg_task_list waiting, running;
     _Atomic bool stopped;
     _Atomic bool greedy_now; /* the step takes all it can, since nobody waits */
+    bool was_interrupted;    /* the last step: the next one must get somewhere */
     uint64_t next_id, next_order;
     struct pg_scheduler_state state; /* counters are exact, the rest as of looked_ns */
     uint64_t looked_ns, picture_ns, picture_wanted_ns;

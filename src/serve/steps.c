@@ -189,12 +189,14 @@ static int chunk_of_many(const struct pg_scheduler *s)
     return pg_pace_chunk(&s->pace, (double)s->opt.itl_ms * 1e-3, furthest);
 }
 
-/* What a step may take of prompts; when there is but one request all there is room for. An
+/* What a step may take of prompts; when there is but one request all there is room for, unless that
+ * was interrupted just now: who comes and goes could keep the one from ever getting on. An
  * interrupt of the step before is over, but not one for who was cancelled since. */
 static void begin_prompts(pg_scheduler *s)
 {
     pthread_mutex_lock(&s->lock);
-    const bool greedy = s->running.n == 1 && s->waiting.n == 0 && reads_prompt(s->running.first);
+    const bool greedy = s->running.n == 1 && s->waiting.n == 0 && !s->was_interrupted &&
+                        reads_prompt(s->running.first);
     s->greedy_now = greedy;
     atomic_store_explicit(&s->engine->interrupted, is_any_cancelled(s), memory_order_relaxed);
     pthread_mutex_unlock(&s->lock);
@@ -421,6 +423,7 @@ int pg_scheduler_step(pg_scheduler *s, int *n_rows, struct pg_err *err)
     s->attend_ns = s->engine->forward.attend_ns;
     const int rc = pg_lanes_step(&s->lanes, n_rows, err);
     s->greedy_now = false;
+    s->was_interrupted = rc == PG_ECANCELLED;
     if (!rc && s->n_prompt_taken > 0 && *n_rows > 0)
         pace_step(s, begin);
     pthread_mutex_lock(&s->lock);

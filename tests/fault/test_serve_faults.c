@@ -125,8 +125,44 @@ static void test_pread(void **state)
     run_with(PG_IO_PREAD);
 }
 
+/* From within a read of a step: somebody comes and goes. That interrupts a step which takes all it
+ * can, and what it did is lost; who is there must get to its end all the same. */
+enum { MOST_VISITS = 20000 };
+static _Atomic int n_visits;
+
+static void visit_ends(void *user, const struct pg_request_report *report)
+{
+    (void)user, (void)report;
+}
+
+static void visit(void)
+{
+    static const int32_t prompt[4] = {5, 6, 7, 8};
+    struct pg_request q = {PG_REQUEST_INIT, .tokens = prompt, .n_tokens = 4, .n_predict = 1,
+                           .end = visit_ends};
+    struct pg_err err;
+    uint64_t id;
+    if (n_visits < MOST_VISITS && pg_scheduler_submit(all.s, &q, &id, &err) == 0) {
+        pg_scheduler_cancel(all.s, id);
+        n_visits++;
+    }
+}
+
+static void test_visits(void **state)
+{
+    (void)state;
+    pg_engine *e = open_all(PG_IO_PREAD);
+    io_faults.each = visit;
+    run(0, 1);
+    io_faults.each = NULL;
+    assert_int_equal(all.one[0].report.stop, PG_STOP_LENGTH);
+    assert_in_range(n_visits, 1, MOST_VISITS - 1);
+    pg_scheduler_close(all.s);
+    pg_engine_close(e);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pread)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pread), cmocka_unit_test(test_visits)};
     return cmocka_run_group_tests_name("serve_faults", tests, NULL, NULL);
 }

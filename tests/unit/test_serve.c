@@ -349,6 +349,16 @@ static void test_refuses(void **state)
     assert_int_equal(pg_scheduler_submit(s, &q, &id, &err), PG_EBUSY);
     assert_non_null(strstr(err.text, "2 requests wait"));
     pg_scheduler_close(s);
+    o.n_waiting = 4; /* one owner leaves a place for the others */
+    must(pg_scheduler_open(&s, &o, &err), &err);
+    q.owner = "a";
+    for (int i = 0; i < 3; i++)
+        must(pg_scheduler_submit(s, &q, &id, &err), &err);
+    assert_int_equal(pg_scheduler_submit(s, &q, &id, &err), PG_EBUSY);
+    assert_non_null(strstr(err.text, "3 requests of one owner wait"));
+    q.owner = "b";
+    must(pg_scheduler_submit(s, &q, &id, &err), &err);
+    pg_scheduler_close(s);
     o.n_parallel = 2;
     assert_int_equal(pg_scheduler_open(&s, &o, &err), PG_EARG);
     pg_engine_close(e);
