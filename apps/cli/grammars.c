@@ -22,8 +22,13 @@ static int grammar_read(struct cli_grammar *g, const struct cli_args *a, struct 
     if (!itself && cli_file_read(value, &file, &n, err))
         return err->code;
     const char *text = file ? file : value;
-    const int rc = a->grammar ? pg_grammar_open(&g->grammar, text, n, err)
-                              : pg_grammar_of_schema(&g->grammar, text, n, err);
+    int rc;
+    if (a->grammar)
+        rc = pg_grammar_open(&g->grammar, text, n, err);
+    else if (n)
+        rc = pg_grammar_of_schema(&g->grammar, text, n, err);
+    else /* to the library that is any object */
+        rc = cli_fail(err, PG_EFORMAT, "the schema is empty: %s", value);
     free(file);
     return rc;
 }

@@ -417,6 +417,7 @@ class Cli(Case):
         self.bad(1, ["line 1, column 10: rule 'a' is not defined"], "run", "none.gguf", "-p", "x", "--grammar", "root ::= a")
         self.bad(1, ["'not' is not supported"], "run", "none.gguf", "-p", "x", "--json-schema", '{"not": {}}')
         self.bad(1, ["none.json"], *run, "--json-schema", "none.json")
+        self.bad(1, ["the schema is empty"], *run, "--json-schema", self.put("empty.json", ""))
         self.bad(2, ["--grammar"], *run, "--grammar", 'root ::= "a"', "--beams", "2")
         self.bad(2, ["not both"], *run, "--grammar", 'root ::= "a"', "-j", "{}")
         if not SANITIZED:
