@@ -280,8 +280,10 @@ static const struct gen_api native_api = {.open = native_open,
 
 static void read_completion(struct gen *g, const struct in *in)
 {
+    static const char *const most[] = {"max_tokens", "n_predict", NULL};
+    static const char *const refused[] = {"post_sampling_probs", "return_tokens", NULL};
     const json_t *prompt = in_get(in, "prompt");
-    int n_predict = -1, n_probs = 0;
+    int n_probs = 0;
     spec_defaults_native(g);
     spec_sampling(g, in);
     spec_stops(g, in, "stop", LIMIT_STOPS);
@@ -289,11 +291,9 @@ static void read_completion(struct gen *g, const struct in *in)
     spec_grammar(g, in);
     if (g->n_choices != 1)
         in_wrong(in, "n", "one answer is given here; /v1/completions gives more");
-    in_int32(in, "n_predict", -1, INT32_MAX, &n_predict);
+    in_refuse(in, refused);
+    spec_most(g, in, most);
     in_int32(in, "n_probs", 0, LIMIT_TOP_LOGPROBS, &n_probs);
-    if (n_predict == 0)
-        in_wrong(in, "n_predict", "0 tokens are none; -1 is as many as the context has room for");
-    g->n_predict = n_predict < 0 ? 0 : n_predict;
     g->n_logprobs = n_probs ? n_probs : -1;
     if (json_is_string(prompt))
         spec_prompt_text(g, json_string_value(prompt), json_string_length(prompt), in->fault);

@@ -139,7 +139,8 @@ static const struct gen_api text_api = {
 static void options_in(struct gen *g, const struct in *body)
 {
     const struct in in = {in_object(body, "options"), body->fault, "options."};
-    int n_predict = -1;
+    const int n_ctx = g->server->n_ctx;
+    int n_predict = -1, n_wanted = 0;
     spec_defaults_native(g);
     g->how.top_p = 0.9f;
     g->how.min_p = 0;
@@ -150,6 +151,9 @@ static void options_in(struct gen *g, const struct in *body)
     g->n_predict = n_predict < 0 ? 0 : n_predict;
     if (n_predict == 0)
         in_wrong(&in, "num_predict", "0 tokens are none; -1 is as many as there is room for");
+    in_int32(&in, "num_ctx", INT32_MIN, INT32_MAX, &n_wanted);
+    if (n_wanted > n_ctx)
+        in_wrong(&in, "num_ctx", "%d tokens are more than the context's %d", n_wanted, n_ctx);
     g->stream = true;
     in_bool(body, "stream", &g->stream);
 }

@@ -175,13 +175,13 @@ static void read_modalities(const struct in *in)
 
 static void body_in(struct chat_in *chat, struct gen *g, const struct in *in)
 {
+    static const char *const most[] = {"n_predict", "max_tokens", "max_completion_tokens", NULL};
     spec_defaults_openai(g);
     spec_sampling(g, in);
     spec_stops(g, in, "stop", 4);
     spec_stream(g, in);
     spec_grammar(g, in);
-    in_int32(in, "max_tokens", 1, INT32_MAX, &g->n_predict);
-    in_int32(in, "max_completion_tokens", 1, INT32_MAX, &g->n_predict);
+    spec_most(g, in, most);
     read_logprobs(g, in);
     read_modalities(in);
     chat_in_read(chat, g, in);

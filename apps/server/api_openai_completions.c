@@ -170,6 +170,7 @@ static void read_echo(struct gen *g, const struct in *in)
 static void read_body(struct gen *g, const struct in *in)
 {
     static const char *const refused[] = {"suffix", NULL};
+    static const char *const most[] = {"n_predict", "max_tokens", "max_completion_tokens", NULL};
     int best_of = 1;
     g->n_predict = 16;
     spec_defaults_openai(g);
@@ -177,7 +178,7 @@ static void read_body(struct gen *g, const struct in *in)
     spec_stops(g, in, "stop", 4);
     spec_stream(g, in);
     spec_grammar(g, in);
-    in_int32(in, "max_tokens", 1, INT32_MAX, &g->n_predict);
+    spec_most(g, in, most);
     in_int32(in, "logprobs", 0, 5, &g->n_logprobs);
     best_of = g->n_choices;
     in_int32(in, "best_of", 1, INT32_MAX, &best_of);

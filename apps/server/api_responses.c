@@ -242,9 +242,9 @@ static json_t *part_json(const char *type, json_t *text)
 
 /* An item; text NULL while it has only begun. */
 static json_t *item_json(enum piece_kind kind, const char *id, const struct call *call,
-                         json_t *text)
+                         json_t *text, bool cut)
 {
-    const char *status = text ? "completed" : "in_progress";
+    const char *status = !text ? "in_progress" : cut ? "incomplete" : "completed";
     json_t *content = json_array();
     if (kind == PIECE_CALL) {
         json_decref(content);
@@ -286,7 +286,8 @@ static json_t *item_event(const struct answer *a, json_t *item)
     return json_pack("{s:i, s:o}", "output_index", (int)json_array_size(a->output), "item", item);
 }
 
-static void item_close(struct gen *g, const struct choice *c)
+/* cut: the answer ended in it, for want of room. */
+static void item_close(struct gen *g, const struct choice *c, bool cut)
 {
     struct answer *a = g->state;
     const struct call *call = a->kind == PIECE_CALL ? &c->calls[a->call] : NULL;
@@ -308,7 +309,7 @@ static void item_close(struct gen *g, const struct choice *c)
              of_item(a, "part",
                      part_json(is_text ? "output_text" : "reasoning_text", json_incref(text))));
     }
-    json_t *item = item_json(a->kind, a->item, call, text);
+    json_t *item = item_json(a->kind, a->item, call, text, cut);
     tell(g, "response.output_item.done", item_event(a, json_incref(item)));
     json_array_append_new(a->output, item);
     a->is_open = false;
@@ -318,13 +319,14 @@ static void item_close(struct gen *g, const struct choice *c)
 static void item_open(struct gen *g, const struct choice *c, const struct piece *p)
 {
     struct answer *a = g->state;
-    item_close(g, c);
+    item_close(g, c, false);
     a->is_open = true;
     a->kind = p->kind == PIECE_ARGUMENTS ? PIECE_CALL : p->kind;
     a->call = p->call;
     const struct call *call = a->kind == PIECE_CALL ? &c->calls[a->call] : NULL;
     server_id(a->item, sizeof(a->item), call ? "fc_" : a->kind == PIECE_TEXT ? "msg_" : "rs_");
-    tell(g, "response.output_item.added", item_event(a, item_json(a->kind, a->item, call, NULL)));
+    tell(g, "response.output_item.added",
+         item_event(a, item_json(a->kind, a->item, call, NULL, false)));
     if (!call)
         tell(g, "response.content_part.added",
              of_item(a, "part",
@@ -370,20 +372,24 @@ static json_t *usage(const struct gen *g)
                      0, "total_tokens", n_prompt + n_predicted);
 }
 
-static json_t *whole_output(const struct choice *c)
+static json_t *whole_output(const struct choice *c, bool cut)
 {
+    const bool has_text = c->text.n || (!c->n_calls && !(cut && c->reasoning.n));
     json_t *list = json_array();
     char id[40];
     server_id(id, sizeof(id), "rs_");
     if (c->reasoning.n)
-        json_array_append_new(list, item_json(PIECE_REASONING, id, NULL, gen_text(&c->reasoning)));
+        json_array_append_new(list, item_json(PIECE_REASONING, id, NULL, gen_text(&c->reasoning),
+                                              cut && !has_text && !c->n_calls));
     server_id(id, sizeof(id), "msg_");
-    if (c->text.n || !c->n_calls)
-        json_array_append_new(list, item_json(PIECE_TEXT, id, NULL, gen_text(&c->text)));
+    if (has_text)
+        json_array_append_new(
+            list, item_json(PIECE_TEXT, id, NULL, gen_text(&c->text), cut && !c->n_calls));
     for (int i = 0; i < c->n_calls; i++) {
         server_id(id, sizeof(id), "fc_");
-        json_array_append_new(
-            list, item_json(PIECE_CALL, id, &c->calls[i], gen_text(&c->calls[i].arguments)));
+        json_array_append_new(list, item_json(PIECE_CALL, id, &c->calls[i],
+                                              gen_text(&c->calls[i].arguments),
+                                              cut && i == c->n_calls - 1));
     }
     return list;
 }
@@ -394,13 +400,13 @@ static void answer_end(struct gen *g)
     const struct choice *c = &g->choice[0];
     const bool cut = !strcmp(gen_finish_reason(c), "length");
     if (g->stream)
-        item_close(g, c);
+        item_close(g, c, cut);
     json_t *r = json_copy(a->frame);
     json_object_set_new(r, "status", json_string(cut ? "incomplete" : "completed"));
     if (cut)
         json_object_set_new(r, "incomplete_details",
                             json_pack("{s:s}", "reason", "max_output_tokens"));
-    json_object_set_new(r, "output", g->stream ? json_incref(a->output) : whole_output(c));
+    json_object_set_new(r, "output", g->stream ? json_incref(a->output) : whole_output(c, cut));
     json_object_set_new(r, "usage", usage(g));
     if (g->stream)
         tell(g, cut ? "response.incomplete" : "response.completed",
@@ -430,10 +436,22 @@ static const struct gen_api answer_api = {.open = answer_open,
 
 /* ---------------------------------------------------------------- the request --------------- */
 
+/* More that the response may have; what is of tools that are not here is passed over. */
+static void include_in(const struct in *body)
+{
+    const json_t *list = in_array(body, "include", LIMIT_PARTS);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        if (name && !strcmp(name, "message.output_text.logprobs"))
+            in_wrong(body, "include", "%s is not supported", name);
+    }
+}
+
 static void body_in(struct chat_in *chat, struct gen *g, const struct in *body)
 {
     static const char *const refused[] = {
-        "previous_response_id", "conversation", "background", "prompt", "max_tool_calls", NULL};
+        "previous_response_id", "conversation", "background", "prompt",
+        "max_tool_calls",       "top_logprobs", NULL};
     struct answer *a = calloc(1, sizeof(*a));
     const struct in reasoning = {in_object(body, "reasoning"), body->fault, "reasoning."};
     bool parallel = true;
@@ -447,6 +465,7 @@ static void body_in(struct chat_in *chat, struct gen *g, const struct in *body)
     spec_defaults_openai(g);
     spec_sampling(g, body);
     in_refuse(body, refused);
+    include_in(body);
     in_bool(body, "stream", &g->stream);
     in_bool(body, "parallel_tool_calls", &parallel);
     g->one_call = !parallel;

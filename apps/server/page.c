@@ -22,12 +22,18 @@ static const char *type_of(const char *name)
 
 void page_get(struct conn *c)
 {
+    const bool no_page = c->server->opt->no_page;
     const struct http_text wanted =
         c->path_rest.p ? c->path_rest : (struct http_text){"index.html", 10};
     const struct page_file *f = page_files;
+    /* Ollama's program asks so whether there is a server. */
+    if (no_page && !c->path_rest.p && c->head.method == HTTP_HEAD) {
+        conn_reply(c, 200, "text/plain; charset=utf-8", NULL, 0);
+        return;
+    }
     while (f->name && !http_text_is(wanted, f->name))
         f++;
-    if (!f->name || c->server->opt->no_page) {
+    if (!f->name || no_page) {
         reply_error(c, 404, "there is no such page");
         return;
     }

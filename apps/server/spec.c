@@ -186,13 +186,24 @@ void spec_stops(struct gen *g, const struct in *in, const char *key, size_t most
     for (size_t i = 0; i < n && !in->fault->status; i++) {
         const json_t *item = one ? j : json_array_get(j, i);
         const size_t len = json_string_length(item);
-        if (!json_is_string(item) || len == 0 || len > LIMIT_STOP_BYTES)
-            in_wrong(in, key, "a stop string has 1 to %d bytes", LIMIT_STOP_BYTES);
-        else if (!(g->stop[g->n_stops++] = strdup(json_string_value(item))))
+        if (!json_is_string(item) || len > LIMIT_STOP_BYTES)
+            in_wrong(in, key, "a stop string has at most %d bytes", LIMIT_STOP_BYTES);
+        else if (len && !(g->stop[g->n_stops++] = strdup(json_string_value(item))))
             fault_set(in->fault, 503, NULL, "out of memory");
     }
     if (g->n_stops && !g->stop[g->n_stops - 1])
         g->n_stops--;
+}
+
+void spec_most(struct gen *g, const struct in *in, const char *const *names)
+{
+    for (; *names; names++) {
+        int n = g->n_predict ? g->n_predict : -1;
+        in_int32(in, *names, -1, INT32_MAX, &n);
+        if (n == 0)
+            in_wrong(in, *names, "0 tokens are none; -1 is as many as the context has room for");
+        g->n_predict = n < 0 ? 0 : n;
+    }
 }
 
 void spec_stream(struct gen *g, const struct in *in)

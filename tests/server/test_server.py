@@ -199,6 +199,9 @@ class OpenAI(Shared):
         self.assertEqual(near["text"], s.complete(max_tokens=20).json["choices"][0]["text"])
         native = s.post("/completion", {"prompt": "Once upon a time", "n_predict": 60, "temperature": 0, "stop": [whole[20:24]]})
         self.assertEqual((native.json["stop_type"], native.json["stopping_word"]), ("word", whole[20:24]))
+        for stop in ("", [], ["", ""]):
+            self.assertEqual(s.complete(max_tokens=20, stop=stop).json["choices"][0]["text"], near["text"], stop)
+        self.assertEqual(s.complete(max_tokens=60, stop=["", whole[20:24]]).json["choices"][0]["finish_reason"], "stop")
 
     def test_grammars(self):
         """Answers keep to their form, and no chunk ends inside of a character."""
@@ -320,6 +323,22 @@ class OpenAI(Shared):
         self.assertEqual(open_ended["choices"][0]["finish_reason"], "length")
         self.assertIn(open_ended["usage"]["total_tokens"], (256, 257)) # the last one need not be evaluated
 
+    def test_most(self):
+        """The names of how many tokens are wanted, and -1."""
+        s, text = self.server, {"prompt": "Once upon a time", "temperature": 0}
+        for body, n in (({"max_tokens": 5}, 5), ({"max_tokens": 5, "n_predict": 6}, 6), ({"max_tokens": 5, "n_predict": None}, 5)):
+            self.assertEqual(s.post("/completion", {**text, **body}).json["tokens_predicted"], n, body)
+        for body, n in (({"n_predict": 5}, 5), ({"max_tokens": 5, "n_predict": 6}, 5), ({"max_completion_tokens": 5, "n_predict": 6}, 5)):
+            for path in ("/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions"):
+                a = s.post(path, {**text, "messages": HELLO, "ignore_eos": True, **body}).json
+                self.assertEqual((a["object"], a["usage"]["completion_tokens"]),
+                                 ("chat.completion" if "chat" in path else "text_completion", n), (path, body))
+        for name in ("max_tokens", "n_predict"):
+            whole = {**text, "messages": HELLO, "ignore_eos": True, name: -1}
+            self.assertEqual(s.post("/completion", whole).json["stop_type"], "limit")
+            for path in ("/v1/completions", "/v1/chat/completions"):
+                self.assertGreater(s.post(path, whole).json["usage"]["total_tokens"], 250, (path, name))
+
     def test_page(self):
         a = self.server.get("/")
         self.assertEqual((a.status, a.headers["content-type"]), (200, "text/html; charset=utf-8"))
@@ -398,6 +417,7 @@ class Others(Shared):
         j = s.post("/v1/responses", body).json
         self.assertEqual((j["object"], j["status"], j["incomplete_details"]), ("response", "incomplete", {"reason": "max_output_tokens"}))
         text = j["output"][0]["content"][0]["text"]
+        self.assertEqual([i["status"] for i in j["output"]], ["incomplete"])
         events = s.post("/v1/responses", {**body, "stream": True}).events()
         self.assertEqual([d["sequence_number"] for _, d in events], list(range(len(events))))
         names = [n for n, _ in events]
@@ -407,6 +427,9 @@ class Others(Shared):
                                       "response.incomplete"])
         self.assertEqual("".join(d["delta"] for n, d in events if n == "response.output_text.delta"), text)
         last = events[-1][1]["response"]
+        self.assertEqual((events[-2][1]["item"]["status"], last["output"][0]["status"]), ("incomplete", "incomplete"))
+        whole = s.post("/v1/responses", {**body, "max_output_tokens": 150, "text": {"format": {"type": "json_schema", "schema": Reasoning.SCHEMA}}}).json
+        self.assertEqual((whole["status"], whole["output"][0]["status"]), ("completed", "completed"))
         self.assertEqual((last["output"][0]["content"][0]["text"], last["usage"]["output_tokens"]), (text, 8))
         self.assertEqual(set(j["usage"]["input_tokens_details"]), {"cached_tokens", "cache_write_tokens"})
         items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "go"}]},
@@ -417,6 +440,11 @@ class Others(Shared):
         a = s.post("/v1/responses", {**body, "input": items, "tools": tools, "instructions": "Be kind", "store": False})
         self.assertEqual(a.status, 200, a.body)
         self.assertEqual(s.post("/v1/responses", {**body, "previous_response_id": "resp_1"}).error["param"], "previous_response_id")
+        for field, value in (("top_logprobs", 2), ("include", ["message.output_text.logprobs"])):
+            a = s.post("/v1/responses", {**body, field: value})
+            self.assertEqual((a.status, a.error["param"]), (400, field))
+            self.assertIn("not supported", a.error["message"])
+        self.assertEqual(s.post("/v1/responses", {**body, "top_logprobs": 0, "include": ["reasoning.encrypted_content"]}).status, 200)
 
     def test_ollama(self):
         s = self.server
@@ -443,6 +471,10 @@ class Others(Shared):
         self.assertEqual((load["done_reason"], load["message"]), ("load", {"role": "assistant", "content": ""}))
         for body in ({"prompt": 5}, {"prompt": {}}, {"prompt": [1]}):
             self.assertEqual(s.post("/api/generate", body).status, 400, body)
+        for n, status in ((256, 200), (2048, 400)):
+            a = s.post("/api/chat", {"messages": HELLO, "stream": False, "options": {**options, "num_ctx": n}})
+            self.assertEqual(a.status, status)
+        self.assertRegex(a.json["error"], "options.num_ctx: 2048 .* 256")
         self.assertIn("options.temperature", s.post("/api/chat", {"messages": HELLO, "options": {"temperature": "hot"}}).json["error"])
 
 
@@ -460,7 +492,7 @@ class Reasoning(Case):
         message = s.chat(**free).json["choices"][0]["message"]
         self.assertTrue(message["reasoning_content"] and not message["content"])
         item = s.post("/v1/responses", {"input": "Hello", "max_output_tokens": 8, **free}).json["output"][0]
-        self.assertEqual((item["type"], item["content"][0]["type"]), ("reasoning", "reasoning_text"))
+        self.assertEqual((item["type"], item["content"][0]["type"], item["status"]), ("reasoning", "reasoning_text", "incomplete"))
         message = s.chat(response_format={"type": "json_schema", "json_schema": formed}, max_tokens=150, **free).json["choices"][0]["message"]
         texts = [message["content"]]
         self.assertNotIn("reasoning_content", message)
@@ -483,8 +515,8 @@ class Hostile(Shared):
         "temperature": ["a", -1, 1e9, [], {}, True], "top_p": ["a", -0.1, 1.1, {}], "top_k": ["a", -5, 1.5, []],
         "min_p": [-1, 2, "a"], "typical_p": [-1, 2, "a"], "repeat_penalty": [-1, 1000, "a"], "presence_penalty": [-3, 3, "a"],
         "frequency_penalty": [-3, 3, []], "repeat_last_n": [-2, "a", 1.5], "seed": ["a", 1.5, []], "n": [0, -1, 9, "a", 1.5],
-        "max_tokens": [0, -1, 2**31, "a", 1.5, {}], "max_completion_tokens": [0, -1, "a"],
-        "stop": ["", [""], ["a"] * 5, 5, {}, [1], "x" * 300], "stream": ["yes", 1, []], "stream_options": ["a", []],
+        "max_tokens": [0, -2, 2**31, "a", 1.5, {}], "max_completion_tokens": [0, -2, "a"],
+        "stop": [["a"] * 5, 5, {}, [1], "x" * 300], "stream": ["yes", 1, []], "stream_options": ["a", []],
         "logprobs": ["a", 1], "top_logprobs": [21, -1, "a", 5], "ignore_eos": [1, "a"], "cache_prompt": [1, "a"],
         "logit_bias": ["a", {"x": 1}, {"5": "a"}, {"5": 101}, {"512": 1}, {"-1": 1}, [[1]], [[5, 200]], {"5" * 30: 1}],
         "response_format": ["a", {"type": "xml"}, {"type": "json_schema"}, {}, {"type": "json_schema", "json_schema": {"schema": 5}}],
@@ -520,6 +552,8 @@ class Hostile(Shared):
                 a = self.server.post("/v1/completions", {"prompt": "a", "max_tokens": 1, field: value})
                 self.assertEqual((a.status, a.error["param"]), (400, field), (field, value, a.body))
         for path, body in (("/completion", {"prompt": "a", "n_predict": 0}), ("/completion", {"prompt": "a", "n_probs": 10**9}),
+                           ("/completion", {"prompt": "a", "post_sampling_probs": True}),
+                           ("/completion", {"prompt": "a", "return_tokens": True}), ("/completion", {"prompt": "a", "max_tokens": 0}),
                            ("/tokenize", {}), ("/tokenize", {"content": 5}), ("/detokenize", {"tokens": [10**6]}),
                            ("/detokenize", {}), ("/apply-template", {})):
             self.assertEqual(self.server.post(path, body).status, 400, (path, body))
@@ -748,6 +782,9 @@ class Guarded(Case):
     def test_pages(self):
         s = self.serve("--cors-origins", "https://a.example,http://b.example:8000", "--no-webui", "--names", "box.example", "--alias", "né")
         self.assertEqual(s.get("/").status, 404)
+        with s.connect() as c:
+            c.sendall(s.head("HEAD", "/"))
+            self.assertEqual(Answer(read_all(c)).status, 200)
         self.assertEqual(s.get("/v1/models").json["data"][0]["id"], "né")
         plain = s.get("/health")
         self.assertFalse([h for h in plain.headers if h.startswith("access-control")])
