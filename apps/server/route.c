@@ -22,7 +22,7 @@ static const struct route routes[] = {
 {HTTP_POST, "/detokenize", 0, STYLE_OPENAI, native_detokenize},
 {HTTP_POST, "/apply-template", 0, STYLE_OPENAI, native_apply_template},
 {HTTP_POST, "/completion", ROUTE_WORKS, STYLE_OPENAI, native_completion},
-{HTTP_POST, "/completions", ROUTE_WORKS, STYLE_OPENAI, openai_completions},
+{HTTP_POST, "/completions", ROUTE_WORKS, STYLE_OPENAI, native_completion},
 {HTTP_POST, "/v1/completions", ROUTE_WORKS, STYLE_OPENAI, openai_completions},
 {HTTP_POST, "/chat/completions", ROUTE_WORKS, STYLE_OPENAI, openai_chat},
 {HTTP_POST, "/v1/chat/completions", ROUTE_WORKS, STYLE_OPENAI, openai_chat},

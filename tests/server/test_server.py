@@ -329,10 +329,11 @@ class OpenAI(Shared):
         for body, n in (({"max_tokens": 5}, 5), ({"max_tokens": 5, "n_predict": 6}, 6), ({"max_tokens": 5, "n_predict": None}, 5)):
             self.assertEqual(s.post("/completion", {**text, **body}).json["tokens_predicted"], n, body)
         for body, n in (({"n_predict": 5}, 5), ({"max_tokens": 5, "n_predict": 6}, 5), ({"max_completion_tokens": 5, "n_predict": 6}, 5)):
-            for path in ("/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions"):
+            for path in ("/v1/completions", "/chat/completions", "/v1/chat/completions"):
                 a = s.post(path, {**text, "messages": HELLO, "ignore_eos": True, **body}).json
                 self.assertEqual((a["object"], a["usage"]["completion_tokens"]),
                                  ("chat.completion" if "chat" in path else "text_completion", n), (path, body))
+        self.assertEqual(s.post("/completions", {**text, "n_predict": 5}).json["tokens_predicted"], 5)
         for name in ("max_tokens", "n_predict"):
             whole = {**text, "messages": HELLO, "ignore_eos": True, name: -1}
             self.assertEqual(s.post("/completion", whole).json["stop_type"], "limit")
