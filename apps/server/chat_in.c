@@ -44,14 +44,13 @@ static json_t *content_of(const struct in *m)
 }
 
 /* Templates want the arguments as an object; OpenAI's form has them as JSON in a string. */
-static json_t *arguments_of(const struct in *function)
+static json_t *arguments_of(const struct in *function, struct conn *c)
 {
     json_t *j = in_get(function, "arguments"), *object = NULL;
-    struct fault f = {0};
     if (!j)
         return json_object();
     if (json_is_string(j))
-        object = json_read_object(json_string_value(j), json_string_length(j), &f);
+        object = json_inner(c, json_string_value(j), json_string_length(j), function->fault);
     if (object)
         return object;
     if (!json_is_string(j) && !json_is_object(j))
@@ -59,7 +58,7 @@ static json_t *arguments_of(const struct in *function)
     return json_incref(j);
 }
 
-static void add_calls(json_t *message, const struct in *m)
+static void add_calls(json_t *message, const struct in *m, struct conn *c)
 {
     const json_t *calls = in_array(m, "tool_calls", LIMIT_TOOLS);
     if (!json_array_size(calls))
@@ -76,11 +75,11 @@ static void add_calls(json_t *message, const struct in *m)
         }
         json_array_append_new(out, json_pack("{s:s*, s:s, s:{s:s, s:o}}", "id", id, "type",
                                              "function", "function", "name", name, "arguments",
-                                             arguments_of(&function)));
+                                             arguments_of(&function, c)));
     }
 }
 
-static json_t *message_of(const struct in *m)
+static json_t *message_of(const struct in *m, struct conn *c)
 {
     static const char *const roles[] = {"system",    "user",     "assistant", "tool",
                                         "developer", "function", NULL};
@@ -100,7 +99,7 @@ static json_t *message_of(const struct in *m)
         if (text)
             json_object_set_new(out, texts[i], json_string(text));
     }
-    add_calls(out, m);
+    add_calls(out, m, c);
     return out;
 }
 
@@ -131,7 +130,7 @@ static bool join_system(json_t *messages, json_t *message)
     return true;
 }
 
-static json_t *messages_of(const struct chat_in *in, struct fault *f)
+static json_t *messages_of(const struct chat_in *in, struct conn *c, struct fault *f)
 {
     json_t *out = json_array();
     for (size_t i = 0; i < json_array_size(in->messages) && !f->status; i++) {
@@ -141,7 +140,7 @@ static json_t *messages_of(const struct chat_in *in, struct fault *f)
         const struct in m = {j, f, path};
         if (!json_is_object(j))
             fault_set(f, 400, in->path, "%s[%zu] is no object", in->path, i);
-        json_t *message = f->status ? NULL : message_of(&m);
+        json_t *message = f->status ? NULL : message_of(&m, c);
         if (message && !join_system(out, message))
             json_array_append_new(out, message);
     }
@@ -334,7 +333,7 @@ static void prompt_make(struct prompt *p, struct chat_in *in, struct gen *g, str
         fault_set(f, 501, NULL, "%s; --chat-template FILE gives it one", g->server->chat_why);
         return;
     }
-    json_t *messages = messages_of(in, f);
+    json_t *messages = messages_of(in, g->conn, f);
     check_tools(in, f);
     char *request = NULL;
     if (!f->status) {

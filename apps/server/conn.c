@@ -76,9 +76,9 @@ struct conn *conn_idlest(struct server *s)
 static void body_forget(struct conn *c)
 {
     free(c->body);
-    ledger_give(&c->server->ledger, c->cap_body);
+    ledger_give(&c->server->ledger, c->cap_body + c->n_made);
     c->body = NULL;
-    c->n_body = c->cap_body = 0;
+    c->n_body = c->cap_body = c->n_made = 0;
 }
 
 static void request_forget(struct conn *c)

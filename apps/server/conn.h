@@ -48,6 +48,7 @@ struct conn {
     struct http_chunks chunks;
     char *body; /* [n_body], a 0 behind it; cap_body is in the ledger */
     size_t n_body, cap_body;
+    size_t n_made; /* bytes that are made of it, also in the ledger */
     const struct route *route;
     struct http_text path_rest; /* of a route that takes what follows */
     struct http_text origin;    /* a page that may read the answer; p NULL: none */

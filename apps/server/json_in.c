@@ -39,11 +39,10 @@ size_t json_weight(const char *text, size_t n, struct fault *f)
     return weight;
 }
 
-json_t *json_read_object(const char *text, size_t n, struct fault *f)
+/* Its weight is known, and charged. */
+static json_t *read_object(const char *text, size_t n, struct fault *f)
 {
     json_error_t err;
-    if (!json_weight(text, n, f))
-        return NULL;
     json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &err);
     if (!j) {
         fault_set(f, 400, NULL, "the JSON is malformed at line %d, column %d: %s", err.line,
@@ -56,25 +55,40 @@ json_t *json_read_object(const char *text, size_t n, struct fault *f)
     return j;
 }
 
-json_t *json_body(struct conn *c, struct fault *f)
+/* More that is made of the body, and given back with it. */
+static bool charge(struct conn *c, size_t n, struct fault *f)
 {
     struct ledger *l = &c->server->ledger;
+    const size_t all = c->n_made + n, most = l->total / 4 * 3;
+    if (all > most)
+        fault_set(f, 413, NULL, "the body would take %zu bytes of memory; there are %zu for it",
+                  all, most);
+    else if (!ledger_take(l, n))
+        fault_set(f, 503, NULL, "other requests take the memory there is for their bodies");
+    if (f->status)
+        return false;
+    c->n_made = all;
+    return true;
+}
+
+json_t *json_body(struct conn *c, struct fault *f)
+{
     const size_t weight = json_weight(c->body, c->n_body, f);
     if (!weight)
         return NULL;
     /* What is made of it: the request of the template and its text, each once more, and tokens. */
-    const size_t all = weight + LIMIT_MADE_PART * c->n_body;
-    if (all > l->total / 4 * 3) {
-        fault_set(f, 413, NULL, "the body would take %zu bytes of memory; there are %zu for it",
-                  all, l->total / 4 * 3);
+    if (!charge(c, weight + LIMIT_MADE_PART * c->n_body, f))
         return NULL;
-    }
-    if (!ledger_take(l, all)) {
-        fault_set(f, 503, NULL, "other requests take the memory there is for their bodies");
+    return read_object(c->body, c->n_body, f);
+}
+
+json_t *json_inner(struct conn *c, const char *text, size_t n, struct fault *f)
+{
+    struct fault none = {0};
+    const size_t weight = json_weight(text, n, &none);
+    if (!weight || !charge(c, 2 * weight, f)) /* the template's request has it once more */
         return NULL;
-    }
-    c->cap_body += all; /* given back with the body */
-    return json_read_object(c->body, c->n_body, f);
+    return read_object(text, n, &none);
 }
 
 /* ---------------------------------------------------------------- fields -------------------- */

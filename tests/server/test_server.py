@@ -820,6 +820,17 @@ class Guarded(Case):
         if self.measures():
             self.assertLess(s.metric("memory_peak_bytes"), 64 << 20)
 
+    def test_arguments_that_weigh(self):
+        """JSON inside of a text counts like the body's own: refused by what it would take, before it is read."""
+        s = self.serve("--memory", "19M")
+        call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"a":[' + "{}," * 24000 + "0]}"}}
+        messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}, *HELLO]
+        self.assertIn(s.chat(messages, max_tokens=2).status, (413, 503))
+        call["function"]["arguments"] = '{"a":[{},0]}'
+        self.assertEqual(s.chat(messages, max_tokens=2).status, 200)
+        if self.measures():
+            self.assertLess(s.metric("memory_peak_bytes"), 19 << 20)
+
     def test_idle_connections(self):
         """Who holds connections without a request keeps nobody out; of those at work none is closed."""
         s = self.serve("--memory", "20M", "--parallel", "2")
