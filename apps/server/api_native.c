@@ -219,19 +219,12 @@ static void native_open(struct gen *g)
     conn_stream(g->conn, SSE_TYPE);
 }
 
-static json_t *native_probs(struct choice *c)
-{
-    json_t *list = c->logprobs ? c->logprobs : json_array();
-    c->logprobs = NULL;
-    return list;
-}
-
 static void native_part(struct gen *g, struct choice *c, const struct piece *p)
 {
     json_t *j =
         json_pack("{s:i, s:s%, s:b}", "index", c->index, "content", p->text, p->n, "stop", 0);
     if (g->n_logprobs >= 0)
-        json_object_set_new(j, "completion_probabilities", native_probs(c));
+        json_object_set_new(j, "completion_probabilities", gen_take_tokens(c));
     if (g->timings_per_token)
         json_object_set_new(j, "timings", gen_timings_now(g));
     sse_send(g->conn, NULL, j);
@@ -264,7 +257,7 @@ static void native_end(struct gen *g)
                                   "temperature", (double)g->how.temp, "top_k", g->how.top_k,
                                   "top_p", (double)g->how.top_p, "min_p", (double)g->how.min_p));
     if (g->n_logprobs >= 0)
-        json_object_set_new(j, "completion_probabilities", native_probs(c));
+        json_object_set_new(j, "completion_probabilities", gen_take_tokens(c));
     if (g->stream)
         sse_send(g->conn, NULL, j);
     else

@@ -12,8 +12,8 @@
 /* The older form of logprobs, of tokens in the newer one. */
 static json_t *old_logprobs(struct choice *c)
 {
-    json_t *list = c->logprobs, *tokens = json_array(), *logs = json_array(), *tops = json_array(),
-           *offsets = json_array();
+    json_t *list = gen_take_tokens(c), *tokens = json_array(), *logs = json_array(),
+           *tops = json_array(), *offsets = json_array();
     size_t at = c->n_sent;
     for (size_t i = 0; i < json_array_size(list); i++) {
         json_t *t = json_array_get(list, i), *top = json_object(), *one;
@@ -28,7 +28,6 @@ static json_t *old_logprobs(struct choice *c)
     }
     c->n_sent = at;
     json_decref(list);
-    c->logprobs = NULL;
     return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", logs,
                      "top_logprobs", tops, "text_offset", offsets);
 }

@@ -40,6 +40,7 @@ static void choice_fini(struct choice *c)
     }
     free(c->calls);
     json_decref(c->logprobs);
+    ledger_give(&c->gen->server->ledger, c->logprobs_bytes);
 }
 
 void gen_close(struct gen *g)
@@ -362,9 +363,7 @@ static void add_token(struct gen *g, struct choice *c, const char *data)
         fail(g, &(struct fault){.status = 503, .text = "there is no memory for more logprobs"});
         return;
     }
-    pthread_mutex_lock(&g->server->mutex);
-    g->charged += cost;
-    pthread_mutex_unlock(&g->server->mutex);
+    c->logprobs_bytes += cost;
     json_t *o = token_json(g->server, t.id, t.logprob), *top = json_array();
     for (int i = 0; i < t.n_top; i++) {
         int32_t id;
@@ -459,6 +458,8 @@ static void handle(struct gen *g, struct gather *now, const struct event_head *h
         gather_piece(g, now, h, data);
         break;
     case EVENT_TOKEN:
+        if (g->stream && g->choice[h->choice].logprobs_bytes >= LIMIT_LOGPROBS_PART)
+            flush(g, now); /* its part takes them along */
         add_token(g, &g->choice[h->choice], data);
         break;
     case EVENT_PROGRESS:
@@ -604,13 +605,22 @@ json_t *gen_timings_now(const struct gen *g)
     return o;
 }
 
-json_t *gen_take_logprobs(struct choice *c)
+json_t *gen_take_tokens(struct choice *c)
 {
     json_t *list = c->logprobs;
     c->logprobs = NULL;
+    if (c->gen->stream) { /* an event is sent and freed; an answer that is whole ends the request */
+        ledger_give(&c->gen->server->ledger, c->logprobs_bytes);
+        c->logprobs_bytes = 0;
+    }
+    return list ? list : json_array();
+}
+
+json_t *gen_take_logprobs(struct choice *c)
+{
     if (c->gen->n_logprobs < 0)
         return json_null();
-    return json_pack("{soso}", "content", list ? list : json_array(), "refusal", json_null());
+    return json_pack("{soso}", "content", gen_take_tokens(c), "refusal", json_null());
 }
 
 json_t *gen_text(const struct bytes *b)

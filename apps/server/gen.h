@@ -49,7 +49,8 @@ struct choice {
     struct bytes text, reasoning; /* the answer, where it is kept */
     struct call *calls;
     int n_calls;
-    json_t *logprobs; /* of the tokens since it was last taken; an array of token objects */
+    json_t *logprobs;      /* of the tokens since it was last taken; an array of token objects */
+    size_t logprobs_bytes; /* for them in the ledger; loop's thread */
 };
 
 enum piece_kind { PIECE_TEXT, PIECE_REASONING, PIECE_CALL, PIECE_ARGUMENTS };
@@ -173,6 +174,7 @@ int gen_n_predicted(const struct gen *g);
 int gen_n_reused_now(const struct gen *g);
 json_t *gen_timings(const struct gen *g);
 json_t *gen_timings_now(const struct gen *g); /* of the first answer so far */
+json_t *gen_take_tokens(struct choice *c);    /* their logprobs since the last time; a list */
 json_t *gen_take_logprobs(struct choice *c);  /* as "logprobs" of OpenAI's chat; null without */
 json_t *gen_text(const struct bytes *b);
 

@@ -48,12 +48,13 @@ enum {
     LIMIT_STOP_BYTES = 256,
     LIMIT_BIAS = 1024,
     LIMIT_TOP_LOGPROBS = 20,
-    LIMIT_LOGPROB_BYTES = 1024, /* that one takes as JSON in memory */
-    LIMIT_GRAMMAR = 256 << 10,  /* bytes of GBNF or of a schema */
-    LIMIT_TAIL = 256,           /* bytes of the prompt's end that are looked at for <think> */
-    LIMIT_WAITING = 64,         /* requests in the queue, beside those that run */
-    LIMIT_QUEUE = 8 << 20,      /* bytes of an answer that wait to be sent or are kept whole */
-    LIMIT_LOOKERS = 16,         /* that watch the experts at once */
+    LIMIT_LOGPROB_BYTES = 1024,      /* that one takes as JSON in memory */
+    LIMIT_LOGPROBS_PART = 128 << 10, /* bytes of them that a stream gathers for one event */
+    LIMIT_GRAMMAR = 256 << 10,       /* bytes of GBNF or of a schema */
+    LIMIT_TAIL = 256,                /* bytes of the prompt's end that are looked at for <think> */
+    LIMIT_WAITING = 64,              /* requests in the queue, beside those that run */
+    LIMIT_QUEUE = 8 << 20,           /* bytes of an answer that wait to be sent or are kept whole */
+    LIMIT_LOOKERS = 16,              /* that watch the experts at once */
 
     /* Keys and names. */
     LIMIT_KEYS = 64,

@@ -831,6 +831,19 @@ class Guarded(Case):
         if self.measures():
             self.assertLess(s.metric("memory_peak_bytes"), 19 << 20)
 
+    def test_stream_of_logprobs(self):
+        """What a stream has sent of logprobs takes no memory any longer."""
+        s = self.serve("--memory", "24M", "--parallel", "1")
+        many = {"max_tokens": 200, "ignore_eos": True, "stream": True}
+        n = sum(len((c["choices"][0]["logprobs"] or {}).get("content", [])) for c in s.chat(logprobs=True, top_logprobs=20, **many).chunks())
+        self.assertEqual(n, 200)
+        n = sum(len((c["choices"][0]["logprobs"] or {}).get("tokens", [])) for c in s.complete(logprobs=5, **many).chunks())
+        self.assertEqual(n, 200)
+        chunks = s.post("/completion", {"prompt": "a", "n_predict": 200, "n_probs": 20, "ignore_eos": True, "stream": True}).chunks()
+        self.assertEqual(sum(len(c.get("completion_probabilities", [])) for c in chunks), 200)
+        a = s.chat(logprobs=True, top_logprobs=20, **{**many, "stream": False}) # kept whole
+        self.assertEqual((a.status, a.error["message"]), (503, "there is no memory for more logprobs"))
+
     def test_idle_connections(self):
         """Who holds connections without a request keeps nobody out; of those at work none is closed."""
         s = self.serve("--memory", "20M", "--parallel", "2")
