@@ -39,8 +39,7 @@ size_t json_weight(const char *text, size_t n, struct fault *f)
     return weight;
 }
 
-/* Its weight is known, and charged. */
-static json_t *read_object(const char *text, size_t n, struct fault *f)
+json_t *json_read_object(const char *text, size_t n, struct fault *f)
 {
     json_error_t err;
     json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &err);
@@ -79,7 +78,7 @@ json_t *json_body(struct conn *c, struct fault *f)
     /* What is made of it: the request of the template and its text, each once more, and tokens. */
     if (!charge(c, weight + LIMIT_MADE_PART * c->n_body, f))
         return NULL;
-    return read_object(c->body, c->n_body, f);
+    return json_read_object(c->body, c->n_body, f);
 }
 
 json_t *json_inner(struct conn *c, const char *text, size_t n, struct fault *f)
@@ -88,7 +87,7 @@ json_t *json_inner(struct conn *c, const char *text, size_t n, struct fault *f)
     const size_t weight = json_weight(text, n, &none);
     if (!weight || !charge(c, 2 * weight, f)) /* the template's request has it once more */
         return NULL;
-    return read_object(text, n, &none);
+    return json_read_object(text, n, &none);
 }
 
 /* ---------------------------------------------------------------- fields -------------------- */

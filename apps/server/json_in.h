@@ -15,6 +15,8 @@ struct ledger;
 
 /* Bytes of memory that the values of a text take at most, or 0 with a fault: too deep. */
 size_t json_weight(const char *text, size_t n, struct fault *f);
+/* The object that a text is, whose weight is known and charged; or NULL with a fault. */
+json_t *json_read_object(const char *text, size_t n, struct fault *f);
 /* The object that the body is, or NULL with a fault; what it takes is charged with the body. */
 json_t *json_body(struct conn *c, struct fault *f);
 /* The object that a text in the body is, charged likewise. NULL where it is none, which is no

@@ -76,7 +76,7 @@ static void json(const char *text, size_t n)
     struct fault f = {0};
     float real = 1;
     int64_t whole = 1;
-    json_t *j = json_read_object(text, n, &f);
+    json_t *j = json_weight(text, n, &f) ? json_read_object(text, n, &f) : NULL;
     PG_ASSERT((j == NULL) == (f.status != 0));
     if (!j)
         return;
