@@ -157,17 +157,18 @@ static void interrupt(pg_scheduler *s)
     atomic_store_explicit(&s->engine->interrupted, true, memory_order_relaxed);
 }
 
-/* Whether the queue takes one more of the owner's. Of named owners none has all of it. The lock is
- * held. */
+/* Whether the queue takes one more of the owner's. Of named owners none has all of it. Those for
+ * whom there is a lane only wait for the step under way. The lock is held. */
 static int check_queue(const pg_scheduler *s, const char *owner, struct pg_err *err)
 {
-    const int most = PG_MAX(1, s->opt.n_waiting - s->opt.n_waiting / 4);
+    const int n_free = PG_MAX(0, s->opt.n_parallel - s->running.n);
+    const int most = s->opt.n_waiting + n_free, of_one = PG_MAX(1, most - s->opt.n_waiting / 4);
     int n = 0;
     for (const struct pg_task *t = s->waiting.first; t && owner[0]; t = t->next)
         n += strcmp(t->owner, owner) == 0;
-    if (s->waiting.n >= s->opt.n_waiting)
+    if (s->waiting.n >= most)
         return pg_fail(err, PG_EBUSY, "%d requests wait, which is the most", s->waiting.n);
-    if (n >= most)
+    if (n >= of_one)
         return pg_fail(err, PG_EBUSY, "%d requests of one owner wait, which is the most", n);
     return 0;
 }
