@@ -17,7 +17,9 @@ struct gen *openai_gen(struct conn *c, const struct gen_api *api, const char *pr
         return NULL;
     }
     server_id(g->id, sizeof(g->id), prefix);
-    snprintf(g->owner, sizeof(g->owner), "%d", guard_key(&c->server->guard, authorization, key));
+    const int number = guard_key(&c->server->guard, authorization, key);
+    if (number) /* without keys all are one, who may have the whole queue */
+        snprintf(g->owner, sizeof(g->owner), "%d", number);
     return g;
 }
 
