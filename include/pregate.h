@@ -388,7 +388,8 @@ struct pg_scheduler_options {
     size_t size;
     pg_engine *engine; /* all of its sessions are the scheduler's; none is open */
     int n_parallel;    /* requests that run at once at most; 0 = the engine's n_sessions */
-    int n_waiting;     /* that wait at most; 0 = 64. Of one named owner three quarters of it */
+    int n_waiting; /* that wait at most, beside those for whom there is a place among n_parallel;
+                      0 = 64. Of one named owner three quarters of it */
     /* While requests write or wait, a step takes no more of prompts than keeps it below this, but
      * 16 tokens; where these take longer, since their experts have to be read, as many as at most
      * double that. 0 = 200. */

@@ -102,33 +102,7 @@ static void axpy_f16(float s, const uint16_t *x, float *y, int n)
         y[i] = fmaf(s, pg_f16_to_f32(x[i]), y[i]);
 }
 
-static void dots(const struct pg_table *rows, const float *q, float scale, float *y)
-{
-    const float *x = rows->x;
-    for (int j = 0; j < rows->n_row; j++, x += rows->n)
-        y[j] = dot(x, q, rows->n) * scale;
-}
-
-static void dots_f16(const struct pg_table *rows, const float *q, float scale, float *y)
-{
-    const uint16_t *x = rows->x;
-    for (int j = 0; j < rows->n_row; j++, x += rows->n)
-        y[j] = dot_f16(x, q, rows->n) * scale;
-}
-
-static void axpys(const struct pg_table *rows, const float *s, float *y)
-{
-    const float *x = rows->x;
-    for (int j = 0; j < rows->n_row; j++, x += rows->n)
-        axpy(s[j], x, y, rows->n);
-}
-
-static void axpys_f16(const struct pg_table *rows, const float *s, float *y)
-{
-    const uint16_t *x = rows->x;
-    for (int j = 0; j < rows->n_row; j++, x += rows->n)
-        axpy_f16(s[j], x, y, rows->n);
-}
+#include "cpu/table_body.h"
 
 static void rms_norm(const float *x, const float *g, float eps, float *y, int n)
 {
